@@ -1,0 +1,40 @@
+"""What a run can go on from: `checkpoints/last.ckpt`, and the policy itself in `policy/`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import lightning as L
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from vla_rl.policy import save_policy
+
+
+class Checkpoint(ModelCheckpoint):
+    """Written every `every_iterations` iterations, and before the first, so that a run can be stopped at any time.
+
+    `checkpoints/last.ckpt` holds trainable tensors, optimizer and callbacks; `policy/` is what `policy.checkpoint=`
+    or, for adapters, `policy.adapter=` reads. Both are replaced whole.
+    """
+
+    def __init__(self, every_iterations: int = 1) -> None:
+        if every_iterations < 1:
+            raise ValueError(
+                f"every_iterations must be at least 1, got {every_iterations} (callbacks.checkpoint.every_iterations=1)"
+            )
+        super().__init__(
+            filename="last", enable_version_counter=False, every_n_epochs=every_iterations, save_on_train_epoch_end=True
+        )
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self.dirpath = str(Path(trainer.default_root_dir) / "checkpoints")
+        super().setup(trainer, pl_module, stage)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().on_train_start(trainer, pl_module)
+        self._save_checkpoint(trainer, str(Path(self.dirpath) / "last.ckpt"))
+
+    def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
+        super()._save_checkpoint(trainer, filepath)
+        if trainer.is_global_zero:
+            save_policy(trainer.lightning_module.policy, Path(trainer.default_root_dir) / "policy")

@@ -1,0 +1,27 @@
+"""Single-phase masking (the ablation PCM's paper calls full masking): nothing but the most divergent phase."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from callbacks.pcm import PCM
+from vla_rl.phases import PHASES
+
+
+class SinglePhase(PCM):
+    """Keeps up to `budget` chunks of the phase with the highest C_c, drawn uniformly; all phases before the first C_c.
+
+    Statistics, their refresh and their log are those of `PCM`. A trajectory that never visits the phase keeps nothing.
+
+    Args:
+        budget: chunks kept of a trajectory, at most.
+        refresh_every: iterations between two choices of the phase.
+    """
+
+    def __init__(self, budget: int = 12, refresh_every: int = 5) -> None:
+        super().__init__(budget=budget, refresh_every=refresh_every)
+
+    def weights(self, score_F: Tensor) -> Tensor:
+        best = score_F.nan_to_num(nan=0.0).argmax()
+        return torch.nn.functional.one_hot(best, len(PHASES)).double()

@@ -1,0 +1,187 @@
+"""`RolloutDataModule`: each iteration's training data are fresh rollout groups of the current policy.
+
+Lightning asks for a dataloader every epoch (`reload_dataloaders_every_n_epochs=1`); one epoch is one iteration of
+reinforcement learning. The dataloader is a `RolloutEpoch`: cheap to make, it collects on first use and only once,
+because Lightning may iterate or rebuild it more often than that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L
+import torch
+
+from vla_rl.config import EvaluationConfig, GRPOConfig, RolloutConfig
+from vla_rl.distributed import seeded_generator, stable_seed
+from vla_rl.evaluation import heldout_episodes
+from vla_rl.grpo import group_advantage
+from vla_rl.rollouts import TimeSplit, collect
+from vla_rl.types import ChunkBatch, Episode, Policy, RolloutGroup, SimulatorPool, Trajectory
+
+
+class RolloutEpoch:
+    """One iteration's data on this rank: a sized iterable of `ChunkBatch`, one per optimizer step.
+
+    Its length is fixed by the config, never by what was collected: ranks with different numbers of batches would hang.
+    A batch left without any useful trajectory holds one row of zero weight.
+    """
+
+    def __init__(
+        self, iteration: int, minibatches: int, epochs: int, seed: int, collect_groups: Callable[[], tuple]
+    ) -> None:
+        self.iteration = iteration
+        self.minibatches, self.epochs, self.seed = minibatches, epochs, seed
+        self._collect_groups = collect_groups
+        self._collected: tuple[list[RolloutGroup], TimeSplit] | None = None
+
+    @property
+    def groups(self) -> list[RolloutGroup]:
+        """All groups of this rank, those without a spread included; collected on first access."""
+        return self._result()[0]
+
+    @property
+    def time(self) -> TimeSplit:
+        return self._result()[1]
+
+    def _result(self) -> tuple[list[RolloutGroup], TimeSplit]:
+        if self._collected is None:
+            self._collected = self._collect_groups()
+        return self._collected
+
+    def __len__(self) -> int:
+        return self.minibatches * self.epochs
+
+    def __iter__(self) -> Iterator[ChunkBatch]:
+        # a group without a spread has zero advantages: it would cost a forward and a backward and change nothing
+        useful = [t for group in self.groups if group.has_spread for t in group.trajectories]
+        order = torch.randperm(len(useful), generator=seeded_generator(self.seed, "minibatches", self.iteration))
+        useful = [useful[i] for i in order.tolist()]
+        for _ in range(self.epochs):
+            for start in range(self.minibatches):
+                yield self._batch(useful[start :: self.minibatches])
+
+    def _batch(self, trajectories: list[Trajectory]) -> ChunkBatch:
+        if trajectories:
+            return ChunkBatch.from_trajectories(trajectories)
+        batch = ChunkBatch.from_trajectories(self.groups[0].trajectories[:1])
+        batch.select_(torch.tensor([0]))
+        batch.token_mask_NLA.zero_()
+        return batch
+
+
+@dataclass(slots=True)
+class HeldoutBatch:
+    """Episodes of one evaluation and how to decode in it: `sampled` (at the rollouts' temperature) or `greedy`."""
+
+    decoding: str
+    episodes: list[Episode]
+
+
+class HeldoutBatches(list[HeldoutBatch]):
+    """One dataloader; Lightning would take a plain list for several of them."""
+
+
+class RolloutDataModule(L.LightningDataModule):
+    """Plans, collects and scores the rollout groups of each iteration.
+
+    Callbacks of the trainer may take part: `plan_rollouts(episodes)` before (it may set each episode's window),
+    `score(groups)` after (it may shape each trajectory's reward).
+
+    Args:
+        pool: the simulators; the caller closes them.
+        seed: of initial states, action sampling and chunk selection, each with a generator of its own.
+    """
+
+    def __init__(
+        self,
+        pool: SimulatorPool,
+        policy: Policy,
+        *,
+        rollout: RolloutConfig,
+        grpo: GRPOConfig,
+        evaluation: EvaluationConfig,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.pool, self.policy = pool, policy
+        self.rollout, self.grpo, self.evaluation = rollout, grpo, evaluation
+        self.seed = seed
+        self.on_done: Callable[[Trajectory], None] | None = None  # called with each episode that ends (progress)
+
+    @property
+    def max_chunks(self) -> int:
+        """Decisions in the longest possible episode."""
+        return self.pool.max_chunks
+
+    def train_dataloader(self) -> RolloutEpoch:
+        iteration = self.trainer.current_epoch
+        return RolloutEpoch(
+            iteration, self.grpo.minibatches, self.grpo.epochs, self.seed, lambda: self._collect_groups(iteration)
+        )
+
+    def val_dataloader(self) -> HeldoutBatches:
+        """Held-out episodes, decoded both ways; both see the same initial states, and so does every policy."""
+        tasks, states = self.pool.tasks, self.rollout.heldout_init_states
+        wanted = {"sampled": self.evaluation.sampled_episodes, "greedy": self.evaluation.greedy_episodes}
+        return HeldoutBatches(
+            HeldoutBatch(decoding, heldout_episodes(tasks, states, episodes, self.seed))
+            for decoding, episodes in wanted.items()
+            if episodes
+        )
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Nothing moves yet: masks have not dropped their rows. The training step moves one micro-batch at a time."""
+        return batch
+
+    def run(self, batch: HeldoutBatch) -> tuple[list[Trajectory], TimeSplit]:
+        """This rank's share of an evaluation."""
+        return self._collect(batch.episodes[self.trainer.global_rank :: self.trainer.world_size], batch.decoding)
+
+    def plan(self, iteration: int) -> list[Episode]:
+        """This iteration's episodes over all ranks. Depends on the seed and the iteration alone, so that runs with
+        different masks see the same states. Tasks take turns; states are drawn uniformly."""
+        generator = seeded_generator(self.seed, "initial states", iteration)
+        low, high = self.rollout.train_init_states
+        groups, size = self.rollout.groups, self.rollout.group_size
+        states = torch.randint(low, high, (groups,), generator=generator).tolist()
+        tasks = [self.pool.tasks[(iteration * groups + g) % len(self.pool.tasks)] for g in range(groups)]
+        first = iteration * groups * size
+        return [
+            Episode(
+                uid=(uid := first + g * size + i),
+                task=tasks[g],
+                init_state=states[g],
+                seed=stable_seed(self.seed, "actions", uid),
+                group=g,
+            )
+            for g in range(groups)
+            for i in range(size)
+        ]
+
+    def _collect_groups(self, iteration: int) -> tuple[list[RolloutGroup], TimeSplit]:
+        rank, world = self.trainer.global_rank, self.trainer.world_size
+        episodes = [e for e in self.plan(iteration) if e.group % world == rank]
+        self._notify("plan_rollouts", episodes)
+        trajectories, time = self._collect(episodes, "sampled")
+        size = self.rollout.group_size
+        groups = [RolloutGroup(trajectories[i : i + size]) for i in range(0, len(trajectories), size)]
+        self._notify("score", groups)
+        for group in groups:
+            advantage_G = group_advantage(group.reward_G, eps=self.grpo.advantage_eps)
+            for trajectory, advantage in zip(group.trajectories, advantage_G.tolist(), strict=True):
+                trajectory.advantage = advantage
+        return groups, time
+
+    def _collect(self, episodes: list[Episode], decoding: str) -> tuple[list[Trajectory], TimeSplit]:
+        temperature, greedy = self.rollout.temperature, decoding == "greedy"
+        return collect(
+            self.pool, self.policy, episodes, temperature=temperature, greedy=greedy, on_done=self.on_done
+        )
+
+    def _notify(self, hook: str, value: list) -> None:
+        for callback in self.trainer.callbacks:
+            if hasattr(callback, hook):
+                getattr(callback, hook)(value)

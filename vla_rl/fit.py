@@ -1,0 +1,59 @@
+"""`python -m vla_rl.fit conf=pcm_object_tiny [key=value ...]`: train a policy by reinforcement learning.
+
+Measures the policy on held-out initial states, trains it, measures it again, and writes `summary.json`.
+The main path from here: `data.py` (rollouts of each iteration) -> the mask callback -> `module.py` (training step).
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+
+import lightning as L
+
+from vla_rl.build import build, build_callbacks, check
+from vla_rl.compose import compose, save_resolved
+from vla_rl.data import RolloutDataModule
+from vla_rl.entry import run_entry
+from vla_rl.evaluation import SuccessRate
+from vla_rl.module import GRPOModule
+from vla_rl.run import run_folder, versions, write_json, write_summary
+from vla_rl.trainer import build_trainer
+
+
+def main(argv: list[str]) -> None:
+    began = time.perf_counter()
+    config = compose(argv)
+    check(config)
+    L.seed_everything(config.seed, verbose=False)
+    callbacks = build_callbacks(config)
+    with closing(build(config.sim, "sim")) as pool:  # checks suite, tasks, assets and GL; starts nothing yet
+        policy = build(config.policy, "policy")
+        data = RolloutDataModule(
+            pool, policy, rollout=config.rollout, grpo=config.grpo, evaluation=config.evaluation, seed=config.seed
+        )
+        module = GRPOModule(policy, config.grpo, config.optim, config.rollout.temperature)
+        folder = run_folder(config.run_dir, config.conf)
+        save_resolved(config, folder / "config.yaml")
+        write_json(folder / "versions.json", versions())
+        print(f"run folder {folder}", flush=True)
+
+        trainer = build_trainer(config, folder, callbacks)
+        before = measure("before training", trainer, module, data)
+        trainer.fit(module, datamodule=data)
+        after = measure("after training", trainer, module, data)
+    seconds = time.perf_counter() - began
+    path = write_summary(folder, conf=config.conf, seed=config.seed, before=before, after=after, seconds=seconds)
+    print(f"summary {path}")
+
+
+def measure(when: str, trainer: L.Trainer, module: GRPOModule, data: RolloutDataModule) -> dict[str, SuccessRate]:
+    """Success on the held-out initial states, by decoding."""
+    trainer.validate(module, datamodule=data, verbose=False)
+    for decoding, rate in module.heldout.items():
+        print(f"{when}: held-out success, {decoding}: {rate}", flush=True)
+    return dict(module.heldout)
+
+
+if __name__ == "__main__":
+    run_entry(main, __doc__)

@@ -1,0 +1,155 @@
+"""`GRPOModule`: one optimizer step of masked GRPO on a `ChunkBatch`.
+
+Rows were chosen before the step (a mask callback shrinks the batch in place); the step only pays for what is left:
+fewer rows, fewer micro-batches. Manual optimisation, because one step runs over several micro-batches whose losses are
+normalised by global counts, which is exact with unequal rows per micro-batch and per rank.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import nullcontext
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from vla_rl.config import GRPOConfig, OptimConfig
+from vla_rl.data import HeldoutBatch
+from vla_rl.distributed import all_reduce_sum
+from vla_rl.evaluation import SuccessRate
+from vla_rl.grpo import clipped_loss, token_weight
+from vla_rl.types import ChunkBatch, Policy
+
+
+class GRPOModule(L.LightningModule):
+    """The policy and its loss.
+
+    Args:
+        policy: an `nn.Module` that fulfils `vla_rl.types.Policy`; its parameters with `requires_grad` are trained.
+        temperature: of the rollouts; log-probabilities are computed at the same one.
+    """
+
+    def __init__(self, policy: Policy, grpo: GRPOConfig, optim: OptimConfig, temperature: float) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.strict_loading = False  # checkpoints hold trainable tensors only
+        self.policy = policy
+        self.grpo, self.optim, self.temperature = grpo, optim, temperature
+        self.heldout: dict[str, SuccessRate] = {}  # of the last validation, by decoding: sampled, greedy
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        trainable = [p for p in self.policy.parameters() if p.requires_grad]
+        return torch.optim.AdamW(
+            trainable, lr=self.optim.lr, betas=tuple(self.optim.betas), weight_decay=self.optim.weight_decay
+        )
+
+    def on_train_epoch_start(self) -> None:
+        epoch = self.trainer.train_dataloader
+        trajectories = [t for group in epoch.groups for t in group.trajectories]
+        successes = [t for t in trajectories if t.success]
+        counts = torch.tensor(
+            [
+                len(trajectories),
+                len(successes),
+                len(epoch.groups),
+                sum(group.has_spread for group in epoch.groups),
+                sum(t.steps for t in trajectories),
+                sum(t.steps for t in successes),
+            ],
+            dtype=torch.float64,
+        )
+        episodes, succeeded, groups, spread, steps, success_steps = all_reduce_sum(counts, self.trainer).tolist()
+        self._log("rollout/success", succeeded / episodes)
+        self._log("rollout/groups_with_spread", spread / groups)
+        self._log("rollout/steps", steps / episodes)
+        if succeeded:
+            self._log("rollout/steps_of_successes", success_steps / succeeded)
+        self._log("time/rollout_s", epoch.time.total_s)
+        self._log("time/rollout_infer_s", epoch.time.infer_s)
+        self._log("time/rollout_wait_s", epoch.time.wait_s)
+
+    def training_step(self, batch: ChunkBatch, batch_idx: int) -> None:
+        began = time.perf_counter()
+        kept = batch.token_mask_NLA.flatten(1).any(1)
+        present = torch.tensor(
+            [len(batch.trajectory_N[kept].unique()), int(batch.token_mask_NLA.sum())], dtype=torch.float64
+        )
+        trajectories, tokens = all_reduce_sum(present, self.trainer).tolist()
+        self._log_rows(batch)
+        self._log("time/update_s", 0.0, reduce_fx="sum")  # also where the whole iteration has nothing to learn from
+        if not tokens:  # every group of this step succeeded throughout or failed throughout
+            return
+        weight_NLA = token_weight(
+            batch.token_mask_NLA,
+            batch.trajectory_N,
+            trajectories=trajectories,
+            tokens=tokens,
+            norm=self.grpo.loss_norm,
+        )
+        optimizer = self.optimizers()
+        optimizer.zero_grad()
+        totals = self._backward(batch, weight_NLA)
+        trainable = [p for p in self.policy.parameters() if p.requires_grad]
+        totals["grad_norm"] = float(torch.nn.utils.clip_grad_norm_(trainable, self.optim.grad_clip))
+        optimizer.step()
+        if batch_idx == 0:  # nothing was updated since these chunks were sampled: rollout and update must agree
+            self._log("train/first_log_ratio_abs", totals["log_ratio_abs"])
+        for name, value in totals.items():
+            self._log(f"train/{name}", value)
+        self._log("time/update_s", time.perf_counter() - began, reduce_fx="sum")
+
+    def _backward(self, batch: ChunkBatch, weight_NLA: Tensor) -> dict[str, float]:
+        """Accumulate the gradient over micro-batches; gradients are exchanged with other ranks once, at the last."""
+        totals: dict[str, float] = {}
+        starts = range(0, len(batch), self.grpo.micro_rows)
+        for start in starts:
+            stop = start + self.grpo.micro_rows
+            micro = batch.rows(start, stop)
+            last = start == starts[-1]
+            with nullcontext() if last else self._no_sync():
+                logprob_NLA, entropy_NLA = self.policy.log_prob(micro, self.temperature)
+                device = logprob_NLA.device
+                weight = weight_NLA[start:stop].to(device)
+                loss, stats = clipped_loss(
+                    logprob_NLA,
+                    micro.logprob_NLA.to(device),
+                    micro.advantage_N.to(device),
+                    weight,
+                    clip_low=self.grpo.clip_low,
+                    clip_high=self.grpo.clip_high,
+                )
+                entropy = (weight * entropy_NLA).sum()
+                # data-parallel strategies average gradients over ranks; the weights already divide by global counts
+                self.manual_backward((loss - self.grpo.entropy_coef * entropy) * self.trainer.world_size)
+            stats |= {"loss": loss.detach(), "entropy": entropy.detach()}
+            for name, value in stats.items():
+                totals[name] = totals.get(name, 0.0) + float(value)
+        return totals
+
+    def _no_sync(self) -> Any:
+        strategy = self.trainer.strategy
+        return strategy.block_backward_sync() if hasattr(strategy, "block_backward_sync") else nullcontext()
+
+    def validation_step(self, batch: HeldoutBatch, batch_idx: int) -> None:
+        """Success on initial states never trained on; the episodes are shared out over ranks."""
+        trajectories, _ = self.trainer.datamodule.run(batch)
+        counts = torch.tensor([sum(t.success for t in trajectories), len(trajectories)], dtype=torch.float64)
+        successes, episodes = (int(n) for n in all_reduce_sum(counts, self.trainer).tolist())
+        self.heldout[batch.decoding] = SuccessRate.of(successes, episodes)
+        self.log(f"heldout/{batch.decoding}_success", successes / episodes, batch_size=1)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        trained = {name for name, p in self.named_parameters() if p.requires_grad}
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
+
+    def _log_rows(self, batch: ChunkBatch) -> None:
+        """Rows this step pays for, and the real chunks they were chosen from, summed over the iteration and ranks."""
+        real = sum(len(t) for t in batch.trajectories)
+        counts = all_reduce_sum(torch.tensor([len(batch), real], dtype=torch.float64), self.trainer)
+        for name, value in zip(("chunks/kept", "chunks/real"), counts.tolist(), strict=True):
+            self._log(name, value, reduce_fx="sum")
+
+    def _log(self, name: str, value: float, reduce_fx: str = "mean") -> None:
+        self.log(name, value, on_step=False, on_epoch=True, batch_size=1, reduce_fx=reduce_fx)

@@ -1,0 +1,32 @@
+"""The Lightning Trainer of a run: what reinforcement learning needs fixed, and the callbacks the config names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import lightning as L
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from vla_rl.build import build
+from vla_rl.config import Config
+
+
+def build_trainer(config: Config, folder: Path, callbacks: list[L.Callback]) -> L.Trainer:
+    """A Trainer whose epochs are iterations. `config.trainer` chooses devices, strategy and precision."""
+    every = config.evaluation.every_iterations
+    return build(
+        config.trainer,
+        "trainer",
+        callbacks=callbacks,
+        default_root_dir=folder,
+        logger=TensorBoardLogger(folder, name="", version="tensorboard"),
+        max_epochs=config.iterations,
+        reload_dataloaders_every_n_epochs=1,  # fresh rollouts every iteration
+        use_distributed_sampler=False,  # a rank trains on what it collected
+        check_val_every_n_epoch=every or config.iterations + 1,
+        num_sanity_val_steps=0,  # fit.py measures the start in full
+        inference_mode=False,  # tensors made while evaluating may meet a backward later
+        log_every_n_steps=1,
+        enable_checkpointing=False,  # the checkpoint slot brings its own ModelCheckpoint
+        enable_model_summary=False,
+    )

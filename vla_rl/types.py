@@ -1,0 +1,216 @@
+"""The data nouns and the protocols every part of `vla_rl` speaks. Imports only torch and the standard library.
+
+Shape legend, used as suffixes throughout the project:
+    N  rows: the chunks (decisions) of one trajectory, or of one batch
+    L  control steps in a chunk (8 for OpenVLA-OFT on LIBERO)
+    A  action dimensions (7: xyz, axis-angle, gripper)
+    P  proprioception (8: end-effector xyz, axis-angle, two gripper joints)
+    H, W, C  image rows, columns, channels (uint8, as the simulator renders them)
+
+What flows: `Episode` (planned) -> `Trajectory` (happened) -> `RolloutGroup` (unit of the advantage)
+-> `ChunkBatch` (flat rows, one row = one action chunk; what one optimizer step on one rank trains on).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+
+@dataclass(slots=True)
+class Episode:
+    """One planned episode. `uid` seeds everything random about it, so that neither the number of workers nor timing matters."""
+
+    uid: int  # unique within the run
+    task: int  # index in the suite
+    init_state: int  # official index, or the seed of a drawn placement
+    seed: int  # seeds action sampling, together with the decision's index
+    group: int = 0  # episodes of one group share task and init_state
+    window: int | None = None  # control steps executed of each chunk; None = all
+
+
+@dataclass(slots=True)
+class Observation:
+    """What the policy sees at a decision, for N simulators that wait."""
+
+    frame_NHWC: Tensor  # uint8
+    proprio_NP: Tensor  # float32
+    instruction_N: list[str]
+
+
+@dataclass(slots=True)
+class ActionChunk:
+    """What the policy answers for N observations."""
+
+    token_NLA: Tensor  # int64, bin index 0..255: what was sampled
+    logprob_NLA: Tensor  # float32, log-probability of each token at the sampling temperature
+    action_NLA: Tensor  # float32 in [-1, 1]: decoded bin centres, before un-normalisation
+    command_NLA: Tensor  # float32 in [-1, 1]: what the simulator executes
+
+
+@dataclass(slots=True)
+class Trajectory:
+    """One episode that happened. Tensors are on the host; rows are decisions."""
+
+    episode: Episode
+    instruction: str
+    frame_NHWC: Tensor  # uint8
+    proprio_NP: Tensor  # float32
+    token_NLA: Tensor  # int64
+    logprob_NLA: Tensor  # float32
+    action_NLA: Tensor  # float32
+    close_NL: Tensor  # bool: the executed gripper command closes (False where not executed)
+    executed_N: Tensor  # int64: control steps executed of each chunk, 1..L
+    success: bool
+    reward: float  # 1.0 on success, else 0.0, until a callback's `score` shapes it
+    advantage: float = 0.0
+
+    def __len__(self) -> int:
+        return len(self.executed_N)
+
+    @property
+    def steps(self) -> int:
+        """Control steps executed, T_i."""
+        return int(self.executed_N.sum())
+
+    @property
+    def executed_NL(self) -> Tensor:
+        """bool [N, L]: which steps of each chunk were executed."""
+        return torch.arange(self.token_NLA.shape[1]) < self.executed_N[:, None]
+
+
+@dataclass(slots=True)
+class RolloutGroup:
+    """G trajectories of one task from one initial state."""
+
+    trajectories: list[Trajectory]
+
+    @property
+    def reward_G(self) -> Tensor:
+        return torch.tensor([t.reward for t in self.trajectories])
+
+    @property
+    def successes(self) -> int:
+        return sum(t.success for t in self.trajectories)
+
+    @property
+    def has_spread(self) -> bool:
+        """Rewards differ, so that advantages are not all zero."""
+        return bool(self.reward_G.max() > self.reward_G.min())
+
+    @property
+    def mixed(self) -> bool:
+        """Some succeed and some fail: the only groups that say which behaviour matters."""
+        return 0 < self.successes < len(self.trajectories)
+
+
+@dataclass(slots=True)
+class ChunkBatch:
+    """Flat rows of several trajectories. `trajectories[trajectory_N[n]]` is the episode row n belongs to.
+
+    Not frozen: Lightning moves batches in place, and masks shrink them in place.
+    """
+
+    frame_NHWC: Tensor  # uint8
+    proprio_NP: Tensor  # float32
+    token_NLA: Tensor  # int64
+    logprob_NLA: Tensor  # float32, of the policy that acted
+    token_mask_NLA: Tensor  # bool: executed, real tokens
+    advantage_N: Tensor  # float32
+    trajectory_N: Tensor  # int64: index into `trajectories`
+    chunk_N: Tensor  # int64: the decision's index within its trajectory
+    trajectories: list[Trajectory] = field(default_factory=list)
+
+    @classmethod
+    def from_trajectories(cls, trajectories: Sequence[Trajectory]) -> ChunkBatch:
+        """All real chunks of the trajectories, in order. At least one trajectory is needed (shapes come from it)."""
+        if not trajectories:
+            raise ValueError("a ChunkBatch needs at least one trajectory")
+        lengths = torch.tensor([len(t) for t in trajectories])
+        actions = trajectories[0].token_NLA.shape[-1]
+        return cls(
+            frame_NHWC=torch.cat([t.frame_NHWC for t in trajectories]),
+            proprio_NP=torch.cat([t.proprio_NP for t in trajectories]),
+            token_NLA=torch.cat([t.token_NLA for t in trajectories]),
+            logprob_NLA=torch.cat([t.logprob_NLA for t in trajectories]),
+            token_mask_NLA=torch.cat([t.executed_NL for t in trajectories])[..., None].expand(-1, -1, actions).clone(),
+            advantage_N=torch.tensor([t.advantage for t in trajectories]).repeat_interleave(lengths),
+            trajectory_N=torch.arange(len(trajectories)).repeat_interleave(lengths),
+            chunk_N=torch.cat([torch.arange(n) for n in lengths.tolist()]),
+            trajectories=list(trajectories),
+        )
+
+    def __len__(self) -> int:
+        return len(self.trajectory_N)
+
+    @property
+    def instruction_N(self) -> list[str]:
+        return [self.trajectories[i].instruction for i in self.trajectory_N.tolist()]
+
+    def select_(self, rows: Tensor) -> None:
+        """Keep `rows` (int64 indices, in the order given; repeats allowed) and drop the others, in place."""
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, Tensor):
+                setattr(self, f.name, value[rows])
+
+    def rows(self, start: int, stop: int) -> ChunkBatch:
+        """A micro-batch: views of rows start..stop (nothing is copied)."""
+        sliced = {f.name: getattr(self, f.name)[start:stop] for f in fields(self) if f.name != "trajectories"}
+        return ChunkBatch(**sliced, trajectories=self.trajectories)
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """A stochastic chunk policy. `act` samples, `log_prob` scores: the same forward, so they agree bit for bit in float32."""
+
+    chunk_steps: int  # L
+
+    def act(self, observation: Observation, seed_N: Sequence[int] | None, temperature: float) -> ActionChunk:
+        """Sample one chunk per row with its own seed; `seed_N=None` decodes greedily (then temperature is ignored)."""
+        ...
+
+    def log_prob(self, batch: ChunkBatch, temperature: float) -> tuple[Tensor, Tensor]:
+        """Log-probability and entropy of every token, both float32 [N, L, A], differentiable."""
+        ...
+
+
+@dataclass(slots=True)
+class SlotEvent:
+    """A simulator slot waits: for the next command, or (done) for the next episode."""
+
+    slot: int
+    executed: int  # control steps executed of the last command (0 right after a start)
+    success: bool
+    done: bool
+    frame_HWC: Tensor  # uint8; valid until the slot's next start/step
+    proprio_P: Tensor  # float32
+    instruction: str
+
+
+class SimulatorPool(Protocol):
+    """Simulators behind slots. Only `wait` blocks."""
+
+    slots: int  # episodes that can be under way at once
+    tasks: list[int]
+    max_chunks: int  # decisions in the longest possible episode
+
+    def start(self, slot: int, episode: Episode) -> None: ...
+
+    def step(self, slot: int, command_LA: Tensor) -> None:
+        """Execute the rows of `command_LA` (those of the window only) until success or the horizon, then render once."""
+        ...
+
+    def wait(self) -> list[SlotEvent]:
+        """All slots that have become ready since the last call; blocks until there is one."""
+        ...
+
+    def preferred_slot(self, free: Sequence[int], episode: Episode) -> int:
+        """The free slot that can start this episode soonest (it has the task built already)."""
+        ...
+
+    def close(self) -> None: ...
