@@ -6,7 +6,7 @@ PCM, "Learn Where Outcomes Diverge", arXiv 2605.16154. Shapes: see `vla_rl.types
 Where we leave the paper's letter, and why:
 1. `pre_grasp` is positional (`pre_lo` = 0): with a binary gripper and 8-step chunks the paper's 0.1 leaves at most one
    such chunk per closure, while its own Fig 6 shows 3 to 5.
-2. An action is the mean over the executed steps of a chunk, and the divergence is taken inside each mixed group and then
+2. An action is the mean over the executed steps of a chunk; the divergence is taken inside each mixed group and then
    averaged: pooling tasks would measure which task is easy, not which behaviour matters.
 """
 

@@ -1,0 +1,39 @@
+"""What every command shares: help, and users' mistakes printed as one line."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+from vla_rl.compose import conf_names, group_names
+from vla_rl.config import GROUPS
+from vla_rl.errors import UserError
+
+
+def run_entry(main: Callable[[list[str]], None], about: str, argv: list[str] | None = None) -> None:
+    """Run a command. A `UserError` becomes `error: <one line>` on stderr and exit code 2.
+
+    Args:
+        about: what the command does, for `--help` (the module's docstring).
+        argv: `key=value` arguments; None = the process's own.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    if {"-h", "--help"} & set(argv):
+        print(help_text(about))
+        return
+    try:
+        main(argv)
+    except UserError as e:
+        print("error:", " ".join(str(e).split()), file=sys.stderr)
+        sys.exit(2)
+
+
+def help_text(about: str) -> str:
+    """The text of `--help`: confs and groups with their choices."""
+    groups = "\n".join(f"  {group + '=':<9}{', '.join(group_names(group))}" for group in GROUPS)
+    return (
+        f"{about.strip()}\n\n"
+        "Arguments are key=value: conf=<name or .yaml>, a group by name (mask=random), any single value\n"
+        "(mask.budget=8, trainer.devices=2, callbacks.extra._target_=my_pkg.MyCallback).\n\n"
+        f"  conf=    {', '.join(conf_names())}\n{groups}"
+    )
