@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import lightning as L
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from vla_rl.distributed import all_reduce_sum, seeded_generator
@@ -19,19 +19,19 @@ from vla_rl.errors import UserError
 from vla_rl.types import ChunkBatch, RolloutGroup, Trajectory
 
 
-class ChunkMask(Callback):
+class ChunkMask(L.Callback):
     """Keeps at most `budget` chunks of every trajectory.
 
     Args:
         budget: chunks kept of a trajectory, at most; from 1 to the chunks of the longest episode.
 
     Raises:
-        ValueError: for a budget below 1, or (before the first rollout) above the longest episode.
+        ValueError: for a budget that is no whole number or below 1.
+        UserError: before the first rollout, for a budget above the longest episode.
     """
 
     def __init__(self, budget: int) -> None:
-        if budget < 1:
-            raise ValueError(f"budget must be at least 1 chunk, got {budget} (mask.budget=12)")
+        check_count("budget", budget, "chunk", "mask.budget=12")
         self.budget = budget
 
     def choose(self, trajectory: Trajectory, generator: torch.Generator) -> Tensor:
@@ -49,7 +49,7 @@ class ChunkMask(Callback):
         """What to log after each `update`; the same keys and values on every rank."""
         return {}
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         longest = trainer.datamodule.max_chunks
         if self.budget > longest:
             raise UserError(
@@ -57,13 +57,13 @@ class ChunkMask(Callback):
                 f"masked; mask.budget={longest} is the most"
             )
 
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.update(trainer.train_dataloader.groups, lambda tensor: all_reduce_sum(tensor, trainer))
         for name, value in self.metrics().items():
             pl_module.log(name, value, on_step=False, on_epoch=True, batch_size=1)
 
     def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: ChunkBatch, batch_idx: int
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: ChunkBatch, batch_idx: int
     ) -> None:
         seed, iteration = trainer.datamodule.seed, trainer.train_dataloader.iteration
         kept = []
@@ -84,3 +84,11 @@ class ChunkMask(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         pass
+
+
+def check_count(name: str, value: int, unit: str, fix: str) -> None:
+    """Refuse an option that is no whole number of units, or below 1; `fix` is an override that would work."""
+    if not isinstance(value, int):
+        raise ValueError(f"{name} must be a whole number of {unit}s, got {value!r} ({fix})")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1 {unit}, got {value} ({fix})")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import lightning as L
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
 
 from vla_rl.types import ChunkBatch
 
 
-class FullPadded(Callback):
+class FullPadded(L.Callback):
     """Pads every trajectory to the longest episode's chunks; forward and backward are paid for all, the gradient stays.
 
     A padding row repeats a real one with no token that counts; its `chunk_N` goes on where the trajectory ended.
@@ -16,7 +16,7 @@ class FullPadded(Callback):
     """
 
     def on_train_batch_start(
-        self, trainer: Trainer, pl_module: LightningModule, batch: ChunkBatch, batch_idx: int
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: ChunkBatch, batch_idx: int
     ) -> None:
         if not batch.token_mask_NLA.any():  # nothing to learn from: no trajectory to pad
             return

@@ -13,18 +13,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from callbacks.base import ChunkMask
+from callbacks.base import ChunkMask, check_count
 from vla_rl.phases import (
     PHASES,
     chunk_action,
     collapse,
     divergence,
-    gripper_fraction,
     keep_probability,
-    label_phases,
     select_chunks,
+    trajectory_phases,
 )
 from vla_rl.types import RolloutGroup, Trajectory
+
+STATE = ("buffers", "last_score", "keep_prob", "iterations_to_refresh", "history")  # what a resume needs
 
 
 class PCM(ChunkMask):
@@ -44,13 +45,12 @@ class PCM(ChunkMask):
 
     def __init__(self, budget: int = 12, floor: float = 0.1, refresh_every: int = 5) -> None:
         super().__init__(budget)
-        if not 0 < floor <= 1:
-            raise ValueError(f"floor must be above 0 and at most 1, got {floor} (mask.floor=0.1)")
-        if refresh_every < 1:
-            raise ValueError(f"refresh_every must be at least 1 iteration, got {refresh_every} (mask.refresh_every=5)")
+        if not isinstance(floor, float | int) or not 0 < floor <= 1:
+            raise ValueError(f"floor must be above 0 and at most 1, got {floor!r} (mask.floor=0.1)")
+        check_count("refresh_every", refresh_every, "iteration", "mask.refresh_every=5")
         self.floor, self.refresh_every = floor, refresh_every
         self.buffers: list[list[float]] = [[] for _ in PHASES]
-        self.score = [math.nan] * len(PHASES)  # at the last refresh; NaN: never seen
+        self.last_score = [math.nan] * len(PHASES)  # at the last refresh; NaN: never seen
         self.keep_prob = [1.0] * len(PHASES)  # uniform until there is a score
         self.iterations_to_refresh = 0  # 0 and no score yet: wait for the first one
         self.history: list[dict[str, list[float]]] = []  # of every iteration, for plots
@@ -72,9 +72,9 @@ class PCM(ChunkMask):
             return
         scored = any(value > 0 for buffer in self.buffers for value in buffer)
         if scored:
-            self.score = collapse(self.buffers, self.score)
-            self.keep_prob = self.weights(torch.tensor(self.score, dtype=torch.float64)).tolist()
-        if not all(math.isnan(value) for value in self.score):  # one counter runs from the first score on
+            self.last_score = collapse(self.buffers, self.last_score)
+            self.keep_prob = self.weights(torch.tensor(self.last_score, dtype=torch.float64)).tolist()
+        if not all(math.isnan(value) for value in self.last_score):  # one counter runs from the first score on
             self.iterations_to_refresh = self.refresh_every
             self.buffers = [[] for _ in PHASES]
 
@@ -83,8 +83,8 @@ class PCM(ChunkMask):
         return keep_probability(score_F, self.floor)
 
     def choose(self, trajectory: Trajectory, generator: torch.Generator) -> Tensor:
-        phase_N = label_phases(gripper_fraction(trajectory.close_NL, trajectory.executed_N))
-        return select_chunks(torch.tensor(self.keep_prob)[phase_N], self.budget, generator)
+        weight_F = torch.tensor(self.keep_prob)
+        return select_chunks(weight_F[trajectory_phases(trajectory)], self.budget, generator)
 
     def metrics(self) -> dict[str, float]:
         return {
@@ -95,13 +95,11 @@ class PCM(ChunkMask):
         }
 
     def state_dict(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self._state}
+        return {name: getattr(self, name) for name in STATE}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        for name in self._state:
+        for name in STATE:
             setattr(self, name, state_dict[name])
-
-    _state = ("buffers", "score", "keep_prob", "iterations_to_refresh", "history")
 
 
 def mean_divergence(groups: Sequence[RolloutGroup], reduce: Callable[[Tensor], Tensor]) -> Tensor:
@@ -116,7 +114,7 @@ def mean_divergence(groups: Sequence[RolloutGroup], reduce: Callable[[Tensor], T
         if not group.mixed:
             continue
         action_NA = torch.cat([chunk_action(t.action_NLA, t.executed_N) for t in group.trajectories])
-        phase_N = torch.cat([label_phases(gripper_fraction(t.close_NL, t.executed_N)) for t in group.trajectories])
+        phase_N = torch.cat([trajectory_phases(t) for t in group.trajectories])
         success_N = torch.cat([torch.full((len(t),), t.success) for t in group.trajectories])
         score = torch.stack(
             [divergence(action_NA, phase_N, success_N), divergence(action_NA[:, :-1], phase_N, success_N)]

@@ -14,7 +14,7 @@ from vla_rl.config import GROUPS, Config, Node
 from vla_rl.errors import UserError, closest, did_you_mean
 
 
-def build(node: Node, key: str, **extra: Any) -> Any:
+def build(node: Node | None, key: str, **extra: Any) -> Any:
     """Call the node's target.
 
     Args:
@@ -29,10 +29,12 @@ def build(node: Node, key: str, **extra: Any) -> Any:
         >>> build({"_target_": "datetime.timedelta", "hours": 12}, "timeout")
         datetime.timedelta(seconds=43200)
     """
+    if node is None:
+        raise UserError(f"this command needs a {key}, got null; choose one by name ({key}=...)")
     target = _target(node, key)
     taken = sorted(set(extra) & set(node))
     if taken:
-        raise UserError(f"{key}.{taken[0]} is set by the program and cannot be changed (remove {key}.{taken[0]})")
+        raise UserError(f"{key}.{taken[0]} is set by the program and cannot be changed: remove {key}.{taken[0]}")
     _check_names(target, node, key, supplied=extra)
     options = {name: build(value, f"{key}.{name}") if _is_node(value) else value for name, value in _options(node)}
     _check_complete(target, options | extra, key)
@@ -46,7 +48,8 @@ def build(node: Node, key: str, **extra: Any) -> Any:
 
 def build_callbacks(config: Config) -> list[Any]:
     """Mask, reward, then the slots of `callbacks`, null ones left out."""
-    return [build(node, key) for key, node in _nodes(config) if key in ("mask", "reward") or key.startswith("callbacks.")]
+    named = [(key, node) for key, node in _nodes(config) if key not in ("policy", "sim", "trainer")]
+    return [build(node, key) for key, node in named]
 
 
 def check(config: Config) -> None:

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vla_rl.config import GROUPS, Config, validate
-from vla_rl.errors import UserError, did_you_mean
+from vla_rl.errors import UserError, closest, did_you_mean
 from vla_rl.typed import typed
 
 _HERE = Path(__file__).parent
@@ -120,23 +120,26 @@ def _load_conf(path: Path, below: list[Path]) -> Tree:
     tree = _read(path)
     base = tree.pop("extends", None)
     under = _load_conf(_conf_path(str(base), path.parent), [*below, path]) if base is not None else {}
-    # `_conf_path` has found the name on the command line or in `extends`, so only node names are left to look up
     for group in GROUPS:
-        if isinstance(tree.get(group), str) or (isinstance(tree.get(group), dict) and "extends" in tree[group]):
-            tree[group] = _group_node(group, tree[group])
-            under.pop(group, None)
+        value = tree.get(group)
+        if isinstance(value, str) or (isinstance(value, dict) and "extends" in value):
+            tree[group] = _group_node(group, value)
+            under.pop(group, None)  # a named group replaces the node, options included
     return merge(under, tree)
 
 
 def _group_node(group: str, value: str | Tree) -> Tree | None:
-    """The node of `mask: pcm`, or of `mask: {extends: pcm, budget: 6}`."""
+    """The node of `mask: pcm`, or of `mask: {extends: pcm, budget: 6}`; group files may extend each other too."""
     changes = dict(value) if isinstance(value, dict) else {"extends": value}
     if "extends" not in changes:
         return changes
     name = str(changes.pop("extends"))
     names = group_names(group)
     if name not in names:
-        raise UserError(f"no {group} named '{name}'{did_you_mean(name, names)} Choices: {', '.join(names)} ({group}=...)")
+        raise UserError(
+            f"no {group} named '{name}'{did_you_mean(name, names)} "
+            f"Choices: {', '.join(names)} ({group}={closest(name, names) or names[0]})"
+        )
     content = _read(CONF_DIR / group / f"{name}.yaml")
     node = _group_node(group, content) if content else None
     return merge(node or {}, changes) if changes else node
@@ -179,7 +182,6 @@ def _require_given(value: Any, key: str) -> None:
             _require_given(inner, f"{key}.{name}" if key else str(name))
     elif isinstance(value, str) and value.startswith("???"):
         raise UserError(f"missing required value: {key}{value.removeprefix('???')}")
-
 
 
 def _first_line(error: Exception) -> str:

@@ -26,13 +26,14 @@ def main(argv: list[str]) -> None:
     config = compose(argv)
     check(config)
     L.seed_everything(config.seed, verbose=False)
-    with closing(build(config.sim, "sim")) as pool, tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, closing(build(config.sim, "sim")) as pool:
+        trainer = build_trainer(config, Path(folder), callbacks=[])
         policy = build(config.policy, "policy")
         data = RolloutDataModule(
             pool, policy, rollout=config.rollout, grpo=config.grpo, evaluation=config.evaluation, seed=config.seed
         )
         module = GRPOModule(policy, config.grpo, config.optim, config.rollout.temperature)
-        rates = measure("checkpoint", build_trainer(config, Path(folder), callbacks=[]), module, data)
+        rates = measure("checkpoint", trainer, module, data)
     print(json.dumps({decoding: asdict(rate) for decoding, rate in rates.items()}))
 
 

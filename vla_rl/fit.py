@@ -26,19 +26,20 @@ def main(argv: list[str]) -> None:
     config = compose(argv)
     check(config)
     L.seed_everything(config.seed, verbose=False)
-    callbacks = build_callbacks(config)
+    folder = run_folder(config.run_dir, config.conf)
+    trainer = build_trainer(config, folder, build_callbacks(config))
     with closing(build(config.sim, "sim")) as pool:  # checks suite, tasks, assets and GL; starts nothing yet
         policy = build(config.policy, "policy")
         data = RolloutDataModule(
             pool, policy, rollout=config.rollout, grpo=config.grpo, evaluation=config.evaluation, seed=config.seed
         )
         module = GRPOModule(policy, config.grpo, config.optim, config.rollout.temperature)
-        folder = run_folder(config.run_dir, config.conf)
+
+        folder.mkdir(parents=True, exist_ok=True)
         save_resolved(config, folder / "config.yaml")
         write_json(folder / "versions.json", versions())
         print(f"run folder {folder}", flush=True)
 
-        trainer = build_trainer(config, folder, callbacks)
         before = measure("before training", trainer, module, data)
         trainer.fit(module, datamodule=data)
         after = measure("after training", trainer, module, data)

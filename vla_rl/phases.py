@@ -18,6 +18,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from vla_rl.types import Trajectory
+
 PHASES = ("approach", "pre_grasp", "active_grip", "release_ramp", "tail")
 APPROACH, PRE_GRASP, ACTIVE_GRIP, RELEASE_RAMP, TAIL = range(len(PHASES))
 
@@ -78,6 +80,11 @@ def label_phases(fraction_N: Tensor, pre_lo: float = 0.0) -> Tensor:
         return TAIL
 
     return torch.tensor([label(n, f) for n, f in enumerate(fraction_N.tolist())], dtype=torch.int64)
+
+
+def trajectory_phases(trajectory: Trajectory) -> Tensor:
+    """The phase of each chunk of a trajectory, int64 [N]."""
+    return label_phases(gripper_fraction(trajectory.close_NL, trajectory.executed_N))
 
 
 def chunk_action(action_NLA: Tensor, executed_N: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from vla_rl.errors import UserError
 from vla_rl.evaluation import SuccessRate
 
 # what decides a result: MuJoCo's version alone moves success rates by tens of points
@@ -30,15 +31,14 @@ def versions() -> dict[str, str]:
 
 
 def run_folder(run_dir: str | None, conf: str) -> Path:
-    """Make and return the run folder: `run_dir`, or `runs/<conf>/<time>/`.
+    """The run folder, not made yet: `run_dir`, or `runs/<conf>/<time>/`.
 
     Raises:
-        ValueError: the folder has a run in it already.
+        UserError: the folder has a run in it already.
     """
     folder = Path(run_dir) if run_dir else Path("runs") / conf / time.strftime("%Y-%m-%d_%H-%M-%S")
     if (folder / "config.yaml").exists():
-        raise ValueError(f"run folder {folder} holds a run already; name another: run_dir={folder}-2")
-    folder.mkdir(parents=True, exist_ok=True)
+        raise UserError(f"run folder {folder} holds a run already; name another: run_dir={folder}-2")
     return folder
 
 

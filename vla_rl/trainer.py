@@ -5,18 +5,23 @@ from __future__ import annotations
 from pathlib import Path
 
 import lightning as L
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from vla_rl.build import build
 from vla_rl.config import Config
+from vla_rl.errors import UserError
 
 
 def build_trainer(config: Config, folder: Path, callbacks: list[L.Callback]) -> L.Trainer:
-    """A Trainer whose epochs are iterations. `config.trainer` chooses devices, strategy and precision."""
+    """A Trainer whose epochs are iterations. `config.trainer` chooses devices, strategy and precision.
+
+    Raises:
+        UserError: the devices or the strategy asked for are not to be had on this machine.
+    """
     every = config.evaluation.every_iterations
-    return build(
-        config.trainer,
-        "trainer",
+    options = dict(
         callbacks=callbacks,
         default_root_dir=folder,
         logger=TensorBoardLogger(folder, name="", version="tensorboard"),
@@ -27,6 +32,10 @@ def build_trainer(config: Config, folder: Path, callbacks: list[L.Callback]) -> 
         num_sanity_val_steps=0,  # fit.py measures the start in full
         inference_mode=False,  # tensors made while evaluating may meet a backward later
         log_every_n_steps=1,
-        enable_checkpointing=False,  # the checkpoint slot brings its own ModelCheckpoint
+        enable_checkpointing=any(isinstance(c, ModelCheckpoint) for c in callbacks),  # no default one beside the slot's
         enable_model_summary=False,
     )
+    try:
+        return build(config.trainer, "trainer", **options)
+    except MisconfigurationException as e:
+        raise UserError(f"{e} (trainer.devices=1, trainer=cpu; without a GPU: conf=pcm_object_tiny)") from e

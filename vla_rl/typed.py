@@ -12,7 +12,8 @@ from vla_rl.errors import UserError, closest
 
 T = TypeVar("T")
 
-_WORDS = {int: "an integer", float: "a number", str: "text", dict: "a section of values"}
+_WORDS = {int: "an integer", float: "a number", str: "text"}
+_SECTION = "a section of values"
 
 
 def typed(schema: type[T], tree: Any, key: str = "") -> T:
@@ -24,8 +25,10 @@ def typed(schema: type[T], tree: Any, key: str = "") -> T:
     Raises:
         UserError: an unknown key or a value of the wrong type.
     """
+    default = schema()
     if not isinstance(tree, dict):
-        raise UserError(f"{key} must be {_WORDS[dict]}, got {tree!r} (for example {key}.{fields(schema)[0].name}=...)")
+        first = fields(schema)[0].name
+        raise _wrong(key, _SECTION, tree, f"{key}.{first}={getattr(default, first)}")
     hints = typing.get_type_hints(schema)
     prefix = f"{key}." if key else ""
     for name in tree:
@@ -33,58 +36,56 @@ def typed(schema: type[T], tree: Any, key: str = "") -> T:
             match = closest(str(name), hints)
             hint = f"; did you mean '{prefix}{match}'?" if match else f". Keys: {', '.join(prefix + h for h in hints)}"
             raise UserError(f"unknown key '{prefix}{name}'{hint}")
-    default = schema()
-    values = {}
-    for name, value in tree.items():
-        values[name] = _convert(hints[name], value, prefix + name, getattr(default, name))
+    values = {n: _convert(hints[n], value, prefix + n, getattr(default, n)) for n, value in tree.items()}
     return schema(**values)
 
 
 def _convert(hint: Any, value: Any, key: str, default: Any) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    example = None if default is None else f"{key}={default}"
     if is_dataclass(hint):
         return typed(hint, value, key)
-    if origin is Literal:
-        if value not in arguments:
-            raise _wrong(key, f"one of {', '.join(arguments)}", value, default)
-        return value
-    if origin is tuple:
-        return _pair(arguments[0], value, key, default)
     if origin is types.UnionType:  # `X | None`
         return None if value is None else _convert(arguments[0], value, key, default)
+    if origin is Literal:
+        if value not in arguments:
+            raise _wrong(key, f"one of {', '.join(arguments)}", value, example)
+        return value
+    if origin is tuple:
+        return _pair(arguments[0], value, key, f"{key}=[{default[0]},{default[1]}]")
     if origin is dict:
         return _node(value, key) if key in GROUPS else _slots(value, key)
-    return _scalar(hint, value, key, default)
+    if not _fits(hint, value):
+        raise _wrong(key, _WORDS[hint], value, example)
+    return hint(value)
 
 
-def _scalar(kind: type, value: Any, key: str, default: Any) -> Any:
-    if kind is float and type(value) is int:
-        return float(value)
-    if type(value) is not kind:  # `isinstance` would take True for 1
-        raise _wrong(key, _WORDS[kind], value, default)
-    return value
+def _fits(kind: type, value: Any) -> bool:
+    return type(value) is kind or (kind is float and type(value) is int)  # `isinstance` would take True for 1
 
 
-def _pair(kind: type, value: Any, key: str, default: Any) -> tuple:
-    if not isinstance(value, list | tuple) or len(value) != 2:
-        raise _wrong(key, f"two values, each {_WORDS[kind]}", value, default)
-    return tuple(_scalar(kind, item, key, default) for item in value)
+def _pair(kind: type, value: Any, key: str, example: str) -> tuple:
+    if not isinstance(value, list | tuple) or len(value) != 2 or not all(_fits(kind, item) for item in value):
+        raise _wrong(key, "two integers" if kind is int else "two numbers", value, example)
+    return tuple(kind(item) for item in value)
 
 
 def _node(value: Any, key: str) -> dict[str, Any]:
     if not isinstance(value, dict) or not isinstance(value.get("_target_"), str):
-        fix = f"{key}=<name>" if key in GROUPS else f"{key}=null"
-        raise UserError(f"{key} has no _target_, got {value!r} ({key}._target_=my_pkg.MyClass, or {fix})")
+        simplest = f"{key}=<name>" if key in GROUPS else f"{key}=null"
+        raise UserError(f"{key} needs a _target_, got {_shown(value)} ({simplest}, or {key}._target_=my_pkg.MyClass)")
     return value
 
 
 def _slots(value: Any, key: str) -> dict[str, dict[str, Any] | None]:
     if not isinstance(value, dict):
-        raise _wrong(key, _WORDS[dict], value, None)
+        raise _wrong(key, _SECTION, value, f"{key}.progress=null")
     return {name: None if node is None else _node(node, f"{key}.{name}") for name, node in value.items()}
 
 
-def _wrong(key: str, wanted: str, value: Any, default: Any) -> UserError:
-    given = f"'{value}'" if isinstance(value, str) else value
-    example = f"[{default[0]},{default[1]}]" if isinstance(default, tuple) else default
-    return UserError(f"{key} must be {wanted}, got {given}" + ("" if default is None else f" ({key}={example})"))
+def _wrong(key: str, wanted: str, value: Any, example: str | None) -> UserError:
+    return UserError(f"{key} must be {wanted}, got {_shown(value)}" + (f" ({example})" if example else ""))
+
+
+def _shown(value: Any) -> str:
+    return f"'{value}'" if isinstance(value, str) else str(value)

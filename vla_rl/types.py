@@ -23,7 +23,7 @@ from torch import Tensor
 
 @dataclass(slots=True)
 class Episode:
-    """One planned episode. `uid` seeds everything random about it, so that neither the number of workers nor timing matters."""
+    """One planned episode. All that is random about it is seeded here: neither workers nor timing matter."""
 
     uid: int  # unique within the run
     task: int  # index in the suite
@@ -166,7 +166,7 @@ class ChunkBatch:
 
 @runtime_checkable
 class Policy(Protocol):
-    """A stochastic chunk policy. `act` samples, `log_prob` scores: the same forward, so they agree bit for bit in float32."""
+    """A stochastic chunk policy. `act` samples and `log_prob` scores by the same forward, so that they agree."""
 
     chunk_steps: int  # L
 
@@ -202,7 +202,7 @@ class SimulatorPool(Protocol):
     def start(self, slot: int, episode: Episode) -> None: ...
 
     def step(self, slot: int, command_LA: Tensor) -> None:
-        """Execute the rows of `command_LA` (those of the window only) until success or the horizon, then render once."""
+        """Execute the rows of `command_LA` until success or the horizon, then render once."""
         ...
 
     def wait(self) -> list[SlotEvent]:

@@ -88,7 +88,8 @@ class OneStep:
 
 def test_callbacks_may_plan_and_score():
     groups = data_module(callbacks=[OneStep(), AllEqual()]).train_dataloader().groups
-    assert all(t.executed_N.max() == 1 and t.reward == 1.0 and t.advantage == 0.0 for g in groups for t in g.trajectories)
+    trajectories = [t for group in groups for t in group.trajectories]
+    assert all(t.executed_N.max() == 1 and t.reward == 1.0 and t.advantage == 0.0 for t in trajectories)
 
 
 def test_heldout_states_are_never_trained_on():

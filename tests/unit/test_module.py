@@ -65,7 +65,7 @@ def test_the_gradient_does_not_depend_on_micro_batches(tmp_path):
 
 
 def test_the_gradient_is_the_policy_gradient(tmp_path):
-    """At ratio 1 and without entropy bonus: -sum_t w_t A grad log pi(t), with w = 1/(tokens of trajectory)/trajectories."""
+    """At ratio 1 and without entropy bonus: -sum_t w_t A grad log pi(t), w = 1/(tokens of trajectory)/trajectories."""
 
     class Keep(Callback):
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):

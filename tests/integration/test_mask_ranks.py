@@ -1,0 +1,56 @@
+"""Two ranks with different numbers of groups compute the same statistics, those of all groups together."""
+
+import json
+
+import lightning as L
+import pytest
+
+from callbacks.pcm import PCM, mean_divergence
+from callbacks.phase_plot import PhasePlot
+from tests.make import MadeData, random_groups, train
+from vla_rl.phases import PHASES, trajectory_phases
+
+
+class SaveStatistics(L.Callback):
+    def __init__(self, folder):
+        self.folder = folder
+
+    def on_train_end(self, trainer, pl_module):
+        pcm, plot = trainer.callbacks[:2]
+        kept = sum(len(rows) for rows in pl_module.rows_seen())
+        path = self.folder / f"rank{trainer.global_rank}.json"
+        path.write_text(json.dumps({"history": pcm.history, "real": plot.real, "all": plot.kept, "own": kept}))
+
+
+class UnequalData(MadeData):
+    """Rank 0 has one of the three groups, rank 1 the other two."""
+
+    def train_dataloader(self):
+        epoch = super().train_dataloader()
+        epoch.groups = epoch.groups[:1] if self.trainer.global_rank == 0 else epoch.groups[1:]
+        return epoch
+
+
+def three_groups(iteration):
+    return random_groups(iteration, groups=3)
+
+
+def test_statistics_are_those_of_all_groups(tmp_path):
+    train(
+        tmp_path, PCM(budget=3), PhasePlot(), SaveStatistics(tmp_path),
+        data=UnequalData(three_groups), devices=2, strategy="ddp_fork",
+    )  # fmt: skip
+    first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in range(2))
+    assert str(first["history"]) == str(second["history"])  # as text: NaN equals NaN
+    expected_F, _ = mean_divergence(three_groups(0), lambda tensor: tensor)
+    assert first["history"][0]["divergence"] == pytest.approx(expected_F.tolist(), rel=1e-12, nan_ok=True)
+    one_rank_F, _ = mean_divergence(three_groups(0)[:1], lambda tensor: tensor)
+    assert one_rank_F.tolist() != pytest.approx(expected_F.tolist(), rel=1e-3, nan_ok=True)
+
+    assert first["real"] == second["real"] == [count_phases_of(three_groups(0))]
+    assert sum(first["all"][0]) == first["own"] + second["own"]  # the plot counts the chunks of both
+
+
+def count_phases_of(groups):
+    phases = [phase for group in groups for t in group.trajectories for phase in trajectory_phases(t).tolist()]
+    return [phases.count(phase) for phase in range(len(PHASES))]

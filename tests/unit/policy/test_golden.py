@@ -1,0 +1,82 @@
+"""The published implementation's numbers, reproduced (tests/golden/openvla_oft_tiny)."""
+
+import json
+
+import torch
+
+from tests.unit.policy.conftest import GOLDEN
+from vla_rl.policy.actions import detokenize
+from vla_rl.policy.config import TIMM_TOWERS, parse_config
+from vla_rl.policy.model import OpenVLAOFT
+from vla_rl.policy.vision import unused_shapes
+
+TOLERANCE = 1e-4  # the reference's own noise is 1e-6; other kernels than its are allowed a hundred times that
+
+
+def without_bos(ids, mask):
+    """What the model takes: prompts after BOS, padded on the left."""
+    mask = mask.bool()
+    first = mask.int().argmax(dim=1, keepdim=True)
+    return ids[:, 1:], mask.scatter(1, first, False)[:, 1:]
+
+
+@torch.no_grad()
+def test_vision_and_projector(golden_policy, golden_arrays):
+    model = golden_policy.model
+    features = model.vision_backbone(golden_arrays["pixel_values"])
+    torch.testing.assert_close(features, golden_arrays["vision_features"], atol=TOLERANCE, rtol=0)
+    torch.testing.assert_close(model.projector(features), golden_arrays["projected"], atol=TOLERANCE, rtol=0)
+
+
+@torch.no_grad()
+def test_logits(golden_policy, golden_arrays):
+    ids, mask = without_bos(golden_arrays["input_ids"], torch.ones(3, 22))
+    logits = golden_policy.model(ids, mask, golden_arrays["pixel_values"])
+    torch.testing.assert_close(logits, golden_arrays["logits_last256"], atol=TOLERANCE, rtol=0)
+
+
+@torch.no_grad()
+def test_greedy_tokens_and_actions_of_ragged_prompts(golden_policy, golden_arrays):
+    ids, mask = without_bos(golden_arrays["padded_input_ids"], golden_arrays["padded_attention_mask"])
+    assert mask.sum(1).tolist() == [21, 18, 15]  # lengths 22, 19, 16 without BOS
+    token = golden_policy.model(ids, mask, golden_arrays["pixel_values"]).argmax(-1)
+    assert torch.equal(token + 31744, golden_arrays["greedy_token_ids"])
+    action = golden_policy.statistics.action.unnormalize(detokenize(token.view(3, 8, 7)))
+    # the same float64 arithmetic as the reference's numpy
+    torch.testing.assert_close(action, golden_arrays["greedy_actions"], atol=1e-12, rtol=0)
+
+
+@torch.no_grad()
+def test_a_padded_row_equals_the_row_alone(golden_policy, golden_arrays):
+    ids, mask = without_bos(golden_arrays["padded_input_ids"], golden_arrays["padded_attention_mask"])
+    pixels = golden_arrays["pixel_values"]
+    together = golden_policy.model(ids, mask, pixels)
+    for n in range(3):
+        alone = golden_policy.model(ids[n : n + 1, mask[n]], mask[n : n + 1, mask[n]], pixels[n : n + 1])
+        torch.testing.assert_close(together[n : n + 1], alone, atol=TOLERANCE, rtol=0)
+
+
+@torch.no_grad()
+def test_earlier_rows_see_later_tokens(golden_policy, golden_arrays):
+    """A causal mask would leave the first action token's logits unchanged when only `</s>`, the last token, changes."""
+    ids, mask = without_bos(golden_arrays["input_ids"], torch.ones(3, 22))
+    before = golden_policy.model(ids, mask, golden_arrays["pixel_values"])
+    embedding = golden_policy.model.language_model.model.embed_tokens.weight
+    kept = embedding[2].clone()
+    embedding[2] += 1.0
+    after = golden_policy.model(ids, mask, golden_arrays["pixel_values"])
+    embedding[2] = kept
+    assert ((after - before)[:, 0].abs().amax(-1) > 1e-3).all()
+
+
+def test_the_7b_has_its_published_number_of_parameters():
+    raw = json.loads((GOLDEN / "config.json").read_text())
+    del raw["tiny_overrides"]
+    sizes = {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32}
+    raw |= {"image_sizes": [224, 224], "text_config": raw["text_config"] | sizes}
+    config = parse_config(raw)
+    assert config.towers == tuple(TIMM_TOWERS.values())
+    with torch.device("meta"):
+        model = OpenVLAOFT(config)
+    built = sum(p.numel() for p in model.parameters())
+    assert built + sum(shape.numel() for shape in unused_shapes(config.towers).values()) == 7_541_237_184

@@ -1,0 +1,81 @@
+import peft
+import pytest
+import torch
+
+from tests.unit.policy.conftest import make_observation
+from vla_rl.policy import load_policy, save_policy
+
+LORA = {"r": 4, "alpha": 8}
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_policy, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("base")
+    save_policy(tiny_policy, folder)
+    return str(folder)
+
+
+def with_random_adapters(folder):
+    """Adapters as if trained: freshly made, their second factor is zero."""
+    policy = load_policy(folder, lora=LORA)
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in policy.named_parameters():
+        if "lora_B" in name:
+            parameter.data = 0.1 * torch.randn(parameter.shape, generator=generator)
+    return policy
+
+
+def test_fresh_adapters_change_nothing(folder, tiny_policy):
+    policy = load_policy(folder, lora=LORA)
+    observation = make_observation(2)
+    assert torch.equal(policy.logits(observation), tiny_policy.logits(observation))
+
+
+def test_adapters_are_all_that_trains_and_all_of_them_do(folder):
+    policy = with_random_adapters(folder)
+    trainable = {name for name, p in policy.named_parameters() if p.requires_grad}
+    # Llama: 4 layers x 7, and the head; 2 towers x 2 blocks x 4; projector 3, proprio projector 2; two factors each
+    assert len(trainable) == 2 * (4 * 7 + 1 + 2 * 2 * 4 + 3 + 2)
+    assert all("lora_" in name for name in trainable)
+    policy.logits(make_observation(2)).logsumexp(-1).sum().backward()
+    without = [n for n, p in policy.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+    assert without == []
+
+
+def test_the_head_computes_its_action_rows_with_their_adapter(folder):
+    policy = with_random_adapters(folder)
+    head = policy.model.language_model.lm_head
+    hidden = torch.randn(3, 128, generator=torch.Generator().manual_seed(1))
+    full = head.base_layer.weight + head.get_delta_weight("default")
+    # of 448 vocabulary rows the text ends at 384, and the last 256 of the text are actions
+    torch.testing.assert_close(head(hidden), hidden @ full[128:384].T)
+
+
+def test_adapters_are_saved_and_go_on(folder, tmp_path):
+    policy = with_random_adapters(folder)
+    save_policy(policy, tmp_path)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    again = load_policy(folder, lora=LORA, adapter=str(tmp_path))
+    observation = make_observation(2)
+    assert torch.equal(again.logits(observation), policy.logits(observation))
+
+
+def test_peft_reads_the_saved_adapters(folder, tmp_path, tiny_policy):
+    policy = with_random_adapters(folder)
+    save_policy(policy, tmp_path)
+    base = load_policy(folder)
+    loaded = peft.PeftModel.from_pretrained(base.model, tmp_path)
+    mine = {n: p for n, p in policy.model.named_parameters() if "lora_" in n}
+    theirs = {n.removeprefix("base_model.model."): p for n, p in loaded.named_parameters() if "lora_" in n}
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(mine[n], theirs[n]) for n in mine)
+
+
+def test_mistakes(folder, tmp_path):
+    with pytest.raises(ValueError, match="no linear layer named 'q_prj'"):
+        load_policy(folder, lora=LORA | {"targets": ["q_prj"]})
+    with pytest.raises(ValueError, match="no adapter in"):
+        load_policy(folder, lora=LORA, adapter=str(tmp_path))
+    save_policy(with_random_adapters(folder), tmp_path)
+    with pytest.raises(ValueError, match="does not fit the model's LoRA"):
+        load_policy(folder, lora={"r": 8, "alpha": 8}, adapter=str(tmp_path))

@@ -1,0 +1,80 @@
+"""The data nouns."""
+
+import pytest
+import torch
+
+from tests.make import make_trajectory
+from vla_rl.types import ChunkBatch, RolloutGroup
+
+
+@pytest.fixture
+def batch():
+    """Rows 3000, 3001 (8 and 3 executed steps) and 5000, 5001, 5002."""
+    return ChunkBatch.from_trajectories([
+        make_trajectory([0, 8], uid=3, advantage=0.5, last_steps=3),
+        make_trajectory([0, 8, 0], uid=5, advantage=-1.0),
+    ])  # fmt: skip
+
+
+def test_trajectory_counts_executed_steps():
+    trajectory = make_trajectory([0, 8, 0], last_steps=3)
+    assert len(trajectory) == 3 and trajectory.steps == 19
+    assert trajectory.executed_NL.sum(1).tolist() == [8, 8, 3]
+    assert trajectory.executed_NL[2].tolist() == [True] * 3 + [False] * 5
+
+
+@pytest.mark.parametrize(("outcomes", "mixed"), [([True, True], False), ([False, False], False), ([True, False], True)])
+def test_group_of_outcomes(outcomes, mixed):
+    group = RolloutGroup([make_trajectory([0], success=success) for success in outcomes])
+    assert group.successes == sum(outcomes)
+    assert group.mixed is group.has_spread is mixed
+
+
+def test_shaped_rewards_spread_without_failures():
+    group = RolloutGroup([make_trajectory([0]), make_trajectory([0])])
+    group.trajectories[0].reward = 1.5
+    assert group.has_spread and not group.mixed
+    assert group.reward_G.tolist() == [1.5, 1.0]
+
+
+def test_batch_rows(batch):
+    assert len(batch) == 5
+    assert batch.proprio_NP[:, 0].tolist() == [3000, 3001, 5000, 5001, 5002]
+    assert batch.trajectory_N.tolist() == [0, 0, 1, 1, 1]
+    assert batch.chunk_N.tolist() == [0, 1, 0, 1, 2]
+    assert batch.advantage_N.tolist() == [0.5, 0.5, -1.0, -1.0, -1.0]
+    assert batch.token_mask_NLA.sum((1, 2)).tolist() == [56, 21, 56, 56, 56]  # executed steps x 7 dimensions
+    assert batch.instruction_N == ["task of 3"] * 2 + ["task of 5"] * 3
+
+
+def test_select_shrinks_every_field_in_place(batch):
+    same = batch
+    batch.select_(torch.tensor([4, 1, 1]))
+    assert same is batch and len(batch) == 3
+    assert batch.proprio_NP[:, 0].tolist() == [5002, 3001, 3001]
+    assert batch.chunk_N.tolist() == [2, 1, 1]
+    assert batch.frame_NHWC[:, 0, 0, 0].tolist() == [5, 3, 3]
+    assert batch.token_NLA[:, 0, 0].tolist() == [5, 3, 3]
+    assert batch.token_mask_NLA.sum((1, 2)).tolist() == [56, 21, 21]
+    assert batch.logprob_NLA.shape == (3, 8, 7)
+    assert len(batch.trajectories) == 2  # rows go, the episodes they came from stay
+    assert batch.instruction_N == ["task of 5", "task of 3", "task of 3"]
+
+
+def test_rows_are_views(batch):
+    micro = batch.rows(1, 3)
+    assert micro.proprio_NP[:, 0].tolist() == [3001, 5000]
+    assert micro.trajectories is batch.trajectories
+    assert micro.frame_NHWC.data_ptr() == batch.frame_NHWC[1:].data_ptr()
+
+
+def test_a_batch_does_not_share_memory_with_its_mask_source():
+    trajectory = make_trajectory([0])
+    batch = ChunkBatch.from_trajectories([trajectory])
+    batch.token_mask_NLA.zero_()
+    assert trajectory.executed_NL.all()
+
+
+def test_an_empty_batch_is_refused():
+    with pytest.raises(ValueError, match="at least one trajectory"):
+        ChunkBatch.from_trajectories([])

@@ -1,0 +1,84 @@
+"""LoRA (arXiv 2106.09685) through PEFT, on named target modules, saved in PEFT's own format."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import peft
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from vla_rl.policy.llama import RowsLinear
+from vla_rl.policy.model import OpenVLAOFT
+
+# Named, because PEFT's "all-linear" means different modules in different versions.
+TARGETS = (
+    *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head"),
+    *("fc1", "fc2", "fc3", "qkv", "proj"),
+)
+ADAPTER = "default"
+PREFIX = "base_model.model."  # of every name in PEFT's files
+
+
+def add_lora(model: OpenVLAOFT, r: int, alpha: int, targets: Sequence[str] = TARGETS) -> None:
+    """Freeze the model and put adapters of rank `r` on every linear layer that is named in `targets`, in place.
+
+    Raises:
+        ValueError: a target that names no linear layer.
+    """
+    linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    for target in targets:
+        if not any(name.rpartition(".")[2] == target for name in linear):
+            raise ValueError(
+                f"no linear layer named {target!r} in the model; known: {', '.join(TARGETS)} (policy.lora.targets)"
+            )
+    config = peft.LoraConfig(r=r, lora_alpha=alpha, target_modules=_pattern(targets), lora_dropout=0.0, bias="none")
+    peft.inject_adapter_in_model(config, model, adapter_name=ADAPTER)
+    _compute_action_rows_only(model)
+
+
+def save_adapter(model: OpenVLAOFT, folder: Path) -> None:
+    """Write `adapter_config.json` and `adapter_model.safetensors`; `peft.PeftModel.from_pretrained` reads them too."""
+    folder.mkdir(parents=True, exist_ok=True)
+    model.peft_config[ADAPTER].save_pretrained(str(folder))
+    state = peft.get_peft_model_state_dict(model, adapter_name=ADAPTER, save_embedding_layers=False)
+    save_file({PREFIX + k: v.contiguous().cpu() for k, v in state.items()}, folder / "adapter_model.safetensors")
+
+
+def load_adapter(model: OpenVLAOFT, folder: Path) -> None:
+    """Fill the adapters of `model` (see `add_lora`) from a folder in PEFT's format.
+
+    Raises:
+        ValueError: no adapter there, or tensors that do not fit the model's adapters.
+    """
+    path = folder / "adapter_model.safetensors"
+    if not path.exists():
+        raise ValueError(f"no adapter in {folder}: expected adapter_model.safetensors (policy.adapter=FOLDER)")
+    stored = {name.removeprefix(PREFIX): value for name, value in load_file(path).items()}
+    wanted = peft.get_peft_model_state_dict(model, adapter_name=ADAPTER, save_embedding_layers=False)
+    odd = sorted(set(stored) ^ set(wanted)) or [k for k in stored if stored[k].shape != wanted[k].shape]
+    if odd:
+        raise ValueError(
+            f"adapter {folder} does not fit the model's LoRA: {odd[0]}; set policy.lora to the adapter's r and targets"
+        )
+    with torch.no_grad():
+        peft.set_peft_model_state_dict(model, stored, adapter_name=ADAPTER)
+
+
+def _pattern(targets: Sequence[str]) -> str:
+    """Whole last names; the patch embedding's `proj` is a convolution that is never called as a module."""
+    return rf"(?!.*patch_embed)(.*\.)?({'|'.join(targets)})"
+
+
+def _compute_action_rows_only(model: OpenVLAOFT) -> None:
+    """The output head computes its action rows only, so its adapter's second factor has to as well."""
+    head = model.language_model.lm_head
+    if isinstance(head, RowsLinear):
+        return  # not among the targets
+    rows, full = head.get_base_layer(), head.lora_B[ADAPTER]
+    with torch.device("meta"):
+        up = RowsLinear(full.in_features, full.out_features, rows.start, rows.stop)
+    up.weight = full.weight
+    head.lora_B[ADAPTER] = up

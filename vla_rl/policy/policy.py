@@ -1,0 +1,160 @@
+"""`OpenVLAOFTPolicy`: the model behind the `Policy` protocol. It acts, and it scores what was done.
+
+`act` and `log_prob` share one forward (`logits`) and one log-softmax in float32: what the policy sampled is what it is
+trained on. The model has no dropout and no batch statistics, so train and eval mode are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vla_rl.policy.actions import (
+    Statistics,
+    detokenize,
+    gripper_to_env,
+    gripper_to_model,
+    measure_statistics,
+    tokenize,
+)
+from vla_rl.policy.config import ACTION_DIMS, CHUNK_STEPS
+from vla_rl.policy.model import OpenVLAOFT
+from vla_rl.policy.processor import Pixels, Prompts
+from vla_rl.types import ActionChunk, ChunkBatch, Observation
+
+
+@dataclass(slots=True)
+class CheckpointFiles:
+    """What a checkpoint holds beside the weights that are run, to be written back by `save_policy`."""
+
+    config: dict[str, Any]
+    preprocessor: dict[str, Any]
+    tokenizer: str
+    unused: dict[str, Tensor]  # tensors that are never run
+
+
+class OpenVLAOFTPolicy(nn.Module):
+    """OpenVLA-OFT with discrete action tokens.
+
+    Args:
+        statistics: what normalises actions and proprioception; None for random weights, until demonstrations give them.
+    """
+
+    chunk_steps = CHUNK_STEPS
+
+    def __init__(self, model: OpenVLAOFT, files: CheckpointFiles, statistics: Statistics | None) -> None:
+        super().__init__()
+        self.model = model
+        self.files = files
+        self.statistics = statistics
+        self.prompts = Prompts(files.tokenizer, model.config)
+        self.pixels = Pixels(files.preprocessor, model.config.towers[0].image_px)
+
+    def logits(self, observation: Observation) -> Tensor:
+        """Logits of the action bins, float32 [N, L, A, bins], differentiable."""
+        weight = self.model.projector.fc1.bias
+        ids, mask = (x.to(weight.device) for x in self.prompts(observation.instruction_N))
+        pixels = self.pixels(observation.frame_NHWC.to(weight.device), weight.dtype)
+        proprio = None
+        if self.model.config.proprio_dims:
+            proprio = self._statistics.proprio.normalize(observation.proprio_NP.cpu()).to(weight)
+        logits = self.model(ids, mask, pixels, proprio)
+        return logits.float().unflatten(1, (CHUNK_STEPS, ACTION_DIMS))
+
+    @torch.no_grad()
+    def act(self, observation: Observation, seed_N: Sequence[int] | None, temperature: float) -> ActionChunk:
+        """Sample one chunk per row with its own seed; `seed_N=None` decodes greedily.
+
+        On a CPU a row's answer is the same bits whatever other rows are asked for and however many threads there are.
+        """
+        if self.model.projector.fc1.bias.device.type == "cpu":
+            logits = _logits_row_by_row(self, observation)
+        else:
+            logits = self.logits(observation)
+        logprob = (logits if seed_N is None else logits / temperature).log_softmax(-1).cpu()
+        token = logprob.argmax(-1) if seed_N is None else sample(logprob, seed_N)
+        action = detokenize(token)
+        command = self._statistics.action.unnormalize(action)
+        command[..., -1] = gripper_to_env(command[..., -1])
+        return ActionChunk(
+            token_NLA=token,
+            logprob_NLA=logprob.gather(-1, token[..., None])[..., 0],
+            action_NLA=action.float(),
+            command_NLA=command.clip(-1, 1).float(),
+        )
+
+    def log_prob(self, batch: ChunkBatch, temperature: float) -> tuple[Tensor, Tensor]:
+        """Log-probability of every token of `batch` and entropy of its distribution, both float32 [N, L, A]."""
+        observation = Observation(batch.frame_NHWC, batch.proprio_NP, batch.instruction_N)
+        logprob = (self.logits(observation) / temperature).log_softmax(-1)
+        token = batch.token_NLA.to(logprob.device)
+        entropy = -(logprob.exp() * logprob).sum(-1)
+        return logprob.gather(-1, token[..., None])[..., 0], entropy
+
+    def tokenize(self, command: Tensor) -> Tensor:
+        """The tokens [..., A] that stand for commands [..., A] of the simulator: inverse of `act`, up to the bin."""
+        bounds = self._statistics.action
+        command = command.cpu().clone()
+        command[..., -1] = gripper_to_model(command[..., -1])
+        return tokenize(bounds.normalize(command))
+
+    def learn_statistics(self, name: str, command_TA: Tensor, proprio_TP: Tensor) -> None:
+        """Take the statistics of demonstrations, unless the checkpoint brought its own: its weights know only those."""
+        if self.statistics is None:
+            opening = gripper_to_model(command_TA[:, -1:])
+            entry = measure_statistics(torch.cat([command_TA[:, :-1], opening], dim=1), proprio_TP)
+            self.statistics = Statistics.select({name: entry}, name, with_proprio=bool(self.model.config.proprio_dims))
+
+    @property
+    def _statistics(self) -> Statistics:
+        assert self.statistics is not None, "a policy with random weights gets its statistics from demonstrations"
+        return self.statistics
+
+
+def sample(logprob: Tensor, seed_N: Sequence[int]) -> Tensor:
+    """One draw per token by inverting the cumulative distribution, in float64.
+
+    Args:
+        logprob: [N, ..., bins]; row n is drawn with a generator of its own, seeded by `seed_N[n]`.
+    """
+    shape = logprob.shape[1:-1]
+    uniform = torch.from_numpy(np.stack([np.random.default_rng(seed).random(shape) for seed in seed_N]))
+    cumulative = logprob.double().exp().cumsum(-1)
+    threshold = uniform[..., None] * cumulative[..., -1:]
+    return torch.searchsorted(cumulative, threshold, right=True)[..., 0].clip(max=logprob.shape[-1] - 1)
+
+
+def _logits_row_by_row(policy: OpenVLAOFTPolicy, observation: Observation) -> Tensor:
+    """One forward per row, on one thread.
+
+    CPU matrix products round differently for different batch sizes and thread counts, and what a policy does must not
+    depend on who else was waiting for it.
+    """
+    rows = range(len(observation.instruction_N))
+    with _one_thread():
+        return torch.cat([policy.logits(_row(observation, n)) for n in rows])
+
+
+def _row(observation: Observation, n: int) -> Observation:
+    # cloned: products also round differently for differently aligned memory
+    return Observation(
+        observation.frame_NHWC[n : n + 1].clone(),
+        observation.proprio_NP[n : n + 1].clone(),
+        [observation.instruction_N[n]],
+    )
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

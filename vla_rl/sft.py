@@ -1,0 +1,61 @@
+"""`python -m vla_rl.sft conf=sft_object_tiny [key=value ...]`: train a policy on demonstrations.
+
+Starts from `policy.checkpoint` (null: random weights) and writes the policy to `policy/` in the run folder.
+Then: `python -m vla_rl.evaluate conf=pcm_object_tiny policy.checkpoint=RUN_FOLDER/policy`.
+"""
+
+from __future__ import annotations
+
+import lightning as L
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from vla_rl.build import build
+from vla_rl.compose import compose, save_resolved
+from vla_rl.demo_data import DemoDataModule
+from vla_rl.demos import load_demos
+from vla_rl.entry import run_entry
+from vla_rl.errors import UserError
+from vla_rl.policy import save_policy
+from vla_rl.run import run_folder, versions, write_json
+from vla_rl.sft_module import SFTModule
+
+GRAD_CLIP = 1.0  # largest norm of the gradient
+HELDOUT_EVERY_STEPS = 100
+
+
+def main(argv: list[str]) -> None:
+    config = compose(argv)
+    if config.sft.demos is None:
+        raise UserError("no demonstrations given: sft.demos=FILE, an .npz file from tools/collect_demos.py")
+    L.seed_everything(config.seed, verbose=False)
+    policy = build(config.policy, "policy")
+    demos = load_demos(config.sft.demos)
+    policy.learn_statistics(
+        demos[0].suite, torch.cat([d.action_TA for d in demos]), torch.cat([d.proprio_TP for d in demos])
+    )
+    data = DemoDataModule(demos, chunk_steps=policy.chunk_steps, batch_rows=config.sft.batch_rows, seed=config.seed)
+    folder = run_folder(config.run_dir, config.conf)
+    save_resolved(config, folder / "config.yaml")
+    write_json(folder / "versions.json", versions())
+    trainer = build(
+        config.trainer,
+        "trainer",
+        default_root_dir=folder,
+        logger=TensorBoardLogger(folder, name="", version="tensorboard"),
+        max_steps=config.sft.steps,
+        gradient_clip_val=GRAD_CLIP,
+        val_check_interval=HELDOUT_EVERY_STEPS,
+        check_val_every_n_epoch=None,  # count steps, not passes over the demonstrations
+        num_sanity_val_steps=0,
+        enable_checkpointing=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(SFTModule(policy, config.sft), datamodule=data)
+    trainer.validate(ckpt_path=None, model=trainer.lightning_module, datamodule=data)
+    save_policy(policy, folder / "policy")
+    print(f"policy {folder / 'policy'}")
+
+
+if __name__ == "__main__":
+    run_entry(main, __doc__)

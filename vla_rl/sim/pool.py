@@ -1,0 +1,295 @@
+"""Simulators in processes of their own, behind slots: `ProcessPool` for any environment, `LiberoPool` for LIBERO.
+
+An environment is bitwise deterministic, so an episode is fully described by its start and its commands. That makes
+faults invisible: a worker that dies or hangs is replaced, and its episode replayed in the new one.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import math
+import os
+import time
+import weakref
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from multiprocessing import connection
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vla_rl.sim import libero
+from vla_rl.sim.env import ROBOT_GEOMS, STEPPINGS, LiberoEnv
+from vla_rl.sim.worker import Failure, Frames, MakeEnv, Outcome, Start, Worker
+from vla_rl.types import Episode, SlotEvent
+
+log = logging.getLogger(__name__)
+
+MAX_RESTARTS = 3  # of one episode: more means that the episode itself brings the simulator down
+
+
+@dataclass(slots=True)
+class _Slot:
+    """A worker and the episode under way in it."""
+
+    worker: Worker | None = None
+    built: set[int] = field(default_factory=set)  # tasks whose environment the worker holds
+    episode: Episode | None = None
+    commands: list[np.ndarray] = field(default_factory=list)  # of this episode, as sent
+    outcomes: list[Outcome] = field(default_factory=list)  # of this episode, as received: the reset's, then one each
+    replayed: int = 0  # outcomes that this worker has led to; fewer than `outcomes` while it replays
+    restarts: int = 0  # of this episode
+    deadline_s: float | None = None  # time.monotonic() at which the worker counts as hung; None = nothing was asked
+
+    def kill(self) -> int | None:
+        """End the worker, if there is one; its exit status."""
+        worker, self.worker, self.deadline_s = self.worker, None, None
+        self.built.clear()
+        return worker.kill() if worker else None
+
+
+class ProcessPool:
+    """Fulfils `vla_rl.types.SimulatorPool`: one process per slot, started by the slot's first episode.
+
+    Args:
+        make_env: task -> gymnasium environment at decision level; pickled by reference, called inside the workers.
+        tasks: what episodes may ask for.
+        max_chunks: decisions in the longest possible episode.
+        camera_px: height and width of the environment's frames.
+        workers: processes, and slots.
+        timeout_s: an answer that takes longer (building an environment included) means that the worker hangs.
+    """
+
+    def __init__(
+        self, make_env: MakeEnv, *, tasks: list[int], max_chunks: int, camera_px: int, workers: int, timeout_s: float
+    ) -> None:
+        self.tasks, self.max_chunks, self.slots = tasks, max_chunks, workers
+        self.restarts = 0  # workers replaced so far
+        self._make_env, self._timeout_s = make_env, timeout_s
+        self._slots = [_Slot() for _ in range(workers)]
+        self._frames = Frames(workers, camera_px)
+        self._frame_SHWC = torch.frombuffer(self._frames.map(), dtype=torch.uint8).view(self._frames.shape)
+        self._end = weakref.finalize(self, _end, self._slots, self._frames)  # at interpreter exit as well
+
+    def __enter__(self) -> ProcessPool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def pids(self) -> list[int]:
+        """Of the workers that run, by slot."""
+        return [slot.worker.pid for slot in self._slots if slot.worker]
+
+    def close(self) -> None:
+        """End all workers, at once: they have nothing to save. May be called twice."""
+        self._end()
+
+    def start(self, slot: int, episode: Episode) -> None:
+        assert self._end.alive, "the pool is closed"
+        assert episode.task in self.tasks, f"task {episode.task} is not one of the pool's, {self.tasks}"
+        state = self._slots[slot]
+        assert state.episode is None, f"slot {slot} still has an episode under way"
+        state.episode, state.commands, state.outcomes, state.restarts = episode, [], [], 0
+        self._begin(slot)
+
+    def step(self, slot: int, command_LA: Tensor) -> None:
+        state = self._slots[slot]
+        assert state.episode is not None and state.deadline_s is None, f"slot {slot} does not wait for a command"
+        state.commands.append(command_LA.to("cpu", torch.float32).numpy().copy())  # kept: the caller may reuse it
+        state.worker.send(state.commands[-1])
+        state.deadline_s = time.monotonic() + self._timeout_s
+
+    def wait(self) -> list[SlotEvent]:
+        """All slots that have become ready since the last call; blocks until there is one.
+
+        Raises:
+            RuntimeError: an environment raised (its traceback is in the message), or one episode brought down
+                its worker more than `MAX_RESTARTS` times.
+        """
+        assert any(s.deadline_s is not None for s in self._slots), "wait() would block for ever: nothing was asked"
+        events: list[SlotEvent] = []
+        while not events:
+            asked = {s.worker.connection: n for n, s in enumerate(self._slots) if s.deadline_s is not None}
+            soonest_s = min(self._slots[n].deadline_s for n in asked.values())
+            ready = connection.wait(list(asked), timeout=max(0.0, soonest_s - time.monotonic()))
+            for pipe in ready:
+                try:
+                    answer = pipe.recv()
+                except (EOFError, OSError):
+                    self._replace(asked[pipe], hung=False)
+                else:
+                    events += self._receive(asked[pipe], answer)
+            for pipe in asked.keys() - set(ready):
+                if self._slots[asked[pipe]].deadline_s < time.monotonic():
+                    self._replace(asked[pipe], hung=True)
+        return events
+
+    def preferred_slot(self, free: Sequence[int], episode: Episode) -> int:
+        """The free slot that has the task's environment built; else the one that has built least."""
+        assert free, "no slot is free"
+        return min(free, key=lambda n: (episode.task not in self._slots[n].built, len(self._slots[n].built), n))
+
+    def _begin(self, slot: int) -> None:
+        """Send the episode's start and its commands so far, to a new worker if the slot has none."""
+        state = self._slots[slot]
+        if state.worker is None:
+            state.worker = Worker(self._frames, slot)
+        state.worker.send(Start(self._make_env, state.episode.task, state.episode.init_state, state.commands))
+        state.built.add(state.episode.task)
+        state.replayed = 0
+        state.deadline_s = time.monotonic() + self._timeout_s
+
+    def _receive(self, slot: int, answer: Outcome | Failure) -> list[SlotEvent]:
+        """The event that the answer means: none while the worker replays."""
+        state = self._slots[slot]
+        if isinstance(answer, Failure):
+            where = self._describe(slot)
+            state.kill()
+            state.episode = None
+            raise RuntimeError(f"the simulator raised in {where}; in its worker:\n{answer.traceback}")
+        state.replayed += 1
+        if state.replayed <= len(state.outcomes):
+            if answer != state.outcomes[state.replayed - 1]:
+                where = self._describe(slot)
+                raise RuntimeError(f"the simulator is not deterministic: a replay went another way in {where}")
+            state.deadline_s = time.monotonic() + self._timeout_s
+            return []
+        state.outcomes.append(answer)
+        state.deadline_s = None
+        if answer.done:
+            state.episode = None
+        return [self._event(slot, answer)]
+
+    def _event(self, slot: int, outcome: Outcome) -> SlotEvent:
+        return SlotEvent(
+            slot=slot,
+            executed=outcome.executed,
+            success=outcome.success,
+            done=outcome.done,
+            frame_HWC=self._frame_SHWC[slot],
+            proprio_P=torch.frombuffer(bytearray(outcome.proprio), dtype=torch.float32),
+            instruction=outcome.instruction,
+        )
+
+    def _replace(self, slot: int, *, hung: bool) -> None:
+        """A new worker for the slot, and its episode again from the start."""
+        state = self._slots[slot]
+        where, last_words = self._describe(slot), state.worker.last_words(hung=hung)
+        status = state.kill()
+        why = f"gave no answer for {self._timeout_s:g} s" if hung else f"ended (exit status {status})"
+        self.restarts += 1
+        state.restarts += 1
+        if state.restarts > MAX_RESTARTS:
+            state.episode = None
+            raise RuntimeError(
+                f"simulator worker {slot} {why}, {state.restarts} times in {where}; a slow machine needs a longer"
+                f" sim.timeout_s={2 * self._timeout_s:g}; the worker's last words:\n{last_words}"
+            )
+        log.warning("simulator worker %d %s in %s; replaying in a new one", slot, why, where)
+        self._begin(slot)
+
+    def _describe(self, slot: int) -> str:
+        state = self._slots[slot]
+        return f"task {state.episode.task}, initial state {state.episode.init_state}, decision {len(state.commands)}"
+
+
+def _end(slots: list[_Slot], frames: Frames) -> None:
+    for slot in slots:
+        slot.kill()
+    frames.close()
+
+
+class LiberoPool(ProcessPool):
+    """LIBERO simulators. Constructing one checks the options and starts nothing.
+
+    Args:
+        suite, tasks: see `vla_rl.sim.libero`; tasks None = all of the suite.
+        assets, camera_px, chunk_steps, horizon, settle_steps, placement_noise_m, robot_geoms, stepping: of every
+            environment, see `vla_rl.sim.env.LiberoEnv`.
+        workers: processes; 0 = one per core.
+        timeout_s: an answer that takes longer means that the worker hangs; it is replaced.
+
+    Example:
+        >>> with LiberoPool(tasks=[0, 5], workers=2) as pool:
+        ...     pool.start(0, Episode(uid=0, task=5, init_state=3, seed=1))
+        ...     event = pool.wait()[0]
+    """
+
+    def __init__(
+        self,
+        suite: str = "object",
+        tasks: Sequence[int] | None = None,
+        assets: str = "standin",
+        camera_px: int = 128,
+        chunk_steps: int = 8,
+        horizon: int | None = None,
+        settle_steps: int = 10,
+        placement_noise_m: float = 0.0,
+        robot_geoms: str = "collision",
+        stepping: str = "lean",
+        workers: int = 0,
+        timeout_s: float = 120.0,
+    ) -> None:
+        libero.check_suite(suite)
+        self.suite, self.chunk_steps = suite, chunk_steps
+        tasks = list(range(len(libero.task_names(suite)))) if tasks is None else _checked_tasks(suite, tasks)
+        self.horizon = libero.horizon(suite) if horizon is None else horizon
+        _check_whole("camera_px", camera_px, lowest=16, example=128)
+        _check_whole("chunk_steps", chunk_steps, lowest=1, example=8)
+        _check_whole("horizon", self.horizon, lowest=chunk_steps, example=libero.horizon(suite))
+        _check_whole("settle_steps", settle_steps, lowest=0, example=10)
+        _check_whole("workers", workers, lowest=0, example=2)
+        _check_number("placement_noise_m", placement_noise_m, lowest=0, example=0.03)
+        _check_number("timeout_s", timeout_s, lowest=0.1, example=120)
+        _check_choice("robot_geoms", robot_geoms, ROBOT_GEOMS)
+        _check_choice("stepping", stepping, STEPPINGS)
+        libero.resolve_assets(assets)
+        libero.check_gl()
+        self.task_languages = {task: libero.language(suite, task) for task in tasks}
+        make_env = functools.partial(
+            LiberoEnv,
+            suite,
+            assets=assets,
+            camera_px=camera_px,
+            chunk_steps=chunk_steps,
+            horizon=self.horizon,
+            settle_steps=settle_steps,
+            placement_noise_m=placement_noise_m,
+            robot_geoms=robot_geoms,
+            stepping=stepping,
+        )
+        super().__init__(
+            make_env,
+            tasks=tasks,
+            max_chunks=math.ceil(self.horizon / chunk_steps),
+            camera_px=camera_px,
+            workers=workers or len(os.sched_getaffinity(0)),
+            timeout_s=timeout_s,
+        )
+
+
+def _checked_tasks(suite: str, tasks: Sequence[int]) -> list[int]:
+    for task in tasks:
+        libero.check_task(suite, task)
+    if not tasks or len(set(tasks)) < len(tasks):
+        raise ValueError(f"sim.tasks must name at least one task and none twice, got {list(tasks)}: sim.tasks=[0,5]")
+    return list(tasks)
+
+
+def _check_whole(name: str, value: int, *, lowest: int, example: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
+        raise ValueError(f"sim.{name} must be a whole number, at least {lowest}, got {value!r}: sim.{name}={example}")
+
+
+def _check_number(name: str, value: float, *, lowest: float, example: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not lowest <= value < math.inf:
+        raise ValueError(f"sim.{name} must be a number, at least {lowest}, got {value!r}: sim.{name}={example}")
+
+
+def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"no sim.{name} {value!r}; allowed: {', '.join(allowed)}: sim.{name}={allowed[0]}")
