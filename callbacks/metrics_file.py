@@ -15,6 +15,10 @@ class MetricsFile(L.Callback):
     def __init__(self) -> None:
         self.rows: list[dict[str, float]] = []
 
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        # Lightning keeps the last value of a tag; what an iteration does not log must not look as if it did
+        trainer.callback_metrics.clear()
+
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         row = {"iteration": trainer.current_epoch}
         self.rows.append(row | {name: float(value) for name, value in sorted(trainer.callback_metrics.items())})

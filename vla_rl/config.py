@@ -39,7 +39,7 @@ class GRPOConfig:
     minibatches: int = 40  # optimizer steps per pass over an iteration's trajectories
     epochs: int = 1  # passes over an iteration's trajectories
     micro_rows: int = 12  # chunks per forward and backward: memory and speed only, not the result
-    loss_norm: Literal["traj_mean", "token_mean", "const"] = "traj_mean"
+    loss_norm: Literal["traj_mean", "token_mean"] = "traj_mean"
 
 
 @dataclass(slots=True)

@@ -91,6 +91,8 @@ class GRPOModule(L.LightningModule):
         optimizer = self.optimizers()
         optimizer.zero_grad()
         totals = self._backward(batch, weight_NLA)
+        sums = all_reduce_sum(torch.tensor(list(totals.values()), dtype=torch.float64), self.trainer)
+        totals = dict(zip(totals, sums.tolist(), strict=True))
         trainable = [p for p in self.policy.parameters() if p.requires_grad]
         totals["grad_norm"] = float(torch.nn.utils.clip_grad_norm_(trainable, self.optim.grad_clip))
         optimizer.step()

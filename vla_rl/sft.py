@@ -29,13 +29,14 @@ def main(argv: list[str]) -> None:
     if config.sft.demos is None:
         raise UserError("no demonstrations given: sft.demos=FILE, an .npz file from tools/collect_demos.py")
     L.seed_everything(config.seed, verbose=False)
+    folder = run_folder(config.run_dir, config.conf)
     policy = build(config.policy, "policy")
     demos = load_demos(config.sft.demos)
     policy.learn_statistics(
-        demos[0].suite, torch.cat([d.action_TA for d in demos]), torch.cat([d.proprio_TP for d in demos])
+        f"libero_{demos[0].suite}", torch.cat([d.action_TA for d in demos]), torch.cat([d.proprio_TP for d in demos])
     )
     data = DemoDataModule(demos, chunk_steps=policy.chunk_steps, batch_rows=config.sft.batch_rows, seed=config.seed)
-    folder = run_folder(config.run_dir, config.conf)
+    folder.mkdir(parents=True, exist_ok=True)
     save_resolved(config, folder / "config.yaml")
     write_json(folder / "versions.json", versions())
     trainer = build(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -11,6 +13,9 @@ from torch import Tensor
 
 from vla_rl.config import SFTConfig
 from vla_rl.demo_data import DemoBatch
+
+WARMUP_STEPS = 20
+BETAS = (0.9, 0.95)  # the second moment forgets fast: a run has only hundreds of steps
 
 
 class SFTModule(L.LightningModule):
@@ -40,6 +45,17 @@ class SFTModule(L.LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         trainable = [p for p in self.policy.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(trainable, lr=self.sft.lr, weight_decay=self.sft.weight_decay)
-        cosine = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=self.sft.steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": cosine, "interval": "step"}}
+        optimizer = torch.optim.AdamW(trainable, lr=self.sft.lr, betas=BETAS, weight_decay=self.sft.weight_decay)
+        scale = partial(warm_cosine, steps=self.sft.steps)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, scale)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+def warm_cosine(step: int, steps: int) -> float:
+    """Factor of the learning rate: up linearly over `WARMUP_STEPS`, times a cosine that ends at 0.
+
+    Example:
+        >>> warm_cosine(0, 100), warm_cosine(50, 100)
+        (0.05, 0.5)
+    """
+    return min(1.0, (step + 1) / WARMUP_STEPS) * 0.5 * (1 + math.cos(math.pi * step / steps))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import subprocess
@@ -12,7 +13,15 @@ import numpy as np
 import pytest
 
 from vla_rl.errors import UserError
-from vla_rl.sim.demonstrator import Body, DemonstrationEnv, Demonstrator, Phase, Scene, demonstrate
+from vla_rl.sim.demonstrator import (
+    Body,
+    DemonstrationEnv,
+    Demonstrator,
+    Phase,
+    Scene,
+    demonstrate,
+    entry_point,
+)
 
 ROOT = Path(__file__).parents[2]
 LINGER_STEPS = 6
@@ -55,11 +64,25 @@ def test_a_flat_target_is_gripped_at_the_floor():
     assert demonstrator.phase is Phase.REACH
 
 
+def test_beside_a_tall_neighbour_it_comes_down_clear_of_it_and_slides():
+    # The neighbour, 6 x 6 cm, 13 cm tall, stands under the palm's end: 8 cm along y, 1.2 cm along x.
+    neighbour_3 = np.array([0.312, 0.48, 0.065])
+    neighbour = Body(neighbour_3, neighbour_3 - [0.03, 0.03, 0.065], neighbour_3 + [0.03, 0.03, 0.065])
+    alone = scene((0.3, 0.4, 0.2))
+    crowded = dataclasses.replace(alone, others=(neighbour,))
+    np.testing.assert_allclose(entry_point(alone), [0.3, 0.4, 0.08], atol=1e-12)
+    # Clear of x 0.282..0.342 with the palm's 0.02 to either side: below 0.262, so 0.26 on the grid of 5 mm.
+    np.testing.assert_allclose(entry_point(crowded), [0.26, 0.4, 0.08], atol=1e-12)
+    beside = dataclasses.replace(crowded, grip_3=np.array([0.26, 0.4, 0.09]))
+    np.testing.assert_allclose(Demonstrator(beside).action(beside)[:2], [0.64, 0.0], atol=1e-12)  # 16 * 0.04
+
+
 def test_a_target_that_slips_is_grasped_again():
     held = scene((0.3, 0.4, 0.08))
     demonstrator = Demonstrator(held)
-    while demonstrator.phase is not Phase.CARRY:
+    for _ in range(8):  # the step that decides to close counts as the first of CLOSE_STEPS = 7
         demonstrator.action(held)
+    assert demonstrator.phase is Phase.CARRY
     lifted_alone = scene((0.3, 0.4, 0.14))  # the hand is 6 cm up, the target still on the floor
     assert demonstrator.action(lifted_alone)[6] == -1.0
     assert demonstrator.phase is Phase.REACH

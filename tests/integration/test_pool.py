@@ -19,8 +19,9 @@ import torch
 from tests import fake_env
 from tests.fake_env import FakeEnv
 from vla_rl.sim.pool import LiberoPool, ProcessPool
-from vla_rl.types import Episode, SimulatorPool
+from vla_rl.types import Episode
 
+HUNG_S = 6.0  # a fake worker answers within ~2 s of its start even when the cores are many times overbooked
 Steps = list[tuple[torch.Tensor, torch.Tensor, int, bool]]  # frame, proprio, executed, done of each event
 
 
@@ -133,13 +134,19 @@ def test_a_worker_killed_between_episodes_is_invisible():
         assert pool.restarts == 1
 
 
+def test_workers_leave_a_ctrl_c_to_the_program():
+    with fake_pool() as pool:
+        play(pool, [episode(7, 1, 3)], signaller(pool, signal.SIGINT, 1))
+        assert pool.restarts == 0
+
+
 def test_a_hung_worker_is_invisible(caplog):
     with fake_pool() as pool:
         expected = play(pool, [episode(7, 1, 3)])
-    with fake_pool(timeout_s=1.5) as pool:
+    with fake_pool(timeout_s=HUNG_S) as pool:
         assert_same(play(pool, [episode(7, 1, 3)], signaller(pool, signal.SIGSTOP, 2)), expected)
         assert pool.restarts == 1
-    assert "worker 0 gave no answer for 1.5 s in task 1, initial state 3, decision 2;" in caplog.text
+    assert "worker 0 gave no answer for 6 s in task 1, initial state 3, decision 2;" in caplog.text
 
 
 def test_an_exception_is_reported_at_once():
@@ -155,8 +162,9 @@ def test_an_episode_that_always_kills_its_worker_is_reported():
         play(pool, [episode(1, 0, fake_env.DIES)])
 
 
-def test_an_episode_that_always_hangs_is_reported_with_its_stack():
-    with fake_pool(timeout_s=1.0) as pool, pytest.raises(RuntimeError, match="(?s)4 times in.*in _misbehave"):
+def test_a_hang_is_reported_with_its_stack(monkeypatch):
+    monkeypatch.setattr("vla_rl.sim.pool.MAX_RESTARTS", 0)  # each would wait for the timeout
+    with fake_pool(timeout_s=HUNG_S) as pool, pytest.raises(RuntimeError, match="(?s)for 6 s, 1 times.*in _misbehave"):
         play(pool, [episode(1, 0, fake_env.HANGS)])
 
 
@@ -248,7 +256,7 @@ def test_workers_end_with_the_program(tmp_path, then, sent):
 
 
 def libero_pool(workers: int) -> LiberoPool:
-    return LiberoPool(tasks=[0, 5], horizon=24, camera_px=64, placement_noise_m=0.02, workers=workers)
+    return LiberoPool(tasks=[0, 5], horizon=24, camera_px=64, workers=workers)
 
 
 def test_libero_trajectories_do_not_depend_on_workers_order_or_faults():
@@ -270,7 +278,6 @@ def test_libero_pool_knows_its_suite():
         assert (pool.suite, pool.tasks, pool.horizon, pool.chunk_steps) == ("object", list(range(10)), 280, 10)
         assert pool.max_chunks == 28 and pool.slots >= 1
         assert pool.task_languages[9] == "pick up the orange juice and place it in the basket"
-        assert isinstance(pool, SimulatorPool)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The stand-in assets: what is written, and that the official initial states come to rest as with LIBERO's own assets."""
+"""The stand-in assets: what is written, and that official initial states come to rest as with LIBERO's own assets."""
 
 from __future__ import annotations
 

@@ -108,6 +108,7 @@ class TestFigures:
         # tops of the approach and pre_grasp steps: 2 of 4 and 4 of 4 chunks
         assert real.patches[0].get_data().values.tolist() == [50.0, 100.0]
         assert real.patches[1].get_data().values.tolist() == [100.0, 100.0]
+        assert real.patches[1].get_data().baseline.tolist() == [50.0, 100.0]
         assert kept.patches[0].get_data().values.tolist() == [100.0, 0.0]
         assert count.patches[0].get_data().values.tolist() == [1, 0]
         assert count.patches[-1].get_data().values.tolist() == [4, 4]

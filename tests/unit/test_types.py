@@ -68,11 +68,9 @@ def test_rows_are_views(batch):
     assert micro.frame_NHWC.data_ptr() == batch.frame_NHWC[1:].data_ptr()
 
 
-def test_a_batch_does_not_share_memory_with_its_mask_source():
-    trajectory = make_trajectory([0])
-    batch = ChunkBatch.from_trajectories([trajectory])
-    batch.token_mask_NLA.zero_()
-    assert trajectory.executed_NL.all()
+def test_tokens_are_masked_one_by_one(batch):
+    batch.token_mask_NLA[0, 0, 0] = False
+    assert batch.token_mask_NLA.sum((1, 2)).tolist() == [55, 21, 56, 56, 56]
 
 
 def test_an_empty_batch_is_refused():

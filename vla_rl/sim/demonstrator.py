@@ -2,8 +2,8 @@
 
 `Demonstrator.action(scene)` is the whole controller: four phases and a proportional law, per control step (20 Hz,
 OSC_POSE). The gripper keeps the orientation it starts with: pointing down, closing along y. In LIBERO-Object every
-target shows y a side narrower than the gripper's opening, so only position and height of the grasp are to be found, and
-the height follows from the target's collision shapes.
+target shows y a side narrower than the gripper's opening, so only the place of the grasp is to be found; it follows
+from the collision shapes (`grasp_point`).
 """
 
 from __future__ import annotations
@@ -22,11 +22,15 @@ from vla_rl.sim.env import LiberoEnv
 GRIPPER_OPENING_M = 0.078  # between the open pads, less the grip they need
 FINGER_REACH_M = 0.020  # how far below its top a target can be gripped before the palm touches it
 LOWEST_GRIP_M = 0.012  # grip point above the floor when the fingertips touch it
+PALM_X_M, PALM_Y_M = 0.020, 0.105  # half the palm's thickness, less the 1 cm that objects give way, and half its width
+ENTRY_SHIFTS_M = sorted(np.linspace(-0.1, 0.1, 41), key=abs)  # along x from the grasp: where the hand may come down
 GAIN_PER_M = 16.0  # command per metre of error; full command (1.0) moves ~1 cm a step
 CONE_SLOPE = 3.0  # while above the target: metres of extra height per metre of horizontal error beyond CONE_RADIUS_M
 CONE_RADIUS_M = 0.020
 HOVER_M = 0.06  # fingertips above the target's top until the cone allows less
 ALIGNED_M = 0.010  # horizontal error at which the fingers may close
+LOW_M = 0.015  # height error below which the hand may slide along x to the target
+STRADDLED_M = 0.015  # error along y up to which the fingers then pass on both sides of the target
 LANDED_M = 0.003  # height error at which the fingers may close
 PRESS_M = 0.004  # the height commanded lies this much lower: the proportional law alone would settle slowly
 CLOSE_STEPS = 7  # the fingers need ~5 from fully open on a thin target
@@ -61,6 +65,7 @@ class Scene:
     grip_3: np.ndarray  # the point between the fingertips
     target: Body
     basket: Body
+    others: tuple[Body, ...] = ()  # what else stands around
 
 
 class Demonstrator:
@@ -107,9 +112,32 @@ class Demonstrator:
         self.phase, self._steps, self._hold_3 = phase, 0, grip_3.copy()
 
 
-def grasp_height(target: Body) -> float:
-    """World z of the grip point: as deep as the palm allows, not below the floor."""
-    return max(float(target.high_3[2]) - FINGER_REACH_M, LOWEST_GRIP_M)
+def grasp_point(target: Body) -> np.ndarray:
+    """Where the point between the fingertips has to be, [3] in m: the middle, as deep as palm and floor allow."""
+    return np.array([*target.position_3[:2], max(target.high_3[2] - FINGER_REACH_M, LOWEST_GRIP_M)])
+
+
+def entry_point(scene: Scene) -> np.ndarray:
+    """Where the hand comes down, [3] in m: at the grasp, or beside it along x where the palm would land on something.
+
+    The fingers close along y, so they can slide along x to the grasp, and the palm pushes away what it would have hit.
+    """
+    grasp_3 = grasp_point(scene.target)
+    for shift_m in ENTRY_SHIFTS_M:
+        entry_3 = grasp_3 + [shift_m, 0.0, 0.0]
+        if not _palm_hits(entry_3, scene.others):
+            return entry_3
+    return grasp_3
+
+
+def _palm_hits(point_3: np.ndarray, others: tuple[Body, ...]) -> bool:
+    """Does the palm reach over something too tall for it?"""
+    low_2, high_2 = point_3[:2] - [PALM_X_M, PALM_Y_M], point_3[:2] + [PALM_X_M, PALM_Y_M]
+    palm_z = point_3[2] + FINGER_REACH_M
+    return any(
+        (body.low_3[:2] < high_2).all() and (body.high_3[:2] > low_2).all() and body.high_3[2] > palm_z
+        for body in others
+    )
 
 
 def _check_graspable(target: Body) -> None:
@@ -126,15 +154,20 @@ def _horizontal(vector_3: np.ndarray) -> float:
 
 
 def _at_grasp(scene: Scene) -> bool:
-    aligned = _horizontal(scene.target.position_3 - scene.grip_3) < ALIGNED_M
-    return aligned and scene.grip_3[2] < grasp_height(scene.target) + LANDED_M
+    error_3 = grasp_point(scene.target) - scene.grip_3
+    return _horizontal(error_3) < ALIGNED_M and -error_3[2] < LANDED_M
 
 
 def _reach_error(scene: Scene) -> np.ndarray:
-    """Down a cone above the target: the lower, the better aligned, so that the fingers never push it over."""
-    error_3 = scene.target.position_3 - scene.grip_3
+    """Down a cone above the entry: the lower, the better aligned, so that the fingers never push the target over."""
+    grasp_3, entry_3 = grasp_point(scene.target), entry_point(scene)
+    error_3 = grasp_3 - scene.grip_3
+    beside = abs(error_3[1]) < STRADDLED_M and abs(error_3[0]) < abs(entry_3[0] - grasp_3[0]) + STRADDLED_M
+    if -error_3[2] < LOW_M and beside:
+        return error_3 - [0.0, 0.0, PRESS_M]
+    error_3 = entry_3 - scene.grip_3
     cone_m = CONE_SLOPE * max(0.0, _horizontal(error_3) - CONE_RADIUS_M)
-    height = min(grasp_height(scene.target) + cone_m, scene.target.high_3[2] + HOVER_M)
+    height = min(grasp_3[2] + cone_m, scene.target.high_3[2] + HOVER_M)
     error_3[2] = height - PRESS_M - scene.grip_3[2]
     return error_3
 
@@ -180,10 +213,13 @@ class DemonstrationEnv(LiberoEnv):
     def scene(self) -> Scene:
         """What `Demonstrator.action` reads, at the state the last reset or step left."""
         basket_body = self._model.site(self.goal_region).bodyid[0]
+        ids = self._env.obj_body_id
+        bodies = {name: self._body(ids[name], position_3) for name, (position_3, _) in self.object_poses().items()}
         return Scene(
             grip_3=self.eef_pose()[0],
-            target=self._body(self._env.obj_body_id[self.target_object], self.object_poses()[self.target_object][0]),
+            target=bodies.pop(self.target_object),
             basket=self._body(basket_body, self.goal_position()),
+            others=tuple(bodies.values()),
         )
 
     def _observation(self) -> dict[str, np.ndarray]:

@@ -197,16 +197,15 @@ class LiberoEnv(gymnasium.Env):
         return self._official_states[init_state]
 
     def _placement_sampler(self) -> PlacementSampler:
-        """Moves the target first, then the others; the basket stays."""
+        """Moves every object but the basket."""
         from vla_rl.sim.placement import PlacementSampler
 
         body, robot = self._env.obj_body_id, self._env.robots[0]
         container = self._env.object_sites_dict[self.goal_region].parent_name
-        names = [self.target_object] + [n for n in self.objects if n not in (self.target_object, container)]
         return PlacementSampler(
             self._model,
             self._official_states,
-            bodies=[body[name] for name in names],
+            bodies=[body[name] for name in self.objects if name != container],
             fixed=[body[container]],
             arm_dofs=robot._ref_joint_vel_indexes + robot._ref_gripper_joint_vel_indexes,
             radius_m=self.placement_noise_m,

@@ -10,10 +10,13 @@ import functools
 import importlib.util
 import logging
 import os
+import pickle
 import re
 import subprocess
 import sys
 import tempfile
+import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -117,10 +120,11 @@ def bddl_file(suite: str, task: int) -> Path:
 
 @functools.lru_cache(maxsize=32)
 def _official_init_states(suite: str, task: int) -> np.ndarray:
-    import torch  # the files are pickles of numpy arrays that ship with LIBERO itself
-
+    # A torch.save file of a numpy array is a zip around a pickle. Read without torch: workers need not import it.
+    # Unpickling runs what the file says; this one ships with LIBERO, whose code runs anyway.
     path = _package_dir() / "init_files" / SUITES[suite] / f"{task_names(suite)[task]}.pruned_init"
-    states = np.asarray(torch.load(path, weights_only=False), dtype=np.float64)
+    with zipfile.ZipFile(path) as archive:
+        states = np.asarray(pickle.loads(archive.read("archive/data.pkl")), dtype=np.float64)
     states.setflags(write=False)
     return states
 
@@ -203,7 +207,9 @@ def _import_libero() -> None:
     os.environ.setdefault("LP_NUM_THREADS", "0")  # software GL on the calling thread: a small frame is not worth more
     os.environ["LIBERO_CONFIG_PATH"] = str(_write_config())
     logging.getLogger("robosuite_logs").setLevel(logging.ERROR)  # it warns that no private macro file exists
-    import libero.libero.envs  # noqa: F401
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of the logger's `warn`, by robosuite
+        import libero.libero.envs  # noqa: F401
 
 
 def _hub_assets() -> Path:

@@ -30,13 +30,15 @@ class ResetPoint:
             if value is None or isinstance(value, (bool, int, float, np.ndarray))
         }
         self._gripper_action = copy.deepcopy(robot.gripper.current_action)
+        self._warm_start = robosuite_env.sim.data.qacc_warmstart.copy()
         self._site_rgba = robosuite_env.sim.model.site_rgba.copy()
 
     def restore(self, state: np.ndarray) -> None:
         """Set time, qpos, qvel from `state` (float64 [1 + nq + nv]) and everything else as it was after the reset."""
         env = self._env
         sim, robot = env.sim, env.robots[0]
-        mujoco.mj_resetData(sim.model._model, sim.data._data)  # zero ctrl, forces and the solver's warm start
+        mujoco.mj_resetData(sim.model._model, sim.data._data)  # no ctrl, no forces
+        sim.data.qacc_warmstart[:] = self._warm_start
         sim.model.site_rgba[:] = self._site_rgba
         vars(robot.controller).update(copy.deepcopy(self._controller))
         robot.gripper.current_action = copy.deepcopy(self._gripper_action)

@@ -57,8 +57,8 @@ def test_a_padded_row_equals_the_row_alone(golden_policy, golden_arrays):
 
 
 @torch.no_grad()
-def test_earlier_rows_see_later_tokens(golden_policy, golden_arrays):
-    """A causal mask would leave the first action token's logits unchanged when only `</s>`, the last token, changes."""
+def test_actions_see_the_stop_token(golden_policy, golden_arrays):
+    """It is the last token: with a causal mask no action would depend on it."""
     ids, mask = without_bos(golden_arrays["input_ids"], torch.ones(3, 22))
     before = golden_policy.model(ids, mask, golden_arrays["pixel_values"])
     embedding = golden_policy.model.language_model.model.embed_tokens.weight
@@ -67,6 +67,20 @@ def test_earlier_rows_see_later_tokens(golden_policy, golden_arrays):
     after = golden_policy.model(ids, mask, golden_arrays["pixel_values"])
     embedding[2] = kept
     assert ((after - before)[:, 0].abs().amax(-1) > 1e-3).all()
+
+
+@torch.no_grad()
+def test_every_row_sees_every_row(golden_policy):
+    """Below the sequence's order: the first row of Llama changes with its last input, and the last with its first."""
+    llama = golden_policy.model.language_model.model
+    x_BSD = torch.randn(1, 9, 64, generator=torch.Generator().manual_seed(0))
+    position_BS = torch.arange(9)[None]
+    before = llama(x_BSD, position_BS, key_mask=torch.ones(1, 1, 1, 9, dtype=torch.bool), tail=9)
+    for changed, read in ((-1, 0), (0, -1)):
+        other = x_BSD.clone()
+        other[:, changed] += 1.0
+        after = llama(other, position_BS, key_mask=torch.ones(1, 1, 1, 9, dtype=torch.bool), tail=9)
+        assert (after - before)[:, read].abs().max() > 1e-3
 
 
 def test_the_7b_has_its_published_number_of_parameters():

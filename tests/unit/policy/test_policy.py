@@ -125,6 +125,9 @@ def test_tokenize_inverts_the_command(tiny_policy, chunk):
     inside = (command > bounds.q01[:-1]) & (command < bounds.q99[:-1]) & (command.abs() < 1)
     assert inside.float().mean() > 0.9
     assert ((motion - chunk.token_NLA[..., :-1].clip(min=1))[inside] == 0).all()
+    # the gripper: -1 opens, which the model calls 1 (bin 0); +1 closes, 0 for the model (bin 128)
+    opens = chunk.command_NLA[..., -1] < 0
+    assert torch.equal(again[..., -1], torch.where(opens, 0, 128))
 
 
 def test_sample_follows_the_distribution_and_only_its_own_seed():
