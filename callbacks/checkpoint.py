@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from vla_rl.policy import save_policy
+from vla_rl.policy import save_trained
 
 
 class Checkpoint(ModelCheckpoint):
@@ -37,4 +39,19 @@ class Checkpoint(ModelCheckpoint):
     def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
         super()._save_checkpoint(trainer, filepath)
         if trainer.is_global_zero:
-            save_policy(trainer.lightning_module.policy, Path(trainer.default_root_dir) / "policy")
+            _replace_folder(
+                Path(trainer.default_root_dir) / "policy",
+                lambda folder: save_trained(trainer.lightning_module.policy, folder),
+            )
+
+
+def _replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
+    """Write aside, then swap: a run killed in between leaves a whole folder, the old one or the new one."""
+    new, old = folder.with_suffix(".new"), folder.with_suffix(".old")
+    for leftover in (new, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    write(new)
+    if folder.exists():
+        folder.rename(old)
+    new.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)

@@ -16,7 +16,7 @@ from vla_rl.demo_data import DemoDataModule
 from vla_rl.demos import load_demos
 from vla_rl.entry import run_entry
 from vla_rl.errors import UserError
-from vla_rl.policy import save_policy
+from vla_rl.policy import save_trained
 from vla_rl.run import run_folder, versions, write_json
 from vla_rl.sft_module import SFTModule
 
@@ -54,7 +54,7 @@ def main(argv: list[str]) -> None:
     )
     trainer.fit(SFTModule(policy, config.sft), datamodule=data)
     trainer.validate(ckpt_path=None, model=trainer.lightning_module, datamodule=data)
-    save_policy(policy, folder / "policy")
+    save_trained(policy, folder / "policy")
     print(f"policy {folder / 'policy'}")
 
 

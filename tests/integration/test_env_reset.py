@@ -90,7 +90,8 @@ def test_same_state_and_commands_give_the_same_episode_after_any_history(env, se
 def test_same_episode_in_another_process(env):
     script = (
         "from tests.integration.test_env_reset import *\n"
-        "print(play(LiberoEnv('object', 0), 3, commands(seed=0, chunks=4)))"
+        "env = LiberoEnv('object', 0)  # still open when the interpreter exits\n"
+        "print(play(env, 3, commands(seed=0, chunks=4)))"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.split()[-1] == play(env, 3, commands(seed=0, chunks=4))

@@ -71,13 +71,20 @@ def load_policy(
     return policy
 
 
-def save_policy(policy: OpenVLAOFTPolicy, folder: str | Path) -> None:
-    """Write a checkpoint folder, unused tensors included; of a policy with LoRA the adapters only, in PEFT's format."""
-    folder = Path(folder)
+def save_trained(policy: OpenVLAOFTPolicy, folder: str | Path) -> None:
+    """Write what training changed: the adapters where there are any (`policy.adapter=`), else the whole checkpoint."""
     if hasattr(policy.model, "peft_config"):
         from vla_rl.policy.lora import save_adapter
 
-        return save_adapter(policy.model, folder)
+        save_adapter(policy.model, Path(folder))
+    else:
+        save_policy(policy, folder)
+
+
+def save_policy(policy: OpenVLAOFTPolicy, folder: str | Path) -> None:
+    """Write a checkpoint folder, unused tensors included, of a policy without LoRA."""
+    assert not hasattr(policy.model, "peft_config"), "a policy with LoRA is not a checkpoint: save_trained"
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     files = policy.files
     tensors = policy.model.state_dict() | files.unused

@@ -3,7 +3,7 @@
 `Demonstrator.action(scene)` is the whole controller: four phases and a proportional law, per control step (20 Hz,
 OSC_POSE). The gripper keeps the orientation it starts with: pointing down, closing along y. In LIBERO-Object every
 target shows y a side narrower than the gripper's opening, so only the place of the grasp is to be found; it follows
-from the collision shapes (`grasp_point`).
+from the collision shapes (`grasp_point`, `entry_point`).
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Scene:
 class Demonstrator:
     """Reach over the target, close, carry it over the basket, open. One per episode.
 
-    Every command depends on the scene, not on the time since the start, so a disturbed arm recovers: the errors that
+    Where to go depends on the scene, not on the time since the start, so a disturbed arm recovers: the errors that
     noise makes are corrected in the demonstration, which is what the learner needs to see.
     """
 

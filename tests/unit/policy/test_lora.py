@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from tests.unit.policy.conftest import make_observation
-from vla_rl.policy import load_policy, save_policy
+from vla_rl.policy import load_policy, save_policy, save_trained
 
 LORA = {"r": 4, "alpha": 8}
 
@@ -53,7 +53,7 @@ def test_the_head_computes_its_action_rows_with_their_adapter(folder):
 
 def test_adapters_are_saved_and_go_on(folder, tmp_path):
     policy = with_random_adapters(folder)
-    save_policy(policy, tmp_path)
+    save_trained(policy, tmp_path)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
     again = load_policy(folder, lora=LORA, adapter=str(tmp_path))
     observation = make_observation(2)
@@ -62,7 +62,7 @@ def test_adapters_are_saved_and_go_on(folder, tmp_path):
 
 def test_peft_reads_the_saved_adapters(folder, tmp_path, tiny_policy):
     policy = with_random_adapters(folder)
-    save_policy(policy, tmp_path)
+    save_trained(policy, tmp_path)
     base = load_policy(folder)
     loaded = peft.PeftModel.from_pretrained(base.model, tmp_path)
     mine = {n: p for n, p in policy.model.named_parameters() if "lora_" in n}
@@ -76,6 +76,6 @@ def test_mistakes(folder, tmp_path):
         load_policy(folder, lora=LORA | {"targets": ["q_prj"]})
     with pytest.raises(ValueError, match="no adapter in"):
         load_policy(folder, lora=LORA, adapter=str(tmp_path))
-    save_policy(with_random_adapters(folder), tmp_path)
+    save_trained(with_random_adapters(folder), tmp_path)
     with pytest.raises(ValueError, match="does not fit the model's LoRA"):
         load_policy(folder, lora={"r": 8, "alpha": 8}, adapter=str(tmp_path))
