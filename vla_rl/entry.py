@@ -1,8 +1,10 @@
-"""What every command shares: help, and users' mistakes printed as one line."""
+"""What every command shares: help, quiet libraries, and users' mistakes printed as one line."""
 
 from __future__ import annotations
 
+import logging
 import sys
+import warnings
 from collections.abc import Callable
 
 from vla_rl.compose import conf_names, group_names
@@ -21,6 +23,9 @@ def run_entry(main: Callable[[list[str]], None], about: str, argv: list[str] | N
     if {"-h", "--help"} & set(argv):
         print(help_text(about))
         return
+    # Lightning prints start-up lines and tips of its own, and trips over a torch deprecation of its own making
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     try:
         main(argv)
     except UserError as e:

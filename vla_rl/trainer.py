@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from pathlib import Path
 
 import lightning as L
@@ -14,11 +12,6 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from vla_rl.build import build
 from vla_rl.config import Config
 from vla_rl.errors import UserError
-
-
-# Lightning prints its own start-up lines and tips, and trips over a torch deprecation of its own making
-logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
-warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\).*")
 
 
 def build_trainer(config: Config, folder: Path, callbacks: list[L.Callback]) -> L.Trainer:

@@ -65,10 +65,11 @@ def test_light_mode_draws_the_same_scene_with_a_simpler_robot():
 
 def test_light_mode_draws_few_triangles():
     env = LiberoEnv("object", 0)
-    drawn = [geom for geom in range(env._model.ngeom) if env._model.geom_group[geom] == 1]
-    meshes = [env._model.geom_dataid[geom] for geom in drawn if env._model.geom_type[geom] == mujoco.mjtGeom.mjGEOM_MESH]
-    assert env._model.mesh_facenum[meshes].sum() < 20_000  # the robot's visual meshes alone are 120,000
-    names = {env._model.geom(geom).name for geom in drawn}
+    model = env._model
+    drawn = np.flatnonzero(model.geom_group == 1)
+    meshes = model.geom_dataid[drawn][model.geom_type[drawn] == mujoco.mjtGeom.mjGEOM_MESH]
+    assert model.mesh_facenum[meshes].sum() < 20_000  # the robot's visual meshes alone are 120,000
+    names = {model.geom(geom).name for geom in drawn}
     assert {"robot0_link1_collision", "gripper0_hand_collision"} <= names
     env.close()
 

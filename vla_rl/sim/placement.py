@@ -81,7 +81,7 @@ class PlacementSampler:
         self._data.qpos[self._qpos + 1] += radius_m * np.sin(angle)
 
     def _touching(self) -> bool:
-        """Two objects, or an object and the robot, are in contact or inside each other. The static scene does not count."""
+        """Two objects, or an object and the robot, touch or overlap. The static scene does not count."""
         mujoco.mj_kinematics(self._model, self._data)
         mujoco.mj_collision(self._model, self._data)
         # Bodies welded together count as one, those welded to the world as 0.
