@@ -34,8 +34,8 @@ def test_fresh_adapters_change_nothing(folder, tiny_policy):
 def test_adapters_are_all_that_trains_and_all_of_them_do(folder):
     policy = with_random_adapters(folder)
     trainable = {name for name, p in policy.named_parameters() if p.requires_grad}
-    # Llama: 4 layers x 7, and the head; 2 towers x 2 blocks x 4; projector 3, proprio projector 2; two factors each
-    assert len(trainable) == 2 * (4 * 7 + 1 + 2 * 2 * 4 + 3 + 2)
+    # Llama: 4 layers x 7, and the head; 2 towers x 2 blocks x 4; projector 3; two factors each
+    assert len(trainable) == 2 * (4 * 7 + 1 + 2 * 2 * 4 + 3)
     assert all("lora_" in name for name in trainable)
     policy.logits(make_observation(2)).logsumexp(-1).sum().backward()
     without = [n for n, p in policy.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
