@@ -9,6 +9,7 @@ from pathlib import Path
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from callbacks.base import check_count
 from vla_rl.policy import save_trained
 
 
@@ -20,10 +21,7 @@ class Checkpoint(ModelCheckpoint):
     """
 
     def __init__(self, every_iterations: int = 1) -> None:
-        if every_iterations < 1:
-            raise ValueError(
-                f"every_iterations must be at least 1, got {every_iterations} (callbacks.checkpoint.every_iterations=1)"
-            )
+        check_count("every_iterations", every_iterations, "iteration", "callbacks.checkpoint.every_iterations=1")
         super().__init__(
             filename="last", enable_version_counter=False, every_n_epochs=every_iterations, save_on_train_epoch_end=True
         )

@@ -20,6 +20,7 @@ class ToyPool:
 
     def __init__(self, slots: int = 2, tasks: tuple[int, ...] = (0, 1)) -> None:
         self.slots, self.tasks, self.max_chunks = slots, list(tasks), HORIZON // L
+        self.chunk_steps, self.init_states = L, None
         self.started: list[Episode] = []
         self._state: dict[int, tuple[Episode, int, float]] = {}  # slot -> episode, steps so far, score
         self._ready: list[SlotEvent] = []

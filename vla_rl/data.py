@@ -16,6 +16,7 @@ import torch
 
 from vla_rl.config import EvaluationConfig, GRPOConfig, RolloutConfig
 from vla_rl.distributed import seeded_generator, stable_seed
+from vla_rl.errors import UserError
 from vla_rl.evaluation import heldout_episodes
 from vla_rl.grpo import group_advantage
 from vla_rl.rollouts import TimeSplit, collect
@@ -84,6 +85,23 @@ class HeldoutBatches(list[HeldoutBatch]):
     """One dataloader; Lightning would take a plain list for several of them."""
 
 
+def check_together(pool: SimulatorPool, policy: Policy, rollout: RolloutConfig) -> None:
+    """What only the built parts know of each other; raises UserError."""
+    if pool.chunk_steps != policy.chunk_steps:
+        raise UserError(
+            f"the policy decides {policy.chunk_steps} control steps at a time, the simulators expect "
+            f"{pool.chunk_steps}: sim.chunk_steps={policy.chunk_steps}"
+        )
+    for name in ("train_init_states", "heldout_init_states"):
+        low, high = getattr(rollout, name)
+        if pool.init_states is not None and high > pool.init_states:
+            raise UserError(
+                f"rollout.{name}=[{low},{high}] goes beyond the {pool.init_states} initial states of a task: "
+                "rollout.train_init_states=[0,40] rollout.heldout_init_states=[40,50], or draw them from seeds with "
+                "sim.placement_noise_m=0.02"
+            )
+
+
 class RolloutDataModule(L.LightningDataModule):
     """Plans, collects and scores the rollout groups of each iteration.
 
@@ -93,6 +111,9 @@ class RolloutDataModule(L.LightningDataModule):
     Args:
         pool: the simulators; the caller closes them.
         seed: of initial states, action sampling and chunk selection, each with a generator of its own.
+
+    Raises:
+        UserError: policy, simulators and initial states do not fit together.
     """
 
     def __init__(
@@ -106,6 +127,7 @@ class RolloutDataModule(L.LightningDataModule):
         seed: int,
     ) -> None:
         super().__init__()
+        check_together(pool, policy, rollout)
         self.pool, self.policy = pool, policy
         self.rollout, self.grpo, self.evaluation = rollout, grpo, evaluation
         self.seed = seed

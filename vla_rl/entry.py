@@ -1,4 +1,4 @@
-"""What every command shares: help, quiet libraries, and users' mistakes printed as one line."""
+"""What every command shares: help, quiet libraries, and one line for users' mistakes and for a Ctrl-C."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from vla_rl.errors import UserError
 
 
 def run_entry(main: Callable[[list[str]], None], about: str, argv: list[str] | None = None) -> None:
-    """Run a command. A `UserError` becomes `error: <one line>` on stderr and exit code 2.
+    """Run a command. A `UserError` becomes `error: <one line>` on stderr and exit code 2, a Ctrl-C `interrupted` and
+    130, as shells have it.
 
     Args:
         about: what the command does, for `--help` (the module's docstring).
@@ -26,11 +27,15 @@ def run_entry(main: Callable[[list[str]], None], about: str, argv: list[str] | N
     # Lightning prints start-up lines and tips of its own, and trips over a torch deprecation of its own making
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    warnings.filterwarnings("ignore", message="Total length of `HeldoutBatches` across ranks is zero")  # as asked for
     try:
         main(argv)
     except UserError as e:
         print("error:", " ".join(str(e).split()), file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt as e:
+        print("; ".join(["interrupted", *map(str, e.args)]), file=sys.stderr)
+        sys.exit(130)
 
 
 def help_text(about: str) -> str:

@@ -19,7 +19,7 @@ from vla_rl.data import RolloutDataModule
 from vla_rl.entry import run_entry
 from vla_rl.fit import measure
 from vla_rl.module import GRPOModule
-from vla_rl.trainer import build_trainer
+from vla_rl.trainer import build_trainer, interruptible
 
 
 def main(argv: list[str]) -> None:
@@ -33,7 +33,8 @@ def main(argv: list[str]) -> None:
             pool, policy, rollout=config.rollout, grpo=config.grpo, evaluation=config.evaluation, seed=config.seed
         )
         module = GRPOModule(policy, config.grpo, config.optim, config.rollout.temperature)
-        rates = measure("checkpoint", trainer, module, data)
+        with interruptible(trainer):
+            rates = measure("checkpoint", trainer, module, data)
     print(json.dumps({decoding: asdict(rate) for decoding, rate in rates.items()}))
 
 

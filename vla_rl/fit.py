@@ -18,7 +18,7 @@ from vla_rl.entry import run_entry
 from vla_rl.evaluation import SuccessRate
 from vla_rl.module import GRPOModule
 from vla_rl.run import run_folder, versions, write_json, write_summary
-from vla_rl.trainer import build_trainer
+from vla_rl.trainer import build_trainer, interruptible
 
 
 def main(argv: list[str]) -> None:
@@ -28,7 +28,8 @@ def main(argv: list[str]) -> None:
     L.seed_everything(config.seed, verbose=False)
     folder = run_folder(config.run_dir, config.conf)
     trainer = build_trainer(config, folder, build_callbacks(config))
-    with closing(build(config.sim, "sim")) as pool:  # checks suite, tasks, assets and GL; starts nothing yet
+    # building the simulators checks suite, tasks, assets and GL; it starts none yet
+    with interruptible(trainer), closing(build(config.sim, "sim")) as pool:
         policy = build(config.policy, "policy")
         data = RolloutDataModule(
             pool, policy, rollout=config.rollout, grpo=config.grpo, evaluation=config.evaluation, seed=config.seed

@@ -19,6 +19,7 @@ from vla_rl.errors import UserError
 from vla_rl.policy import save_trained
 from vla_rl.run import run_folder, versions, write_json
 from vla_rl.sft_module import SFTModule
+from vla_rl.trainer import interruptible
 
 GRAD_CLIP = 1.0  # largest norm of the gradient
 HELDOUT_EVERY_STEPS = 100
@@ -52,8 +53,9 @@ def main(argv: list[str]) -> None:
         enable_checkpointing=False,
         enable_model_summary=False,
     )
-    trainer.fit(SFTModule(policy, config.sft), datamodule=data)
-    trainer.validate(ckpt_path=None, model=trainer.lightning_module, datamodule=data)
+    with interruptible(trainer):
+        trainer.fit(SFTModule(policy, config.sft), datamodule=data)
+        trainer.validate(ckpt_path=None, model=trainer.lightning_module, datamodule=data)
     save_trained(policy, folder / "policy")
     print(f"policy {folder / 'policy'}")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import lightning as L
@@ -37,5 +39,18 @@ def build_trainer(config: Config, folder: Path, callbacks: list[L.Callback]) -> 
     )
     try:
         return build(config.trainer, "trainer", **options)
-    except MisconfigurationException as e:
+    except (MisconfigurationException, TypeError) as e:
         raise UserError(f"{e} (trainer.devices=1, trainer=cpu; without a GPU: conf=pcm_object_tiny)") from e
+
+
+@contextmanager
+def interruptible(trainer: L.Trainer) -> Iterator[None]:
+    """A Ctrl-C stays a KeyboardInterrupt that says what is left of the run; Lightning's own exit says nothing."""
+    try:
+        yield
+    except SystemExit as e:
+        if not trainer.interrupted:
+            raise
+        policy = Path(trainer.default_root_dir) / "policy"
+        left = [f"the policy of the last finished iteration is in {policy}"] if policy.exists() else []
+        raise KeyboardInterrupt(*left) from e

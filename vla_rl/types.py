@@ -198,6 +198,8 @@ class SimulatorPool(Protocol):
     slots: int  # episodes that can be under way at once
     tasks: list[int]
     max_chunks: int  # decisions in the longest possible episode
+    chunk_steps: int  # control steps it expects per decision
+    init_states: int | None  # how many there are of a task; None = any number, drawn from seeds
 
     def start(self, slot: int, episode: Episode) -> None: ...
 

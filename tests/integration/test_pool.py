@@ -26,8 +26,8 @@ Steps = list[tuple[torch.Tensor, torch.Tensor, int, bool]]  # frame, proprio, ex
 
 
 def fake_pool(workers: int = 1, timeout_s: float = 60.0) -> ProcessPool:
-    px = fake_env.PX
-    return ProcessPool(FakeEnv, tasks=[0, 1, 2], max_chunks=5, camera_px=px, workers=workers, timeout_s=timeout_s)
+    sizes = {"max_chunks": 5, "chunk_steps": 8, "camera_px": fake_env.PX}
+    return ProcessPool(FakeEnv, tasks=[0, 1, 2], workers=workers, timeout_s=timeout_s, **sizes)
 
 
 def signaller(pool: ProcessPool, number: signal.Signals, when: int) -> Callable[[int], None]:

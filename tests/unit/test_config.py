@@ -189,7 +189,7 @@ TYPES = [
     (["rollout=big"], "rollout must be a section of values, got 'big' (rollout.groups=8)"),
     (
         ["grpo.loss_norm=mean"],
-        "grpo.loss_norm must be one of traj_mean, token_mean, const, got 'mean' (grpo.loss_norm=traj_mean)",
+        "grpo.loss_norm must be one of traj_mean, token_mean, got 'mean' (grpo.loss_norm=traj_mean)",
     ),
     (
         ["mask=none", "mask.budget=8"],

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vla_rl.errors import UserError
 from vla_rl.policy.actions import (
     Statistics,
     detokenize,
@@ -113,7 +114,11 @@ class OpenVLAOFTPolicy(nn.Module):
 
     @property
     def _statistics(self) -> Statistics:
-        assert self.statistics is not None, "a policy with random weights gets its statistics from demonstrations"
+        if self.statistics is None:
+            raise UserError(
+                "a policy with random weights cannot act before it has learnt from demonstrations "
+                "(python -m vla_rl.sft): policy.checkpoint=shipped:object_tiny"
+            )
         return self.statistics
 
 

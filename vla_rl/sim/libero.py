@@ -217,7 +217,9 @@ def _hub_assets() -> Path:
     from libero.libero.utils.download_utils import download_assets_from_huggingface
 
     try:
-        return Path(download_assets_from_huggingface())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of the hub's client, about an option LIBERO gives it
+            return Path(download_assets_from_huggingface())
     except Exception as error:  # whatever the hub's client raises: offline, missing client, full disk
         raise UserError(
             f"LIBERO's assets could not be downloaded ({type(error).__name__}: {str(error).splitlines()[0][:120]});"

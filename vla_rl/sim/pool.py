@@ -57,15 +57,27 @@ class ProcessPool:
         make_env: task -> gymnasium environment at decision level; pickled by reference, called inside the workers.
         tasks: what episodes may ask for.
         max_chunks: decisions in the longest possible episode.
+        chunk_steps: control steps per decision.
+        init_states: how many initial states a task has; None = as many as there are seeds.
         camera_px: height and width of the environment's frames.
         workers: processes, and slots.
         timeout_s: an answer that takes longer (building an environment included) means that the worker hangs.
     """
 
     def __init__(
-        self, make_env: MakeEnv, *, tasks: list[int], max_chunks: int, camera_px: int, workers: int, timeout_s: float
+        self,
+        make_env: MakeEnv,
+        *,
+        tasks: list[int],
+        max_chunks: int,
+        chunk_steps: int,
+        init_states: int | None = None,
+        camera_px: int,
+        workers: int,
+        timeout_s: float,
     ) -> None:
         self.tasks, self.max_chunks, self.slots = tasks, max_chunks, workers
+        self.chunk_steps, self.init_states = chunk_steps, init_states
         self.restarts = 0  # workers replaced so far
         self._make_env, self._timeout_s = make_env, timeout_s
         self._slots = [_Slot() for _ in range(workers)]
@@ -235,7 +247,7 @@ class LiberoPool(ProcessPool):
         timeout_s: float = 120.0,
     ) -> None:
         libero.check_suite(suite)
-        self.suite, self.chunk_steps = suite, chunk_steps
+        self.suite = suite
         tasks = list(range(len(libero.task_names(suite)))) if tasks is None else _checked_tasks(suite, tasks)
         self.horizon = libero.horizon(suite) if horizon is None else horizon
         _check_whole("camera_px", camera_px, lowest=16, example=128)
@@ -247,7 +259,7 @@ class LiberoPool(ProcessPool):
         _check_number("timeout_s", timeout_s, lowest=0.1, example=120)
         _check_choice("robot_geoms", robot_geoms, ROBOT_GEOMS)
         _check_choice("stepping", stepping, STEPPINGS)
-        libero.resolve_assets(assets)
+        _check_assets(suite, assets)
         libero.check_gl()
         self.task_languages = {task: libero.language(suite, task) for task in tasks}
         make_env = functools.partial(
@@ -266,6 +278,8 @@ class LiberoPool(ProcessPool):
             make_env,
             tasks=tasks,
             max_chunks=math.ceil(self.horizon / chunk_steps),
+            chunk_steps=chunk_steps,
+            init_states=None if placement_noise_m else min(len(libero.official_init_states(suite, t)) for t in tasks),
             camera_px=camera_px,
             workers=workers or len(os.sched_getaffinity(0)),
             timeout_s=timeout_s,
@@ -273,11 +287,23 @@ class LiberoPool(ProcessPool):
 
 
 def _checked_tasks(suite: str, tasks: Sequence[int]) -> list[int]:
+    if not isinstance(tasks, Sequence) or isinstance(tasks, str):
+        raise ValueError(f"sim.tasks must be a list of tasks, got {tasks!r}: sim.tasks=[0,5]")
     for task in tasks:
         libero.check_task(suite, task)
     if not tasks or len(set(tasks)) < len(tasks):
         raise ValueError(f"sim.tasks must name at least one task and none twice, got {list(tasks)}: sim.tasks=[0,5]")
     return list(tasks)
+
+
+def _check_assets(suite: str, assets: str) -> None:
+    if not isinstance(assets, str | os.PathLike):
+        raise ValueError(f"sim.assets must be standin, hub or a folder, got {assets!r}: sim.assets=standin")
+    if assets == "standin" and suite != "object":
+        raise ValueError(
+            f"stand-in assets exist for suite 'object' only, not for {suite!r}: sim.assets=hub (downloads LIBERO's)"
+        )
+    libero.resolve_assets(assets)
 
 
 def _check_whole(name: str, value: int, *, lowest: int, example: int) -> None:
