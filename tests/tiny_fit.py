@@ -1,4 +1,4 @@
-"""The real program on the smallest run there is: one task, 64 control steps, two groups of two, in processes of its own.
+"""The real program, in processes of its own, on the smallest run there is: one task, 64 control steps, groups of two.
 
 64 steps are too few to succeed, so rewards are dealt out by hand: there must be something to learn from.
 """

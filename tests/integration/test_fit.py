@@ -1,4 +1,4 @@
-"""`python -m vla_rl.fit` from start to end in the real simulator: what it prints, writes and logs, and that it repeats."""
+"""`python -m vla_rl.fit` from start to end in the real simulator: what it prints, writes, logs, and that it repeats."""
 
 from __future__ import annotations
 
@@ -75,7 +75,8 @@ def test_its_config_file_composes_to_the_same_config(run):
 def test_summary(run):
     folder, _ = run
     summary = json.loads((folder / "summary.json").read_text())
-    nobody = {"rate": 0.0, "successes": 0, "episodes": 2, "wilson_low": 0.0, "wilson_high": pytest.approx(0.6576, abs=1e-4)}
+    high = pytest.approx(0.6576, abs=1e-4)  # Wilson's: z^2 / (2 + z^2), z = 1.96
+    nobody = {"rate": 0.0, "successes": 0, "episodes": 2, "wilson_low": 0.0, "wilson_high": high}
     both = {"sampled": nobody, "greedy": nobody}
     assert summary.pop("success_before") == both and summary.pop("success_after") == both
     assert summary.pop("seconds") > sum(summary["rollout_s"]) + sum(summary["update_s"])

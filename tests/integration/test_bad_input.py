@@ -1,0 +1,107 @@
+"""What a user may get wrong: one line that names the fix, exit code 2, and no simulator started."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from tests.tiny_fit import ROOT
+from vla_rl import fit
+from vla_rl.entry import run_entry
+
+TINY = "conf=pcm_object_tiny"
+OFFICIAL = ["sim.placement_noise_m=0", "rollout.train_init_states=[0,40]"]
+
+MISTAKES = [
+    ([], "conf=pcm_object_tiny"),
+    (["conf=pcm_objct"], "did you mean 'pcm_object'?"),
+    ([TINY, "mask=pmc"], "(mask=pcm)"),
+    ([TINY, "itrations=3"], "did you mean 'iterations'?"),
+    ([TINY, "mask.budgte=3"], "did you mean 'budget'?"),
+    ([TINY, "callbacks.progress.speed=3"], "remove callbacks.progress.speed"),
+    ([TINY, "iterations=ten"], "iterations must be an integer, got 'ten'"),
+    ([TINY, "mask.budget=x"], "mask.budget=12"),
+    ([TINY, "mask.budget=0"], "mask.budget=12"),
+    ([TINY, "mask.budget=1000", "sim.horizon=144"], "mask.budget=18 is the most"),  # 144 steps in chunks of 8
+    ([TINY, "mask.floor=0"], "mask.floor=0.1"),
+    ([TINY, "mask.floor=1.5"], "mask.floor=0.1"),
+    ([TINY, "rollout.group_size=1"], "rollout.group_size=8"),
+    ([TINY, "callbacks.checkpoint.every_iterations=x"], "callbacks.checkpoint.every_iterations=1"),
+    ([TINY, "sim.suite=objct"], "sim.suite=object"),
+    ([TINY, "sim.tasks=[99]"], "sim.tasks=[0,5]"),
+    ([TINY, "sim.tasks=5"], "sim.tasks=[0,5]"),
+    ([TINY, "sim.assets=/nonexistent"], "sim.assets=standin"),
+    ([TINY, "sim.assets=3"], "sim.assets=standin"),
+    ([TINY, "sim.suite=spatial"], "stand-in assets exist for suite 'object' only, not for 'spatial': sim.assets=hub"),
+    ([TINY, "sim.chunk_steps=10"], "sim.chunk_steps=8"),
+    ([TINY, *OFFICIAL, "rollout.heldout_init_states=[40,51]"], "rollout.heldout_init_states=[40,50]"),
+    ([TINY, "sim.placement_noise_m=0"], "rollout.train_init_states=[0,40]"),
+    ([TINY, "policy.checkpoint=/nonexistent"], "missing checkpoint '/nonexistent'"),
+    ([TINY, "policy.checkpoint=shipped:none"], "there is: shipped:object_tiny"),
+    (["conf=pcm_spatial_tiny"], "missing required value: policy.checkpoint"),
+    ([TINY, "trainer.devices=x"], "trainer.devices=1"),
+    ([TINY, "trainer.max_epochs=3"], "remove trainer.max_epochs"),
+]
+
+
+@pytest.fixture
+def refused(monkeypatch, capsys, tmp_path):
+    """Run the program in this process; the line on stderr that it ends with."""
+    monkeypatch.setattr("vla_rl.sim.pool.Worker", lambda *_: pytest.fail("a simulator was started"))
+
+    def run(argv: list[str]) -> str:
+        with pytest.raises(SystemExit) as exit:
+            run_entry(fit.main, "about", [*argv, f"run_dir={tmp_path / 'run'}"] if argv else argv)
+        assert exit.value.code == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("error: ")
+        return line
+
+    return run
+
+
+@pytest.mark.parametrize(("argv", "fix"), MISTAKES, ids=[" ".join(argv[1:] or argv) for argv, _ in MISTAKES])
+def test_one_line_names_the_fix(refused, argv, fix):
+    assert fix in refused(argv)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has what the conf asks for")
+def test_without_a_gpu_the_small_conf_is_named(refused):
+    assert "conf=pcm_object_tiny" in refused(["conf=pcm_object"])
+
+
+def test_a_used_run_folder_is_refused(refused, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.yaml").touch()
+    assert f"run_dir={tmp_path / 'run-2'}" in refused([TINY])
+
+
+def test_gl_that_cannot_render_off_screen(refused, monkeypatch):
+    monkeypatch.setenv("MUJOCO_GL", "glfw")
+    monkeypatch.delenv("VLA_RL_GL_CHECKED", raising=False)
+    assert "allowed: egl, osmesa; fix: unset MUJOCO_GL" in refused([TINY])
+
+
+def test_gl_without_a_driver(refused, monkeypatch):
+    monkeypatch.setenv("MUJOCO_GL", "egl")
+    monkeypatch.setenv("__EGL_VENDOR_LIBRARY_DIRS", "/nonexistent")  # where libEGL looks for drivers
+    monkeypatch.delenv("VLA_RL_GL_CHECKED", raising=False)
+    assert "apt-get install libegl1" in refused([TINY])
+
+
+@pytest.mark.parametrize(
+    ("argv", "fix"),
+    [
+        ([TINY, "mask.budget=1000"], "is the most"),  # found last, when everything but simulators has been built
+        ([TINY, "policy.checkpoint=null"], "policy.checkpoint=shipped:object_tiny"),  # even later: at its first action
+    ],
+)
+def test_the_program_itself_says_no_more(tmp_path, argv, fix):
+    command = [sys.executable, "-m", "vla_rl.fit", *argv, "sim.workers=1", f"run_dir={tmp_path / 'run'}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: ") and fix in line
+    assert done.returncode == 2

@@ -1,0 +1,88 @@
+"""The run folder and its files."""
+
+from __future__ import annotations
+
+import json
+import re
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+import torch
+
+from vla_rl.errors import UserError
+from vla_rl.evaluation import SuccessRate
+from vla_rl.run import run_folder, versions, write_json, write_summary
+
+ROW = {"iteration": 0, "time/rollout_s": 1.5, "time/update_s": 0.5, "chunks/real": 20.0, "chunks/kept": 6.0}
+HALF = SuccessRate(rate=0.5, successes=1, episodes=2, wilson_low=0.1, wilson_high=0.9)
+
+
+def write(folder: Path) -> dict:
+    path = write_summary(
+        folder, conf="mine", seed=3, before={"greedy": HALF}, after={"sampled": HALF, "greedy": HALF}, seconds=9.0
+    )
+    assert path == folder / "summary.json"
+    return json.loads(path.read_text())
+
+
+def test_summary_has_success_and_what_each_iteration_paid(tmp_path):
+    lines = [ROW, ROW | {"iteration": 1, "chunks/kept": 7.0, "time/update_s": 0.25}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
+    half = {"rate": 0.5, "successes": 1, "episodes": 2, "wilson_low": 0.1, "wilson_high": 0.9}
+    assert write(tmp_path) == {
+        "conf": "mine",
+        "seed": 3,
+        "iterations": 2,
+        "success_before": {"greedy": half},
+        "success_after": {"sampled": half, "greedy": half},
+        "rollout_s": [1.5, 1.5],
+        "update_s": [0.5, 0.25],
+        "chunks_real": [20.0, 20.0],
+        "chunks_kept": [6.0, 7.0],
+        "seconds": 9.0,
+        "versions": versions(),
+    }
+
+
+def test_summary_of_an_evaluation_alone_has_no_iterations(tmp_path):
+    summary = write(tmp_path)
+    assert summary["iterations"] == 0 and summary["chunks_kept"] == []
+
+
+def test_versions_are_the_installed_ones(monkeypatch):
+    found = versions()
+    assert found["torch"] == torch.__version__  # with the build: +cpu, +cu130
+    assert found["mujoco"] == metadata.version("mujoco")
+    assert re.fullmatch(r"3\.\d+\.\d+", found["python"])
+
+    def missing(package: str) -> str:
+        raise metadata.PackageNotFoundError(package)
+
+    monkeypatch.setattr("vla_rl.run.metadata.version", missing)
+    assert versions()["mujoco"] == "not installed"
+
+
+def test_the_default_folder_is_named_after_conf_and_time():
+    folder = run_folder(None, "pcm_object_tiny")
+    assert re.fullmatch(r"runs/pcm_object_tiny/\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", str(folder))
+    assert not folder.exists()
+
+
+def test_a_folder_with_a_run_in_it_is_refused(tmp_path):
+    assert run_folder(str(tmp_path), "mine") == tmp_path  # it exists, but holds no run
+    (tmp_path / "config.yaml").touch()
+    message = f"run folder {tmp_path} holds a run already; name another: run_dir={tmp_path}-2"
+    with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
+        run_folder(str(tmp_path), "mine")
+
+
+def test_json_is_written_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(path, {"old": 1})
+    with pytest.raises(TypeError):
+        write_json(path, {"new": object()})
+    assert json.loads(path.read_text()) == {"old": 1}
+    write_json(path, {"new": 1})
+    assert json.loads(path.read_text()) == {"new": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
