@@ -89,7 +89,7 @@ def test_a_folder_is_swapped_whole_or_not_at_all(tmp_path, monkeypatch):
 
     def half(policy, folder) -> None:
         save_trained(policy, folder)
-        (folder / "config.json").unlink()
+        (folder / "config.json").rename(folder / "half.json")
         raise OSError("disk full")
 
     monkeypatch.setattr(checkpoint, "save_trained", half)
@@ -102,3 +102,4 @@ def test_a_folder_is_swapped_whole_or_not_at_all(tmp_path, monkeypatch):
     trainer.fit(module, datamodule=MadeData())
     assert written(tmp_path) == 3.0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints", "policy"]  # and no half one beside it
+    assert not (tmp_path / "policy" / "half.json").exists()

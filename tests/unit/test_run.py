@@ -61,6 +61,7 @@ def test_versions_are_the_installed_ones(monkeypatch):
 
     monkeypatch.setattr("vla_rl.run.metadata.version", missing)
     assert versions()["mujoco"] == "not installed"
+    assert versions()["torch"] == torch.__version__
 
 
 def test_the_default_folder_is_named_after_conf_and_time():
@@ -77,12 +78,18 @@ def test_a_folder_with_a_run_in_it_is_refused(tmp_path):
         run_folder(str(tmp_path), "mine")
 
 
-def test_json_is_written_whole_or_not_at_all(tmp_path):
+def test_json_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     path = tmp_path / "a.json"
     write_json(path, {"old": 1})
-    with pytest.raises(TypeError):
-        write_json(path, {"new": object()})
+
+    def killed(self: Path, target: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", killed)  # after everything has been written, before it counts
+    with pytest.raises(KeyboardInterrupt):
+        write_json(path, {"new": 1})
     assert json.loads(path.read_text()) == {"old": 1}
+    monkeypatch.undo()
     write_json(path, {"new": 1})
     assert json.loads(path.read_text()) == {"new": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
