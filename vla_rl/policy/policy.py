@@ -75,9 +75,11 @@ class OpenVLAOFTPolicy(nn.Module):
         On a CPU a row's answer is the same bits whatever other rows are asked for and however many threads there are.
         """
         if self.model.projector.fc1.bias.device.type == "cpu":
-            logits = _logits_row_by_row(self, observation)
-        else:
-            logits = self.logits(observation)
+            with _one_thread():
+                return self._answer(_logits_row_by_row(self, observation), seed_N, temperature)
+        return self._answer(self.logits(observation), seed_N, temperature)
+
+    def _answer(self, logits: Tensor, seed_N: Sequence[int] | None, temperature: float) -> ActionChunk:
         logprob = (logits if seed_N is None else logits / temperature).log_softmax(-1).cpu()
         token = logprob.argmax(-1) if seed_N is None else sample(logprob, seed_N)
         action = detokenize(token)
@@ -136,14 +138,12 @@ def sample(logprob: Tensor, seed_N: Sequence[int]) -> Tensor:
 
 
 def _logits_row_by_row(policy: OpenVLAOFTPolicy, observation: Observation) -> Tensor:
-    """One forward per row, on one thread.
+    """One forward per row.
 
     CPU matrix products round differently for different batch sizes and thread counts, and what a policy does must not
     depend on who else was waiting for it.
     """
-    rows = range(len(observation.instruction_N))
-    with _one_thread():
-        return torch.cat([policy.logits(_row(observation, n)) for n in rows])
+    return torch.cat([policy.logits(_row(observation, n)) for n in range(len(observation.instruction_N))])
 
 
 def _row(observation: Observation, n: int) -> Observation:
@@ -157,6 +157,7 @@ def _row(observation: Observation, n: int) -> Observation:
 
 @contextmanager
 def _one_thread() -> Iterator[None]:
+    """A row's forward is too small to share out: a second thread would mostly wait, and take a simulator's core."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
