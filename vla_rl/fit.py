@@ -12,12 +12,12 @@ from contextlib import closing
 import lightning as L
 
 from vla_rl.build import build, build_callbacks, check
-from vla_rl.compose import compose, save_resolved
+from vla_rl.compose import compose
 from vla_rl.data import RolloutDataModule
 from vla_rl.entry import run_entry
 from vla_rl.evaluation import SuccessRate
 from vla_rl.module import GRPOModule
-from vla_rl.run import run_folder, versions, write_json, write_summary
+from vla_rl.run import open_run_folder, run_folder, write_summary
 from vla_rl.trainer import build_trainer, interruptible
 
 
@@ -36,11 +36,7 @@ def main(argv: list[str]) -> None:
         )
         module = GRPOModule(policy, config.grpo, config.optim, config.rollout.temperature)
 
-        folder.mkdir(parents=True, exist_ok=True)
-        save_resolved(config, folder / "config.yaml")
-        write_json(folder / "versions.json", versions())
-        print(f"run folder {folder}", flush=True)
-
+        open_run_folder(folder, config)
         before = measure("before training", trainer, module, data)
         trainer.fit(module, datamodule=data)
         after = measure("after training", trainer, module, data)

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from vla_rl.compose import save_resolved
+from vla_rl.config import Config
 from vla_rl.errors import UserError
 from vla_rl.evaluation import SuccessRate
 
@@ -40,6 +42,21 @@ def run_folder(run_dir: str | None, conf: str) -> Path:
     if (folder / "config.yaml").exists():
         raise UserError(f"run folder {folder} holds a run already; name another: run_dir={folder}-2")
     return folder
+
+
+def open_run_folder(folder: Path, config: Config) -> None:
+    """Make the folder with what the run is: `config.yaml` and `versions.json`.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_resolved(config, folder / "config.yaml")
+        write_json(folder / "versions.json", versions())
+    except OSError as e:
+        raise UserError(f"cannot write the run folder {folder}: {e.strerror}; name another: run_dir=runs/mine") from e
+    print(f"run folder {folder}", flush=True)
 
 
 def write_json(path: Path, value: Any) -> None:

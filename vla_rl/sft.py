@@ -11,13 +11,13 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from vla_rl.build import build
-from vla_rl.compose import compose, save_resolved
+from vla_rl.compose import compose
 from vla_rl.demo_data import DemoDataModule
 from vla_rl.demos import load_demos
 from vla_rl.entry import run_entry
 from vla_rl.errors import UserError
 from vla_rl.policy import save_trained
-from vla_rl.run import run_folder, versions, write_json
+from vla_rl.run import open_run_folder, run_folder
 from vla_rl.sft_module import SFTModule
 from vla_rl.trainer import interruptible
 
@@ -37,9 +37,7 @@ def main(argv: list[str]) -> None:
         f"libero_{demos[0].suite}", torch.cat([d.action_TA for d in demos]), torch.cat([d.proprio_TP for d in demos])
     )
     data = DemoDataModule(demos, chunk_steps=policy.chunk_steps, batch_rows=config.sft.batch_rows, seed=config.seed)
-    folder.mkdir(parents=True, exist_ok=True)
-    save_resolved(config, folder / "config.yaml")
-    write_json(folder / "versions.json", versions())
+    open_run_folder(folder, config)
     trainer = build(
         config.trainer,
         "trainer",

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from vla_rl.compose import compose
 from vla_rl.errors import UserError
 from vla_rl.evaluation import SuccessRate
-from vla_rl.run import run_folder, versions, write_json, write_summary
+from vla_rl.run import open_run_folder, run_folder, versions, write_json, write_summary
 
 ROW = {"iteration": 0, "time/rollout_s": 1.5, "time/update_s": 0.5, "chunks/real": 20.0, "chunks/kept": 6.0}
 HALF = SuccessRate(rate=0.5, successes=1, episodes=2, wilson_low=0.1, wilson_high=0.9)
@@ -93,3 +94,15 @@ def test_json_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
     write_json(path, {"new": 1})
     assert json.loads(path.read_text()) == {"new": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_run_folder_says_what_the_run_is(tmp_path):
+    open_run_folder(tmp_path / "a" / "run", compose(["conf=pcm_object_tiny", "seed=5"]))
+    assert "seed: 5" in (tmp_path / "a" / "run" / "config.yaml").read_text()
+    assert json.loads((tmp_path / "a" / "run" / "versions.json").read_text())["torch"] == torch.__version__
+
+
+def test_a_run_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(UserError, match=r"cannot write the run folder .*file/run: Not a directory.*run_dir="):
+        open_run_folder(tmp_path / "file" / "run", compose(["conf=pcm_object_tiny"]))
