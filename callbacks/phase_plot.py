@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from callbacks.base import check_count
+from callbacks.budget import check_count
 from vla_rl.distributed import all_reduce_sum
 from vla_rl.phases import PHASES, trajectory_phases
 from vla_rl.types import ChunkBatch

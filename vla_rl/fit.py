@@ -35,6 +35,7 @@ def main(argv: list[str]) -> None:
             pool, policy, rollout=config.rollout, grpo=config.grpo, evaluation=config.evaluation, seed=config.seed
         )
         module = GRPOModule(policy, config.grpo, config.optim, config.rollout.temperature)
+        data.check(trainer.callbacks)
 
         folder.mkdir(parents=True, exist_ok=True)
         save_resolved(config, folder / "config.yaml")

@@ -13,6 +13,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from vla_rl.config import GRPOConfig, OptimConfig
@@ -57,10 +58,15 @@ class GRPOModule(L.LightningModule):
                 sum(group.has_spread for group in epoch.groups),
                 sum(t.steps for t in trajectories),
                 sum(t.steps for t in successes),
+                len(epoch.trained),
             ],
             dtype=torch.float64,
         )
-        episodes, succeeded, groups, spread, steps, success_steps = all_reduce_sum(counts, self.trainer).tolist()
+        sums = all_reduce_sum(counts, self.trainer).tolist()
+        episodes, succeeded, groups, spread, steps, success_steps, trained = sums
+        if not trained:
+            rank_zero_warn(f"iteration {epoch.iteration + 1} is skipped: no group of rollouts has anything to teach")
+        self._log("rollout/groups", groups)
         self._log("rollout/success", succeeded / episodes)
         self._log("rollout/groups_with_spread", spread / groups)
         self._log("rollout/steps", steps / episodes)
@@ -73,9 +79,8 @@ class GRPOModule(L.LightningModule):
     def training_step(self, batch: ChunkBatch, batch_idx: int) -> None:
         began = time.perf_counter()
         kept = batch.token_mask_NLA.flatten(1).any(1)
-        present = torch.tensor(
-            [len(batch.trajectory_N[kept].unique()), int(batch.token_mask_NLA.sum())], dtype=torch.float64
-        )
+        shares = (batch.token_mask_NLA.flatten(1).sum(1) * batch.share_N).sum()  # the tokens, unless a mask says more
+        present = torch.tensor([len(batch.trajectory_N[kept].unique()), float(shares)], dtype=torch.float64)
         trajectories, tokens = all_reduce_sum(present, self.trainer).tolist()
         self._log_rows(batch)
         self._log("time/update_s", 0.0, reduce_fx="sum")  # also where the whole iteration has nothing to learn from
@@ -87,6 +92,9 @@ class GRPOModule(L.LightningModule):
             trajectories=trajectories,
             tokens=tokens,
             norm=self.grpo.loss_norm,
+            longest=self.trainer.datamodule.max_chunks * batch.token_mask_NLA[0].numel(),
+            weight_N=batch.weight_N,
+            share_N=batch.share_N,
         )
         optimizer = self.optimizers()
         optimizer.zero_grad()

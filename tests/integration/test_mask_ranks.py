@@ -5,9 +5,10 @@ import json
 import lightning as L
 import pytest
 
-from callbacks.pcm import PCM, mean_divergence
+from callbacks.pcm import PCM
 from callbacks.phase_plot import PhasePlot
 from tests.make import MadeData, random_groups, train
+from vla_rl.divergence import mean_divergence
 from vla_rl.phases import PHASES, trajectory_phases
 
 
