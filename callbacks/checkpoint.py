@@ -9,7 +9,7 @@ from pathlib import Path
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from callbacks.base import check_count
+from callbacks.budget import check_count
 from vla_rl.policy import save_trained
 
 

@@ -20,9 +20,9 @@ class FullPadded(L.Callback):
     ) -> None:
         if not batch.token_mask_NLA.any():  # nothing to learn from: no trajectory to pad
             return
-        slots = torch.arange(trainer.datamodule.max_chunks)
         rows, chunks, real = [], [], []
-        for index in range(len(batch.trajectories)):
+        for index, trajectory in enumerate(batch.trajectories):
+            slots = torch.arange(trainer.datamodule.max_chunks_of(trajectory.episode.window))
             own = (batch.trajectory_N == index).nonzero().squeeze(1)
             rows.append(own[slots % len(own)])
             chunks.append(slots)

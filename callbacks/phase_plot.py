@@ -2,31 +2,29 @@
 
 Logs, per phase and summed over ranks: `phase/real` (chunks of the trajectories trained on) and `phase/kept` (those the
 update paid for; padding belongs to no phase). Draws `figures/phase_allocation.png` and, when the mask keeps a `history`
-of its statistics, `figures/divergence.png`; both also go to TensorBoard.
+of its statistics, `divergence.png`, `phase_divergence.png` and `cumulative_divergence.png`; all also go to TensorBoard.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from callbacks.base import check_count
+from callbacks.budget import check_count
+from callbacks.pcm import PCM
+from callbacks.phase_figures import (
+    draw_allocation,
+    draw_cumulative_divergence,
+    draw_divergence,
+    draw_phase_divergence,
+)
+from callbacks.run_figures import save_figures
 from vla_rl.distributed import all_reduce_sum
 from vla_rl.phases import PHASES, trajectory_phases
 from vla_rl.types import ChunkBatch
-
-COLOURS = ("#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#8C8C8C")  # Okabe-Ito: told apart without red or green
-MARKERS = ("o", "s", "^", "D", "v")
-MAX_MARKERS = 25  # per line; more would be one thick line
 
 
 class PhasePlot(L.Callback):
@@ -84,16 +82,13 @@ class PhasePlot(L.Callback):
         if not trainer.is_global_zero:
             return
         figures = {"phase_allocation": draw_allocation(self.iterations, self.real, self.kept)}
-        for callback in trainer.callbacks:
-            if getattr(callback, "history", None):
-                figures["divergence"] = draw_divergence(callback.history)
-        folder = Path(trainer.default_root_dir) / "figures"
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, figure in figures.items():
-            figure.savefig(folder / f"{name}.png", dpi=150)
-            for logger in trainer.loggers:
-                if isinstance(logger, TensorBoardLogger):
-                    logger.experiment.add_figure(f"figures/{name}", figure, global_step=trainer.global_step)
+        for mask in (callback for callback in trainer.callbacks if isinstance(callback, PCM) and callback.history):
+            phases = mask.scores.phases
+            figures["divergence"] = draw_divergence(mask.history, phases)
+            if any(value == value for row in mask.history for value in row["divergence"]):  # not NaN: known
+                figures["phase_divergence"] = draw_phase_divergence(mask.history, phases)
+                figures["cumulative_divergence"] = draw_cumulative_divergence(mask.history, phases)
+        save_figures(figures, trainer)
 
 
 def count_phases(batch: ChunkBatch, index: int) -> Tensor:
@@ -102,78 +97,3 @@ def count_phases(batch: ChunkBatch, index: int) -> Tensor:
     counts = batch.token_mask_NLA.flatten(1).any(1)
     kept_N = batch.chunk_N[(batch.trajectory_N == index) & counts]
     return torch.stack([phases.bincount(minlength=len(PHASES)) for phases in (phase_N, phase_N[kept_N])])
-
-
-def draw_allocation(iterations: Sequence[int], real: Sequence[Sequence[int]], kept: Sequence[Sequence[int]]) -> Figure:
-    """Stacked areas per iteration: shares of the real chunks, shares of the kept ones, numbers kept."""
-    figure = Figure(figsize=(13, 4.2), layout="constrained")
-    figure.get_layout_engine().set(wspace=0.05)
-    left, middle, right = figure.subplots(1, 3)
-    real_IF, kept_IF = torch.tensor(real), torch.tensor(kept)
-    edges = [*(i - 0.5 for i in iterations), iterations[-1] + 0.5]
-    for axes, count_IF, title in (
-        (left, real_IF, "Real chunks"),
-        (middle, kept_IF, "Kept chunks"),
-    ):
-        share_IF = 100 * count_IF / count_IF.sum(1, keepdim=True).clamp(min=1)
-        _stacked(axes, edges, share_IF)
-        axes.set(title=title, ylabel="share (%)", ylim=(0, 100))
-    _stacked(right, edges, kept_IF)
-    right.stairs(real_IF.sum(1).numpy(), edges, baseline=None, color="black", linewidth=1.2)
-    right.set(title="Kept chunks (line: real chunks)", ylabel="chunks per iteration")
-    right.set_ylim(0, 1.08 * max(int(real_IF.sum(1).max()), 1))
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=len(PHASES), frameon=False)
-    return figure
-
-
-def draw_divergence(history: Sequence[dict[str, Sequence[float]]]) -> Figure:
-    """Over iterations: the divergence C_c of each phase, with and without gripper, and its keep probability."""
-    figure = Figure(figsize=(13, 4.2), layout="constrained")
-    figure.get_layout_engine().set(wspace=0.05)
-    panels = (
-        ("divergence", "Divergence (line: mean of 5 iterations)", "$C_c$, all action dimensions"),
-        ("divergence_no_gripper", "Divergence without the gripper", "$C_c$, gripper left out"),
-        ("keep_prob", "Keep probability", "relative weight of the phase"),
-    )
-    for axes, (key, title, label) in zip(figure.subplots(1, 3), panels, strict=True):
-        for phase, name in enumerate(PHASES):
-            values = [row[key][phase] for row in history]
-            style = {"color": COLOURS[phase], "marker": MARKERS[phase]}
-            if key == "keep_prob":
-                axes.plot(values, drawstyle="steps-mid", markevery=_sparse(values), markersize=5, **style)
-                continue
-            axes.plot(values, linestyle="none", markersize=3.5, alpha=0.35, **style)  # a gap where it is NaN
-            axes.plot(trailing_mean(values, 5), label=name, markevery=_sparse(values), markersize=5, **style)
-        axes.set(title=title, ylabel=label)
-        axes.set_ylim(bottom=0)
-        axes.grid(alpha=0.3)
-        _finish(axes)
-    handles = figure.axes[0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside lower center", ncols=len(PHASES), frameon=False)
-    return figure
-
-
-def trailing_mean(values: Sequence[float], window: int) -> list[float]:
-    """The mean of the last `window` values up to each one, NaN left out; NaN where all of them are."""
-    value_I = torch.tensor(values)
-    return [float(value_I[max(0, i + 1 - window) : i + 1].nanmean()) for i in range(len(values))]
-
-
-def _sparse(values: Sequence[float]) -> int:
-    """Every how many values to draw a marker, so that a long line does not turn into a thick one."""
-    return max(1, len(values) // MAX_MARKERS)
-
-
-def _stacked(axes: Axes, edges: Sequence[float], value_IF: Tensor) -> None:
-    """One step per iteration (an area would show nothing of a single one)."""
-    top_IF = value_IF.cumsum(1)
-    for phase, (top, bottom) in enumerate(zip(top_IF.unbind(1), (top_IF - value_IF).unbind(1), strict=True)):
-        axes.stairs(top.numpy(), edges, baseline=bottom.numpy(), fill=True, label=PHASES[phase], color=COLOURS[phase])
-    axes.margins(x=0)
-    _finish(axes)
-
-
-def _finish(axes: Axes) -> None:
-    axes.set_xlabel("iteration")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.spines[["top", "right"]].set_visible(False)

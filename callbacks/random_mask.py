@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from callbacks.base import ChunkMask
-from vla_rl.phases import select_chunks
+from vla_rl.selection import proportional_inclusion, select_chunks
 from vla_rl.types import Trajectory
 
 
@@ -14,11 +17,14 @@ class RandomMask(ChunkMask):
     """Keeps `budget` chunks of each trajectory, drawn uniformly without replacement.
 
     Args:
-        budget: chunks kept of a trajectory, at most.
+        budget: chunks kept of a trajectory, at most: a number, or `{fraction: 0.19}`.
     """
 
-    def __init__(self, budget: int = 12) -> None:
+    def __init__(self, budget: int | Mapping[str, Any] = 12) -> None:
         super().__init__(budget)
 
     def choose(self, trajectory: Trajectory, generator: torch.Generator) -> Tensor:
-        return select_chunks(torch.ones(len(trajectory)), self.budget, generator)
+        return select_chunks(torch.ones(len(trajectory)), self.budget.of(len(trajectory)), generator)
+
+    def inclusion(self, trajectory: Trajectory) -> Tensor:
+        return proportional_inclusion(torch.ones(len(trajectory)), self.budget.of(len(trajectory)))

@@ -42,6 +42,8 @@ def make_trajectory(
         token_NLA=torch.full((chunks, STEPS, DIMS), uid % 256),
         logprob_NLA=torch.full((chunks, STEPS, DIMS), -1.0),
         action_NLA=action_NLA,
+        entropy_NLA=torch.ones(chunks, STEPS, DIMS),
+        score_sq_NLA=torch.ones(chunks, STEPS, DIMS),
         close_NL=close_NL,
         executed_N=torch.tensor([STEPS] * (chunks - 1) + [last_steps]),
         success=success,
@@ -75,11 +77,15 @@ class MadeEpoch:
     def __init__(self, iteration: int, groups: list[RolloutGroup], passes: int) -> None:
         self.iteration, self.groups, self.passes = iteration, groups, passes
 
+    @property
+    def trained(self) -> list[Trajectory]:
+        return [t for group in self.groups for t in group.trajectories]
+
     def __len__(self) -> int:
         return 2 * self.passes
 
     def __iter__(self):
-        trajectories = [t for group in self.groups for t in group.trajectories]
+        trajectories = self.trained
         for _ in range(self.passes):
             for start in range(2):
                 yield ChunkBatch.from_trajectories(trajectories[start::2])
@@ -89,6 +95,9 @@ class MadeData(L.LightningDataModule):
     def __init__(self, groups_of=random_groups, *, seed: int = 0, max_chunks: int = 15, passes: int = 1) -> None:
         super().__init__()
         self.groups_of, self.seed, self.max_chunks, self.passes = groups_of, seed, max_chunks, passes
+
+    def max_chunks_of(self, window: int | None) -> int:
+        return self.max_chunks if window is None else -(-self.max_chunks * STEPS // window)
 
     def train_dataloader(self) -> MadeEpoch:
         iteration = self.trainer.current_epoch
@@ -115,6 +124,8 @@ class MadeModule(L.LightningModule):
             trajectories=len(batch.trajectories),
             tokens=int(batch.token_mask_NLA.sum()),
             norm="traj_mean",
+            weight_N=batch.weight_N,
+            share_N=batch.share_N,
         )
         row_N = batch.advantage_N * (1 + batch.proprio_NP[:, 0])
         return (weight_NLA * row_N[:, None, None] * self.scale).sum()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from vla_rl.chunk_scores import token_entropy, token_score_sq
 from vla_rl.types import ActionChunk, ChunkBatch, Episode, Observation, SlotEvent
 
 L, A, BINS = 2, 3, 4
@@ -88,18 +89,18 @@ class ToyPolicy(nn.Module):
         # row by row, so that a row's floats do not depend on who else waits
         rows = [self._act(p, None if seed_N is None else seed_N[n], temperature)
                 for n, p in enumerate(observation.proprio_NP)]  # fmt: skip
-        token, logprob = (torch.stack(parts) for parts in zip(*rows, strict=True))
+        token, logprob, entropy, score_sq = (torch.stack(parts) for parts in zip(*rows, strict=True))
         action = token.float() / (BINS - 1) * 2 - 1
-        return ActionChunk(token, logprob, action, action)
+        return ActionChunk(token, logprob, action, action, entropy, score_sq)
 
-    def _act(self, proprio_P: Tensor, seed: int | None, temperature: float) -> tuple[Tensor, Tensor]:
+    def _act(self, proprio_P: Tensor, seed: int | None, temperature: float) -> tuple[Tensor, ...]:
         logp = self._log_softmax(proprio_P[None], temperature)[0]
         if seed is None:
             token = logp.argmax(-1)
         else:
             generator = torch.Generator().manual_seed(seed)
             token = torch.multinomial(logp.exp().view(-1, BINS), 1, generator=generator).view(L, A)
-        return token, logp.gather(-1, token[..., None])[..., 0]
+        return token, logp.gather(-1, token[..., None])[..., 0], token_entropy(logp), token_score_sq(logp, token)
 
     def log_prob(self, batch: ChunkBatch, temperature: float) -> tuple[Tensor, Tensor]:
         logp = self._log_softmax(batch.proprio_NP, temperature)

@@ -62,6 +62,31 @@ def check(config: Config) -> None:
         _check_node(node, key)
 
 
+def import_path(path: str, given: str) -> Callable[..., Any]:
+    """The class or function at a dotted path.
+
+    Args:
+        given: the option as it was given, for messages: "(mask._target_=my_pkg.MyMask)".
+
+    Raises:
+        UserError: no such module or name, or nothing that can be called.
+    """
+    module_name, _, name = path.rpartition(".")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as e:
+        if not f"{module_name}.".startswith(f"{e.name}."):
+            raise  # the module exists, but something it imports does not
+        raise UserError(f"no module named '{e.name}' {given}") from e
+    if not hasattr(module, name):
+        public = [n for n in vars(module) if not n.startswith("_")]
+        raise UserError(f"module '{module_name}' has no '{name}'{did_you_mean(name, public)} {given}")
+    target = getattr(module, name)
+    if not callable(target):
+        raise UserError(f"'{path}' is neither a class nor a function {given}")
+    return target
+
+
 def _check_node(node: Node, key: str) -> None:
     _check_names(_target(node, key), node, key, supplied={})
     for name, value in _options(node):
@@ -88,23 +113,9 @@ def _options(node: Node) -> list[tuple[str, Any]]:
 
 def _target(node: Node, key: str) -> Callable[..., Any]:
     path = node["_target_"]
-    module_name, _, name = path.rpartition(".")
-    given = f"({key}._target_={path})"
-    if not module_name:
+    if "." not in path.strip("."):
         raise UserError(f"a target is a module and a name, got '{path}' ({key}._target_=my_pkg.MyClass)")
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as e:
-        if not f"{module_name}.".startswith(f"{e.name}."):
-            raise  # the module exists, but something it imports does not
-        raise UserError(f"no module named '{e.name}' {given}") from e
-    if not hasattr(module, name):
-        public = [n for n in vars(module) if not n.startswith("_")]
-        raise UserError(f"module '{module_name}' has no '{name}'{did_you_mean(name, public)} {given}")
-    target = getattr(module, name)
-    if not callable(target):
-        raise UserError(f"'{path}' is neither a class nor a function {given}")
-    return target
+    return import_path(path, f"({key}._target_={path})")
 
 
 def _parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter] | None:

@@ -32,14 +32,18 @@ class RolloutConfig:
 class GRPOConfig:
     """The loss, and how an iteration's trajectories become optimizer steps."""
 
+    advantage: str = "grpo"  # grpo, grpo_unbiased, rloo, dr_grpo, ngrpo, or my_pkg.my_function (`vla_rl.grpo`)
     advantage_eps: float = 1e-6  # added to the group's standard deviation
+    group_filter: str = "drop"  # groups without a spread of rewards: drop, keep, resample, or my_pkg.my_function
+    resample_rounds: int = 2  # group_filter=resample: how often at most their replacements are collected
+    downsample: int | None = None  # PODS: trajectories trained on of each group, half the best, half the worst
     clip_low: float = 0.2  # the probability ratio is clipped to [1 - clip_low, 1 + clip_high]
     clip_high: float = 0.4
     entropy_coef: float = 1e-3  # weight of the entropy bonus
     minibatches: int = 40  # optimizer steps per pass over an iteration's trajectories
     epochs: int = 1  # passes over an iteration's trajectories
     micro_rows: int = 12  # chunks per forward and backward: memory and speed only, not the result
-    loss_norm: Literal["traj_mean", "token_mean"] = "traj_mean"
+    loss_norm: Literal["traj_mean", "token_mean", "const"] = "traj_mean"  # `vla_rl.grpo.token_weight`
 
 
 @dataclass(slots=True)
@@ -127,8 +131,14 @@ def _rollout(rollout: RolloutConfig) -> None:
 
 def _grpo(config: Config) -> None:
     grpo, trajectories = config.grpo, config.rollout.groups * config.rollout.group_size
-    for name, example in (("minibatches", 4), ("epochs", 1), ("micro_rows", 12)):
+    for name, example in (("minibatches", 4), ("epochs", 1), ("micro_rows", 12), ("resample_rounds", 2)):
         _at_least(1, f"grpo.{name}", getattr(grpo, name), example)
+    size, kept = config.rollout.group_size, grpo.downsample
+    if kept is not None and (kept < 2 or kept % 2 or kept > size):
+        raise UserError(
+            f"grpo.downsample must be even and from 2 to the group size {size}, got {kept}: "
+            f"grpo.downsample={max(2, size // 4 * 2)}"
+        )
     if grpo.minibatches > trajectories:
         raise UserError(
             f"{grpo.minibatches} minibatches cannot share {trajectories} trajectories "

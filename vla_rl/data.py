@@ -7,20 +7,34 @@ because Lightning may iterate or rebuild it more often than that.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
 import torch
 
+from vla_rl.choices import pick
 from vla_rl.config import EvaluationConfig, GRPOConfig, RolloutConfig
 from vla_rl.distributed import seeded_generator, stable_seed
 from vla_rl.errors import UserError
 from vla_rl.evaluation import heldout_episodes
-from vla_rl.grpo import group_advantage
+from vla_rl.groups import GROUP_FILTERS, best_and_worst
+from vla_rl.grpo import ADVANTAGES
 from vla_rl.rollouts import TimeSplit, collect
 from vla_rl.types import ChunkBatch, Episode, Policy, RolloutGroup, SimulatorPool, Trajectory
+
+RESAMPLED = 10**9  # uids of a round of replacements start this much higher: unique, whatever else is collected
+
+
+@dataclass(slots=True)
+class Collected:
+    """An iteration's rollouts on this rank."""
+
+    groups: list[RolloutGroup]  # all of them, those nothing can be learnt from included
+    trained: list[Trajectory]  # what the update may use: the group filter and the down-sampling have left it
+    time: TimeSplit
 
 
 class RolloutEpoch:
@@ -31,38 +45,40 @@ class RolloutEpoch:
     """
 
     def __init__(
-        self, iteration: int, minibatches: int, epochs: int, seed: int, collect_groups: Callable[[], tuple]
+        self, iteration: int, minibatches: int, epochs: int, seed: int, collect: Callable[[], Collected]
     ) -> None:
         self.iteration = iteration
         self.minibatches, self.epochs, self.seed = minibatches, epochs, seed
-        self._collect_groups = collect_groups
-        self._collected: tuple[list[RolloutGroup], TimeSplit] | None = None
+        self._collect = collect
+        self._collected: Collected | None = None
 
     @property
     def groups(self) -> list[RolloutGroup]:
-        """All groups of this rank, those without a spread included; collected on first access."""
-        return self._result()[0]
+        """All groups of this rank, those that are not trained on included; collected on first access."""
+        return self._result().groups
+
+    @property
+    def trained(self) -> list[Trajectory]:
+        return self._result().trained
 
     @property
     def time(self) -> TimeSplit:
-        return self._result()[1]
+        return self._result().time
 
-    def _result(self) -> tuple[list[RolloutGroup], TimeSplit]:
+    def _result(self) -> Collected:
         if self._collected is None:
-            self._collected = self._collect_groups()
+            self._collected = self._collect()
         return self._collected
 
     def __len__(self) -> int:
         return self.minibatches * self.epochs
 
     def __iter__(self) -> Iterator[ChunkBatch]:
-        # a group without a spread has zero advantages: it would cost a forward and a backward and change nothing
-        useful = [t for group in self.groups if group.has_spread for t in group.trajectories]
-        order = torch.randperm(len(useful), generator=seeded_generator(self.seed, "minibatches", self.iteration))
-        useful = [useful[i] for i in order.tolist()]
+        order = torch.randperm(len(self.trained), generator=seeded_generator(self.seed, "minibatches", self.iteration))
+        trained = [self.trained[i] for i in order.tolist()]
         for _ in range(self.epochs):
             for start in range(self.minibatches):
-                yield self._batch(useful[start :: self.minibatches])
+                yield self._batch(trained[start :: self.minibatches])
 
     def _batch(self, trajectories: list[Trajectory]) -> ChunkBatch:
         if trajectories:
@@ -105,8 +121,9 @@ def check_together(pool: SimulatorPool, policy: Policy, rollout: RolloutConfig) 
 class RolloutDataModule(L.LightningDataModule):
     """Plans, collects and scores the rollout groups of each iteration.
 
-    Callbacks of the trainer may take part: `plan_rollouts(episodes)` before (it may set each episode's window),
-    `score(groups)` after (it may shape each trajectory's reward).
+    Callbacks of the trainer may take part: `check_run(data, callbacks)` before anything is written (it may raise a
+    `UserError`), `plan_rollouts(episodes)` before a collection (it may set each episode's window and augmentation),
+    `score(groups)` after it (it may shape each trajectory's reward).
 
     Args:
         pool: the simulators; the caller closes them.
@@ -131,17 +148,29 @@ class RolloutDataModule(L.LightningDataModule):
         self.pool, self.policy = pool, policy
         self.rollout, self.grpo, self.evaluation = rollout, grpo, evaluation
         self.seed = seed
+        self._advantage = pick(grpo.advantage, ADVANTAGES, "grpo.advantage")
+        self._filter = pick(grpo.group_filter, GROUP_FILTERS, "grpo.group_filter")
         self.on_done: Callable[[Trajectory], None] | None = None  # called with each episode that ends (progress)
 
     @property
     def max_chunks(self) -> int:
-        """Decisions in the longest possible episode."""
+        """Decisions in the longest possible episode that executes whole chunks."""
         return self.pool.max_chunks
+
+    def max_chunks_of(self, window: int | None) -> int:
+        """The same for episodes that execute `window` control steps of each chunk; None = all."""
+        return self.max_chunks if window is None else math.ceil(self.max_chunks * self.pool.chunk_steps / window)
+
+    def check(self, callbacks: Sequence[L.Callback]) -> None:
+        """Let the callbacks refuse what cannot work; nothing has been written yet."""
+        for callback in callbacks:
+            if hasattr(callback, "check_run"):
+                callback.check_run(self, callbacks)
 
     def train_dataloader(self) -> RolloutEpoch:
         iteration = self.trainer.current_epoch
         return RolloutEpoch(
-            iteration, self.grpo.minibatches, self.grpo.epochs, self.seed, lambda: self._collect_groups(iteration)
+            iteration, self.grpo.minibatches, self.grpo.epochs, self.seed, lambda: self._collect_iteration(iteration)
         )
 
     def val_dataloader(self) -> HeldoutBatches:
@@ -162,15 +191,20 @@ class RolloutDataModule(L.LightningDataModule):
         """This rank's share of an evaluation."""
         return self._collect(batch.episodes[self.trainer.global_rank :: self.trainer.world_size], batch.decoding)
 
-    def plan(self, iteration: int) -> list[Episode]:
+    def plan(self, iteration: int, attempt: int = 0) -> list[Episode]:
         """This iteration's episodes over all ranks. Depends on the seed and the iteration alone, so that runs with
-        different masks see the same states. Tasks take turns; states are drawn uniformly."""
-        generator = seeded_generator(self.seed, "initial states", iteration)
+        different masks see the same states. Tasks take turns; states are drawn uniformly.
+
+        Args:
+            attempt: 0, or the round of replacements: the same tasks from other states.
+        """
+        again = [attempt] if attempt else []
+        generator = seeded_generator(self.seed, "initial states", iteration, *again)
         low, high = self.rollout.train_init_states
         groups, size = self.rollout.groups, self.rollout.group_size
         states = torch.randint(low, high, (groups,), generator=generator).tolist()
         tasks = [self.pool.tasks[(iteration * groups + g) % len(self.pool.tasks)] for g in range(groups)]
-        first = iteration * groups * size
+        first = iteration * groups * size + attempt * RESAMPLED
         return [
             Episode(
                 uid=(uid := first + g * size + i),
@@ -183,25 +217,39 @@ class RolloutDataModule(L.LightningDataModule):
             for i in range(size)
         ]
 
-    def _collect_groups(self, iteration: int) -> tuple[list[RolloutGroup], TimeSplit]:
+    def _collect_iteration(self, iteration: int) -> Collected:
         rank, world = self.trainer.global_rank, self.trainer.world_size
-        episodes = [e for e in self.plan(iteration) if e.group % world == rank]
+        wanted = {g for g in range(self.rollout.groups) if g % world == rank}
+        groups, time = [], TimeSplit()
+        for attempt in range(1 + (self.grpo.resample_rounds if self.grpo.group_filter == "resample" else 0)):
+            episodes = [e for e in self.plan(iteration, attempt) if e.group in wanted]
+            new, new_time = self._collect_groups(episodes)
+            groups, time = groups + new, time + new_time
+            wanted -= {group.trajectories[0].episode.group for group in new if self._filter(group)}
+            if not wanted:
+                break
+        return Collected(groups, [t for group in groups if self._filter(group) for t in self._downsample(group)], time)
+
+    def _collect_groups(self, episodes: list[Episode]) -> tuple[list[RolloutGroup], TimeSplit]:
         self._notify("plan_rollouts", episodes)
         trajectories, time = self._collect(episodes, "sampled")
         size = self.rollout.group_size
         groups = [RolloutGroup(trajectories[i : i + size]) for i in range(0, len(trajectories), size)]
         self._notify("score", groups)
         for group in groups:
-            advantage_G = group_advantage(group.reward_G, eps=self.grpo.advantage_eps)
+            advantage_G = self._advantage(group.reward_G, self.grpo.advantage_eps)
             for trajectory, advantage in zip(group.trajectories, advantage_G.tolist(), strict=True):
                 trajectory.advantage = advantage
         return groups, time
 
+    def _downsample(self, group: RolloutGroup) -> list[Trajectory]:
+        if self.grpo.downsample is None:
+            return group.trajectories
+        return [group.trajectories[i] for i in best_and_worst(group.reward_G, self.grpo.downsample).tolist()]
+
     def _collect(self, episodes: list[Episode], decoding: str) -> tuple[list[Trajectory], TimeSplit]:
         temperature, greedy = self.rollout.temperature, decoding == "greedy"
-        return collect(
-            self.pool, self.policy, episodes, temperature=temperature, greedy=greedy, on_done=self.on_done
-        )
+        return collect(self.pool, self.policy, episodes, temperature=temperature, greedy=greedy, on_done=self.on_done)
 
     def _notify(self, hook: str, value: list) -> None:
         for callback in self.trainer.callbacks:

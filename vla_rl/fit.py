@@ -35,6 +35,7 @@ def main(argv: list[str]) -> None:
             pool, policy, rollout=config.rollout, grpo=config.grpo, evaluation=config.evaluation, seed=config.seed
         )
         module = GRPOModule(policy, config.grpo, config.optim, config.rollout.temperature)
+        data.check(trainer.callbacks)
 
         open_run_folder(folder, config)
         before = measure("before training", trainer, module, data)

@@ -13,6 +13,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from vla_rl.config import GRPOConfig, OptimConfig
@@ -57,10 +58,15 @@ class GRPOModule(L.LightningModule):
                 sum(group.has_spread for group in epoch.groups),
                 sum(t.steps for t in trajectories),
                 sum(t.steps for t in successes),
+                len(epoch.trained),
             ],
             dtype=torch.float64,
         )
-        episodes, succeeded, groups, spread, steps, success_steps = all_reduce_sum(counts, self.trainer).tolist()
+        sums = all_reduce_sum(counts, self.trainer).tolist()
+        episodes, succeeded, groups, spread, steps, success_steps, trained = sums
+        if not trained:
+            rank_zero_warn(f"iteration {epoch.iteration + 1} is skipped: no group of rollouts has anything to teach")
+        self._log("rollout/groups", groups)
         self._log("rollout/success", succeeded / episodes)
         self._log("rollout/groups_with_spread", spread / groups)
         self._log("rollout/steps", steps / episodes)
@@ -72,35 +78,46 @@ class GRPOModule(L.LightningModule):
 
     def training_step(self, batch: ChunkBatch, batch_idx: int) -> None:
         began = time.perf_counter()
-        kept = batch.token_mask_NLA.flatten(1).any(1)
-        present = torch.tensor(
-            [len(batch.trajectory_N[kept].unique()), int(batch.token_mask_NLA.sum())], dtype=torch.float64
-        )
-        trajectories, tokens = all_reduce_sum(present, self.trainer).tolist()
         self._log_rows(batch)
         self._log("time/update_s", 0.0, reduce_fx="sum")  # also where the whole iteration has nothing to learn from
-        if not tokens:  # every group of this step succeeded throughout or failed throughout
+        totals = self.compute_gradient(batch)
+        if not totals:  # every group of this step succeeded throughout or failed throughout
             return
+        trainable = [p for p in self.policy.parameters() if p.requires_grad]
+        totals["grad_norm"] = float(torch.nn.utils.clip_grad_norm_(trainable, self.optim.grad_clip))
+        self.optimizers().step()
+        if batch_idx == 0:  # nothing was updated since these chunks were sampled: rollout and update must agree
+            self._log("train/first_log_ratio_abs", totals["log_ratio_abs"])
+        for name, value in totals.items():
+            self._log(f"train/{name}", value)
+        self._log("time/update_s", time.perf_counter() - began, reduce_fx="sum")
+
+    def compute_gradient(self, batch: ChunkBatch) -> dict[str, float]:
+        """Leave the gradient of the batch's loss, over all ranks, in the parameters.
+
+        Returns:
+            The loss and its statistics over all ranks; nothing, and no gradient, where no rank has a token that counts.
+        """
+        kept = batch.token_mask_NLA.flatten(1).any(1)
+        shares = (batch.token_mask_NLA.flatten(1).sum(1) * batch.share_N).sum()  # the tokens, unless a mask says more
+        present = torch.tensor([len(batch.trajectory_N[kept].unique()), float(shares)], dtype=torch.float64)
+        trajectories, tokens = all_reduce_sum(present, self.trainer).tolist()
+        if not tokens:
+            return {}
         weight_NLA = token_weight(
             batch.token_mask_NLA,
             batch.trajectory_N,
             trajectories=trajectories,
             tokens=tokens,
             norm=self.grpo.loss_norm,
+            longest=self.trainer.datamodule.max_chunks * batch.token_mask_NLA[0].numel(),
+            weight_N=batch.weight_N,
+            share_N=batch.share_N,
         )
-        optimizer = self.optimizers()
-        optimizer.zero_grad()
+        self.optimizers().zero_grad()
         totals = self._backward(batch, weight_NLA)
         sums = all_reduce_sum(torch.tensor(list(totals.values()), dtype=torch.float64), self.trainer)
-        totals = dict(zip(totals, sums.tolist(), strict=True))
-        trainable = [p for p in self.policy.parameters() if p.requires_grad]
-        totals["grad_norm"] = float(torch.nn.utils.clip_grad_norm_(trainable, self.optim.grad_clip))
-        optimizer.step()
-        if batch_idx == 0:  # nothing was updated since these chunks were sampled: rollout and update must agree
-            self._log("train/first_log_ratio_abs", totals["log_ratio_abs"])
-        for name, value in totals.items():
-            self._log(f"train/{name}", value)
-        self._log("time/update_s", time.perf_counter() - began, reduce_fx="sum")
+        return dict(zip(totals, sums.tolist(), strict=True))
 
     def _backward(self, batch: ChunkBatch, weight_NLA: Tensor) -> dict[str, float]:
         """Accumulate the gradient over micro-batches; gradients are exchanged with other ranks once, at the last."""
@@ -110,7 +127,7 @@ class GRPOModule(L.LightningModule):
             stop = start + self.grpo.micro_rows
             micro = batch.rows(start, stop)
             last = start == starts[-1]
-            with nullcontext() if last else self._no_sync():
+            with nullcontext() if last else self.no_sync():
                 logprob_NLA, entropy_NLA = self.policy.log_prob(micro, self.temperature)
                 device = logprob_NLA.device
                 weight = weight_NLA[start:stop].to(device)
@@ -130,7 +147,8 @@ class GRPOModule(L.LightningModule):
                 totals[name] = totals.get(name, 0.0) + float(value)
         return totals
 
-    def _no_sync(self) -> Any:
+    def no_sync(self) -> Any:
+        """A context in which gradients stay on their rank."""
         strategy = self.trainer.strategy
         return strategy.block_backward_sync() if hasattr(strategy, "block_backward_sync") else nullcontext()
 

@@ -1,19 +1,20 @@
-"""Probabilistic chunk masking as pure functions: phases, divergence, keep probabilities, selection.
+"""The phases of an episode as pure functions, from what was executed alone, never from the outcome.
 
 PCM, "Learn Where Outcomes Diverge", arXiv 2605.16154. Shapes: see `vla_rl.types`, and
     F  phases, in the order of `PHASES`
 
-Where we leave the paper's letter, and why:
-1. `pre_grasp` is positional (`pre_lo` = 0): with a binary gripper and 8-step chunks the paper's 0.1 leaves at most one
-   such chunk per closure, while its own Fig 6 shows 3 to 5.
-2. An action is the mean over the executed steps of a chunk; the divergence is taken inside each mixed group and then
-   averaged: pooling tasks would measure which task is easy, not which behaviour matters.
+A labeller maps a trajectory to the phase of each of its chunks. `LABELLERS` has those that ship; one of your own is a
+function marked with `labels(...)`.
+
+Where the default leaves the paper's letter, and why: `pre_grasp` is positional (`pre_lo` = 0). With a binary gripper
+and 8-step chunks the paper's 0.1 (`gripper_strict`) leaves at most one such chunk per closure, while its own Fig 6
+shows 3 to 5.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -82,78 +83,68 @@ def label_phases(fraction_N: Tensor, pre_lo: float = 0.0) -> Tensor:
     return torch.tensor([label(n, f) for n, f in enumerate(fraction_N.tolist())], dtype=torch.int64)
 
 
-def trajectory_phases(trajectory: Trajectory) -> Tensor:
-    """The phase of each chunk of a trajectory, int64 [N]."""
-    return label_phases(gripper_fraction(trajectory.close_NL, trajectory.executed_N))
-
-
 def chunk_action(action_NLA: Tensor, executed_N: Tensor) -> Tensor:
     """The mean normalised action over each chunk's executed steps, float [N, A]."""
     executed_NL = torch.arange(action_NLA.shape[1]) < executed_N[:, None]
     return (action_NLA * executed_NL[..., None]).sum(1) / executed_N[:, None]
 
 
-def divergence(action_NA: Tensor, phase_N: Tensor, success_N: Tensor) -> Tensor:
-    """How differently successes and failures of ONE group act in each phase, PCM Eq 5.
+class Labeller(Protocol):
+    """What splits trajectories into phases."""
 
-        C_c = || E[a | r=1, phase=c] - E[a | r=0, phase=c] ||
+    phases: tuple[str, ...]  # names, in the order of the labels
 
-    Args:
-        action_NA: from `chunk_action`, all chunks of the group's trajectories.
-        phase_N: from `label_phases`.
-        success_N: bool, the outcome of the trajectory a chunk belongs to.
-
-    Returns:
-        [F]; NaN where successes or failures have no chunk in the phase.
-    """
-    scores = []
-    for phase in range(len(PHASES)):
-        succeeded = action_NA[(phase_N == phase) & success_N]
-        failed = action_NA[(phase_N == phase) & ~success_N]
-        scores.append((succeeded.mean(0) - failed.mean(0)).norm())  # the mean of no rows is NaN
-    return torch.stack(scores)
+    def __call__(self, trajectory: Trajectory) -> Tensor:
+        """The phase of each chunk, int64 [N] in [0, F)."""
+        ...
 
 
-def collapse(buffers: Sequence[Sequence[float]], last_score: Sequence[float]) -> list[float]:
-    """One score per phase: the mean of its buffer; an empty buffer carries the last score on (NaN: never seen)."""
-    return [math.fsum(b) / len(b) if b else last for b, last in zip(buffers, last_score, strict=True)]
-
-
-def keep_probability(score_F: Tensor, floor: float) -> Tensor:
-    """Relative weights of the phases, p_c = max(floor, S_c / max S) (PCM section 4.3).
-
-    Args:
-        score_F: collapsed divergence, NaN for a phase never seen; at least one is above 0.
-        floor: the least weight, in (0, 1].
-
-    Returns:
-        [F] in [floor, 1]; a phase never seen gets the floor. A weight for `select_chunks`, not a probability of
-        inclusion.
+def labels(*phases: str) -> Callable[[Callable[[Trajectory], Tensor]], Labeller]:
+    """Marks a function as a labeller by naming its phases.
 
     Example:
-        >>> keep_probability(torch.tensor([1.0, 0.5, 0.3, 0.05, float("nan")]), floor=0.1)
-        tensor([1.0000, 0.5000, 0.3000, 0.1000, 0.1000])
+        >>> @labels("early", "late")
+        ... def halves(trajectory):
+        ...     return torch.arange(len(trajectory)) * 2 // len(trajectory)
     """
-    score_F = score_F.nan_to_num(nan=0.0)
-    assert score_F.max() > 0, "no phase has a score"
-    return (score_F / score_F.max()).clamp(min=floor)
+
+    def mark(function: Callable[[Trajectory], Tensor]) -> Labeller:
+        function.phases = phases
+        return function
+
+    return mark
 
 
-def select_chunks(weight_N: Tensor, budget: int, generator: torch.Generator) -> Tensor:
-    """Weighted sampling without replacement: draw one chunk in proportion to the weights, then the next among the rest.
+@labels(*PHASES)
+def trajectory_phases(trajectory: Trajectory) -> Tensor:
+    """The default: phases of the grip."""
+    return label_phases(gripper_fraction(trajectory.close_NL, trajectory.executed_N))
 
-    By the Gumbel top-k trick (Kool et al., arXiv 1903.06059): the k largest of log w + Gumbel noise are such a draw.
 
-    Args:
-        weight_N: >= 0; a chunk of weight 0 is never drawn.
-        budget: chunks to draw at most.
-        generator: its device must be that of `weight_N`.
+@labels(*PHASES)
+def gripper_strict(trajectory: Trajectory) -> Tensor:
+    """Phases of the grip by the paper's letter: `pre_grasp` only where the gripper has begun to close."""
+    return label_phases(gripper_fraction(trajectory.close_NL, trajectory.executed_N), pre_lo=0.1)
 
-    Returns:
-        sorted int64 indices, min(budget, chunks of positive weight) of them.
-    """
-    # -log(Exponential) is Gumbel noise; torch draws exponentials that are never 0, so no key is infinite
-    noise_N = -torch.empty_like(weight_N, dtype=torch.float64).exponential_(generator=generator).log()
-    key_N = weight_N.double().log() + noise_N
-    drawable = int((weight_N > 0).sum())
-    return key_N.topk(min(budget, drawable)).indices.sort().values
+
+@labels("time_1", "time_2", "time_3", "time_4", "time_5")
+def time_quantile(trajectory: Trajectory) -> Tensor:
+    """Fifths of the trajectory's chunks in time, whatever happens in them."""
+    return torch.arange(len(trajectory)) * 5 // len(trajectory)
+
+
+@labels("steady", "changing", "turning")
+def action_change(trajectory: Trajectory) -> Tensor:
+    """Thirds of the trajectory's chunks by how far their mean action is from that of the chunk before, least first."""
+    action_NA = chunk_action(trajectory.action_NLA, trajectory.executed_N)
+    change_N = (action_NA - torch.cat([action_NA[:1], action_NA[:-1]])).norm(dim=1)
+    rank_N = change_N.argsort(stable=True).argsort(stable=True)
+    return rank_N * 3 // len(trajectory)
+
+
+LABELLERS: dict[str, Labeller] = {
+    "gripper": trajectory_phases,
+    "gripper_strict": gripper_strict,
+    "time_quantile": time_quantile,
+    "action_change": action_change,
+}

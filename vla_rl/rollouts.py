@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import torch
 from torch import Tensor
@@ -26,6 +26,9 @@ class TimeSplit:
     infer_s: float = 0.0  # the policy computed (simulators go on meanwhile)
     total_s: float = 0.0
 
+    def __add__(self, other: TimeSplit) -> TimeSplit:
+        return TimeSplit(self.wait_s + other.wait_s, self.infer_s + other.infer_s, self.total_s + other.total_s)
+
 
 @dataclass(slots=True)
 class _Recording:
@@ -35,12 +38,14 @@ class _Recording:
     instruction: str = ""
     frames: list[Tensor] = field(default_factory=list)
     proprios: list[Tensor] = field(default_factory=list)
-    answers: list[tuple[Tensor, ...]] = field(default_factory=list)  # token, logprob, action, command per decision
+    answers: list[tuple[Tensor, ...]] = field(default_factory=list)  # the fields of `ActionChunk`, per decision
     executed: list[int] = field(default_factory=list)
 
     def observe(self, event: SlotEvent) -> None:
         self.instruction = event.instruction
-        self.frames.append(event.frame_HWC.clone())  # the slot's memory is overwritten by its next step
+        frame_HWC = event.frame_HWC.clone()  # the slot's memory is overwritten by its next step
+        # augmented before anybody sees it: what the policy acted on is what it is trained on, ratio 1 included
+        self.frames.append(self.episode.augment(frame_HWC) if self.episode.augment else frame_HWC)
         self.proprios.append(event.proprio_P.clone())
 
     def seed(self) -> int:
@@ -48,18 +53,20 @@ class _Recording:
         return stable_seed(self.episode.seed, len(self.executed))
 
     def finish(self, success: bool) -> Trajectory:
-        token, logprob, action, command = (torch.stack(parts) for parts in zip(*self.answers, strict=True))
+        chunk = ActionChunk(*(torch.stack(parts) for parts in zip(*self.answers, strict=True)))
         executed_N = torch.tensor(self.executed)
-        executed_NL = torch.arange(token.shape[1]) < executed_N[:, None]
+        executed_NL = torch.arange(chunk.token_NLA.shape[1]) < executed_N[:, None]
         return Trajectory(
             episode=self.episode,
             instruction=self.instruction,
             frame_NHWC=torch.stack(self.frames),
             proprio_NP=torch.stack(self.proprios),
-            token_NLA=token,
-            logprob_NLA=logprob,
-            action_NLA=action,
-            close_NL=(command[..., -1] > 0) & executed_NL,
+            token_NLA=chunk.token_NLA,
+            logprob_NLA=chunk.logprob_NLA,
+            action_NLA=chunk.action_NLA,
+            entropy_NLA=chunk.entropy_NLA,
+            score_sq_NLA=chunk.score_sq_NLA,
+            close_NL=(chunk.command_NLA[..., -1] > 0) & executed_NL,
             executed_N=executed_N,
             success=success,
             reward=float(success),
@@ -134,7 +141,5 @@ def _answer(
     )
     chunk: ActionChunk = policy.act(observation, None if greedy else [r.seed() for r in recordings], temperature)
     for n, (slot, recording) in enumerate(waiting):
-        recording.answers.append(
-            (chunk.token_NLA[n], chunk.logprob_NLA[n], chunk.action_NLA[n], chunk.command_NLA[n])
-        )
+        recording.answers.append(tuple(getattr(chunk, f.name)[n] for f in fields(chunk)))
         pool.step(slot, chunk.command_NLA[n, : recording.episode.window])

@@ -13,7 +13,7 @@ What flows: `Episode` (planned) -> `Trajectory` (happened) -> `RolloutGroup` (un
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Protocol, runtime_checkable
 
@@ -31,6 +31,7 @@ class Episode:
     seed: int  # seeds action sampling, together with the decision's index
     group: int = 0  # episodes of one group share task and init_state
     window: int | None = None  # control steps executed of each chunk; None = all
+    augment: Callable[[Tensor], Tensor] | None = None  # frame_HWC -> what the policy sees instead, always the same
 
 
 @dataclass(slots=True)
@@ -50,6 +51,8 @@ class ActionChunk:
     logprob_NLA: Tensor  # float32, log-probability of each token at the sampling temperature
     action_NLA: Tensor  # float32 in [-1, 1]: decoded bin centres, before un-normalisation
     command_NLA: Tensor  # float32 in [-1, 1]: what the simulator executes
+    entropy_NLA: Tensor  # float32, entropy of each token's distribution (nats)
+    score_sq_NLA: Tensor  # float32, || one-hot(token) - softmax ||^2 (`vla_rl.chunk_scores`)
 
 
 @dataclass(slots=True)
@@ -63,6 +66,8 @@ class Trajectory:
     token_NLA: Tensor  # int64
     logprob_NLA: Tensor  # float32
     action_NLA: Tensor  # float32
+    entropy_NLA: Tensor  # float32
+    score_sq_NLA: Tensor  # float32
     close_NL: Tensor  # bool: the executed gripper command closes (False where not executed)
     executed_N: Tensor  # int64: control steps executed of each chunk, 1..L
     success: bool
@@ -91,7 +96,7 @@ class RolloutGroup:
 
     @property
     def reward_G(self) -> Tensor:
-        return torch.tensor([t.reward for t in self.trajectories])
+        return torch.tensor([float(t.reward) for t in self.trajectories])
 
     @property
     def successes(self) -> int:
@@ -123,6 +128,8 @@ class ChunkBatch:
     advantage_N: Tensor  # float32
     trajectory_N: Tensor  # int64: index into `trajectories`
     chunk_N: Tensor  # int64: the decision's index within its trajectory
+    weight_N: Tensor  # float32: what a token of the row counts in the loss; 1 unless a mask corrects for its draw
+    share_N: Tensor  # float32: what it counts in the sums that the loss is divided by; 1 likewise
     trajectories: list[Trajectory] = field(default_factory=list)
 
     @classmethod
@@ -141,6 +148,8 @@ class ChunkBatch:
             advantage_N=torch.tensor([t.advantage for t in trajectories]).repeat_interleave(lengths),
             trajectory_N=torch.arange(len(trajectories)).repeat_interleave(lengths),
             chunk_N=torch.cat([torch.arange(n) for n in lengths.tolist()]),
+            weight_N=torch.ones(int(lengths.sum())),
+            share_N=torch.ones(int(lengths.sum())),
             trajectories=list(trajectories),
         )
 

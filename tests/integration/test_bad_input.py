@@ -26,6 +26,23 @@ MISTAKES = [
     ([TINY, "mask.budget=x"], "mask.budget=12"),
     ([TINY, "mask.budget=0"], "mask.budget=12"),
     ([TINY, "mask.budget=1000", "sim.horizon=144"], "mask.budget=18 is the most"),  # 144 steps in chunks of 8
+    ([TINY, "mask.budget.fraction=2"], "mask.budget.fraction=0.19"),
+    ([TINY, "mask=random", "mask.budget.knee=true"], "(mask=pcm)"),
+    ([TINY, "mask.budget.knee=true", "mask.budget.chunks=3"], "mask.budget=12"),
+    ([TINY, "mask.labeller=griper"], "mask.labeller=gripper"),
+    ([TINY, "mask.labeller=no_such.fn"], "no module named 'no_such'"),
+    ([TINY, "mask.estimator=hajk"], "mask.estimator=hajek"),
+    ([TINY, "mask.collapse=median"], "mask.collapse=mean"),
+    ([TINY, "mask.debias=2"], "mask.debias=true"),
+    ([TINY, "grpo.advantage=rlo"], "grpo.advantage=rloo"),
+    ([TINY, "grpo.group_filter=x"], "grpo.group_filter=drop"),
+    ([TINY, "grpo.resample_rounds=0"], "grpo.resample_rounds=2"),
+    ([TINY, "grpo.downsample=3"], "grpo.downsample=4"),
+    ([TINY, "grpo.downsample=10"], "grpo.downsample=4"),
+    (
+        [TINY, "callbacks.augment._target_=callbacks.augment.Augment", "callbacks.augment.jitter=2"],
+        "callbacks.augment.jitter=0.1",
+    ),
     ([TINY, "mask.floor=0"], "mask.floor=0.1"),
     ([TINY, "mask.floor=1.5"], "mask.floor=0.1"),
     ([TINY, "rollout.group_size=1"], "rollout.group_size=8"),
@@ -71,6 +88,11 @@ def test_one_line_names_the_fix(refused, argv, fix):
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has what the conf asks for")
 def test_without_a_gpu_the_small_conf_is_named(refused):
     assert "conf=pcm_object_tiny" in refused(["conf=pcm_object"])
+
+
+def test_a_budget_that_is_refused_leaves_no_run_folder(refused, tmp_path):
+    refused([TINY, "mask.budget=1000"])
+    assert not (tmp_path / "run").exists()  # the same run_dir works at the next try
 
 
 def test_a_used_run_folder_is_refused(refused, tmp_path):

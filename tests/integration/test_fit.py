@@ -12,6 +12,8 @@ from matplotlib.image import imread
 from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from callbacks.activation_memory import ActivationMemory
+from callbacks.diagnostics import Diagnostics
 from callbacks.metrics_file import MetricsFile
 from callbacks.pcm import PCM
 from tests import make, tiny_fit
@@ -62,7 +64,7 @@ def test_the_run_folder_is_complete(run):
     assert {path.name for path in folder.iterdir()} == top | {"tensorboard"}
     assert [path.name for path in (folder / "checkpoints").iterdir()] == ["last.ckpt"]
     assert json.loads((folder / "versions.json").read_text()) == versions()
-    for name in ("phase_allocation", "divergence"):
+    for name in ("phase_allocation", "divergence", "success", "cost"):
         assert imread(folder / "figures" / f"{name}.png").std() > 0.05  # something is drawn on the white
 
 
@@ -146,7 +148,7 @@ def toy_run(folder: Path) -> set[str]:
     data = RolloutDataModule(
         ToyPool(), policy, rollout=config.rollout, grpo=config.grpo, evaluation=config.evaluation, seed=1
     )
-    trainer = build_trainer(config, folder, [PCM(budget=2), MetricsFile()])
+    trainer = build_trainer(config, folder, [PCM(budget=2), Diagnostics(), ActivationMemory(), MetricsFile()])
     trainer.fit(GRPOModule(policy, config.grpo, config.optim, temperature=1.0), datamodule=data)
     return tags(folder)
 
@@ -168,7 +170,9 @@ def test_tensorboard_has_the_same_scalars_and_the_figures(run):
     events = EventAccumulator(str(folder / "tensorboard"))
     events.Reload()
     assert set(events.Tags()["scalars"]) - {"epoch"} == tags(folder)  # Lightning adds `epoch`
-    assert set(events.Tags()["images"]) == {"figures/phase_allocation", "figures/divergence"}
+    assert set(events.Tags()["images"]) == {
+        f"figures/{name}" for name in ("phase_allocation", "divergence", "success", "cost")
+    }
     for tag in tags(folder) - {"heldout/sampled_success", "heldout/greedy_success"}:  # these also before and after
         assert [e.value for e in events.Scalars(tag)] == pytest.approx([row[tag] for row in rows(folder)])
     assert len(events.Scalars("heldout/greedy_success")) == 1 + 2 + 1

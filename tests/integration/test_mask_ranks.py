@@ -5,9 +5,11 @@ import json
 import lightning as L
 import pytest
 
-from callbacks.pcm import PCM, mean_divergence
+from callbacks.global_mask import GlobalPCM
+from callbacks.pcm import PCM
 from callbacks.phase_plot import PhasePlot
 from tests.make import MadeData, random_groups, train
+from vla_rl.divergence import mean_divergence
 from vla_rl.phases import PHASES, trajectory_phases
 
 
@@ -54,3 +56,27 @@ def test_statistics_are_those_of_all_groups(tmp_path):
 def count_phases_of(groups):
     phases = [phase for group in groups for t in group.trajectories for phase in trajectory_phases(t).tolist()]
     return [phases.count(phase) for phase in range(len(PHASES))]
+
+
+class SaveRows(L.Callback):
+    def __init__(self, folder):
+        self.folder = folder
+
+    def on_train_end(self, trainer, pl_module):
+        rows = [row for batch, kept in zip(pl_module.seen, pl_module.rows_seen(), strict=True)
+                if batch.token_mask_NLA.any() for row in kept]  # fmt: skip
+        (self.folder / f"rank{trainer.global_rank}.json").write_text(json.dumps(rows))
+
+
+@pytest.mark.parametrize("make_mask", [lambda: GlobalPCM(budget=3), lambda: PCM(budget=3, estimator="ht")])
+def test_two_ranks_keep_what_one_would(tmp_path, make_mask):
+    def rows(folder, data, **options):
+        folder.mkdir()
+        train(folder, make_mask(), SaveRows(folder), data=data, **options)
+        return sorted(
+            row for path in folder.iterdir() if path.suffix == ".json" for row in json.loads(path.read_text())
+        )
+
+    alone = rows(tmp_path / "one", MadeData(three_groups))
+    assert rows(tmp_path / "two", UnequalData(three_groups), devices=2, strategy="ddp_fork") == alone
+    assert len(alone) >= 3 * 12 - 3  # 12 trajectories; one may have fewer chunks than the budget

@@ -18,6 +18,10 @@ from vla_rl.errors import UserError
 
 TINY = "conf=pcm_object_tiny"
 CONFS = ", ".join(conf_names())
+MASKS = "entropy, full_padded, global, none, pcm, pcm_paper_literal, random, random_padded, score_norm, single_phase"
+PCM_OPTIONS = (
+    "budget, floor, refresh_every, labeller, vector, gripper, group_weight, debias, collapse, missing, estimator"
+)
 
 
 class Greedy:
@@ -41,6 +45,22 @@ def message(argv: list[str]) -> str:
 # ---------------------------------------------------------------------------------------------------------- layers
 
 
+PAPER_MASK = {
+    "_target_": "callbacks.pcm.PCM",
+    "budget": 12,
+    "floor": 0.1,
+    "refresh_every": 5,
+    "labeller": "gripper",
+    "vector": "mean",
+    "gripper": True,
+    "group_weight": "equal",
+    "debias": False,
+    "collapse": "mean",
+    "missing": "carry",
+    "estimator": "paper",
+}
+
+
 def test_the_paper_run() -> None:
     config = compose(["conf=pcm_object"])
     rollout, grpo, optim = config.rollout, config.grpo, config.optim
@@ -49,7 +69,7 @@ def test_the_paper_run() -> None:
     assert (rollout.train_init_states, rollout.heldout_init_states) == ((0, 40), (40, 50))
     assert (grpo.clip_low, grpo.clip_high, grpo.entropy_coef, grpo.epochs) == (0.2, 0.4, 0.001, 1)
     assert (optim.lr, optim.betas, optim.weight_decay, optim.grad_clip) == (1e-5, (0.9, 0.999), 0.0, 2.0)
-    assert config.mask == {"_target_": "callbacks.pcm.PCM", "budget": 12, "floor": 0.1, "refresh_every": 5}
+    assert config.mask == PAPER_MASK
     assert config.policy["lora"] == {"r": 32, "alpha": 32}
     assert (config.sim["camera_px"], config.sim["horizon"]) == (256, 512)
 
@@ -120,7 +140,10 @@ def test_an_own_file(tmp_path: Path) -> None:
     )
     config = compose([f"conf={tmp_path / 'mine.yaml'}", "seed=8"])
     assert (config.conf, config.seed, config.iterations, config.optim.lr) == ("mine", 8, 9, 1e-3)
-    assert config.mask == {"_target_": "callbacks.single_phase.SinglePhase", "budget": 3, "refresh_every": 5}
+    assert config.mask == {"_target_": "callbacks.single_phase.SinglePhase", "budget": 3} | {
+        "refresh_every": 5,
+        "labeller": "gripper",
+    }
     assert "unnorm_key" not in config.policy  # a group by name replaces the node, the parent's changes included
 
 
@@ -152,8 +175,7 @@ NAMES = [
     (["conf=no/file.yaml"], f"no file 'no/file.yaml' (conf=path/to/file.yaml, or one of {CONFS})"),
     (
         [TINY, "mask=randm"],
-        "no mask named 'randm'; did you mean 'random'? "
-        "Choices: full_padded, none, pcm, random, single_phase (mask=random)",
+        f"no mask named 'randm'; did you mean 'random'? Choices: {MASKS} (mask=random)",
     ),
     ([TINY, "trainer=tpu"], "no trainer named 'tpu'; did you mean 'gpu'? Choices: cpu, gpu (trainer=gpu)"),
     ([TINY, "reward=dense"], "no reward named 'dense'. Choices: none (reward=none)"),
@@ -189,7 +211,7 @@ TYPES = [
     (["rollout=big"], "rollout must be a section of values, got 'big' (rollout.groups=8)"),
     (
         ["grpo.loss_norm=mean"],
-        "grpo.loss_norm must be one of traj_mean, token_mean, got 'mean' (grpo.loss_norm=traj_mean)",
+        "grpo.loss_norm must be one of traj_mean, token_mean, const, got 'mean' (grpo.loss_norm=traj_mean)",
     ),
     (
         ["mask=none", "mask.budget=8"],
@@ -302,12 +324,12 @@ def test_build_builds_inner_nodes_and_targets_without_a_signature() -> None:
         (
             {"_target_": "callbacks.pcm.PCM", "flor": 0.1},
             {},
-            "PCM has no option 'flor'; did you mean 'floor'? Options: budget, floor, refresh_every (mask.floor=...)",
+            f"PCM has no option 'flor'; did you mean 'floor'? Options: {PCM_OPTIONS} (mask.floor=...)",
         ),
         (
             {"_target_": "callbacks.pcm.PCM", "x": 0.1},
             {},
-            "PCM has no option 'x'. Options: budget, floor, refresh_every (remove mask.x)",
+            f"PCM has no option 'x'. Options: {PCM_OPTIONS} (remove mask.x)",
         ),
         ({"_target_": HERE}, {}, "Greedy needs the option 'depth' (mask.depth=...)"),
         (
@@ -388,4 +410,4 @@ def test_help_names_confs_and_groups_and_runs_nothing(capsys) -> None:
     printed = capsys.readouterr().out
     assert printed == help_text("What it does.") + "\n"
     assert f"  conf=    {CONFS}\n" in printed
-    assert "  mask=    full_padded, none, pcm, random, single_phase\n" in printed
+    assert f"  mask=    {MASKS}\n" in printed

@@ -65,7 +65,7 @@ class TestTokenWeight:
         assert weight_NLA[2].eq(0).all() and weight_NLA.sum() == 1
 
     def test_unknown_norm(self):
-        with pytest.raises(ValueError, match=r"'mean'; choose traj_mean or token_mean \(grpo.loss_norm=traj_mean\)"):
+        with pytest.raises(ValueError, match=r"'mean'; choose traj_mean, token_mean or const \(grpo.loss_norm="):
             self.weigh("mean")
 
 

@@ -9,11 +9,12 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from callbacks.base import ChunkMask
 from callbacks.full_padded import FullPadded
-from callbacks.pcm import PCM, mean_divergence
+from callbacks.pcm import PCM
 from callbacks.random_mask import RandomMask
 from callbacks.single_phase import SinglePhase
 from tests.make import MadeData, MadeModule, made_trainer, make_trajectory, random_groups, train
 from vla_rl.distributed import seeded_generator
+from vla_rl.divergence import mean_divergence
 from vla_rl.errors import UserError
 from vla_rl.types import RolloutGroup
 
@@ -24,7 +25,7 @@ class First(ChunkMask):
     """Keeps the first `budget` chunks."""
 
     def choose(self, trajectory, generator):
-        return torch.arange(self.budget)
+        return torch.arange(self.budget.of(len(trajectory)))
 
 
 class Nothing(ChunkMask):

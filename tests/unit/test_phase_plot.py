@@ -12,7 +12,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from callbacks.full_padded import FullPadded
 from callbacks.pcm import PCM
-from callbacks.phase_plot import PhasePlot, draw_allocation, draw_divergence, trailing_mean
+from callbacks.phase_figures import (
+    draw_allocation,
+    draw_cumulative_divergence,
+    draw_divergence,
+    draw_phase_divergence,
+    trailing_mean,
+)
+from callbacks.phase_plot import PhasePlot
 from tests.make import MadeData, MadeModule, made_trainer, make_trajectory, train
 from vla_rl.phases import PHASES
 from vla_rl.types import RolloutGroup
@@ -87,14 +94,14 @@ class TestFigures:
     def test_files_and_tensorboard(self, tmp_path):
         logger = TensorBoardLogger(tmp_path, name="", version="tensorboard")
         train(tmp_path, PCM(budget=4), PhasePlot(every_iterations=2), iterations=3, logger=logger)
-        for name in ("phase_allocation", "divergence"):
+        for name in ("phase_allocation", "divergence", "phase_divergence", "cumulative_divergence"):
             image = imread(tmp_path / "figures" / f"{name}.png")
             assert image.shape[1] > image.shape[0] > 400  # readable
             assert len({tuple(pixel) for pixel in image.reshape(-1, 4)[::7].tolist()}) > 20  # not blank
         logger.finalize("success")
         events = EventAccumulator(logger.log_dir)
         events.Reload()
-        for name in ("phase_allocation", "divergence"):
+        for name in ("phase_allocation", "divergence", "phase_divergence", "cumulative_divergence"):
             # 2 steps an iteration: after the second one and at the end
             assert [image.step for image in events.Images(f"figures/{name}")] == [4, 6]
 
@@ -121,6 +128,28 @@ class TestFigures:
         figure = draw_divergence([row, row])
         assert [text.get_text() for text in figure.legends[0].get_texts()] == list(PHASES)
         assert figure.axes[2].lines[2].get_ydata().tolist() == [0.5, 0.5]
+
+    def test_phase_divergence(self):
+        history = [
+            {"divergence": [1.0, math.nan], "divergence_no_gripper": [0.5, math.nan]},
+            {"divergence": [2.0, math.nan], "divergence_no_gripper": [0.5, math.nan]},
+        ]
+        figure = draw_phase_divergence(history, ("early", "late"))
+        axes = figure.axes[0]
+        assert [bar.get_height() for bar in axes.patches] == [1.5, 0.0, 0.5, 0.0]  # early, late; then without gripper
+        assert [text.get_text() for text in axes.texts] == ["1.50", "-", "0.50", "-"]
+        assert [label.get_text() for label in axes.get_xticklabels()] == ["early", "late"]
+
+    def test_cumulative_divergence(self):
+        # C_c .5 and 1 on average; 30 and 10 chunks in 4 trajectories: a quarter of the chunks has 10 / 25 of the score
+        history = [
+            {"divergence": [0.5, 1.0], "chunks": [20.0, 5.0], "trajectories": 2.0},
+            {"divergence": [0.5, math.nan], "chunks": [10.0, 5.0], "trajectories": 2.0},
+        ]
+        axes = draw_cumulative_divergence(history, ("early", "late")).axes[0]
+        assert list(axes.lines[1].get_xdata()) == [0.0, 0.25, 1.0]
+        assert list(axes.lines[1].get_ydata()) == pytest.approx([0.0, 0.4, 1.0])
+        assert axes.get_legend().get_texts()[1].get_text() == "knee: 2.5 chunks of a trajectory, 40% of $C_c$"
 
     def test_trailing_mean(self):
         # means of [1], [1], [1, 4], [4, 6]; a window of NaN alone is NaN

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from vla_rl.chunk_scores import token_entropy, token_score_sq
 from vla_rl.errors import UserError
 from vla_rl.policy.actions import (
     Statistics,
@@ -90,6 +91,8 @@ class OpenVLAOFTPolicy(nn.Module):
             logprob_NLA=logprob.gather(-1, token[..., None])[..., 0],
             action_NLA=action.float(),
             command_NLA=command.clip(-1, 1).float(),
+            entropy_NLA=token_entropy(logprob),
+            score_sq_NLA=token_score_sq(logprob, token),
         )
 
     def log_prob(self, batch: ChunkBatch, temperature: float) -> tuple[Tensor, Tensor]:

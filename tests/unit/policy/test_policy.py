@@ -1,3 +1,5 @@
+from dataclasses import fields
+
 import pytest
 import torch
 
@@ -23,6 +25,8 @@ def batch_of(observation, chunk):
             token_NLA=chunk.token_NLA[n : n + 1],
             logprob_NLA=chunk.logprob_NLA[n : n + 1],
             action_NLA=chunk.action_NLA[n : n + 1],
+            entropy_NLA=chunk.entropy_NLA[n : n + 1],
+            score_sq_NLA=chunk.score_sq_NLA[n : n + 1],
             close_NL=chunk.command_NLA[n : n + 1, :, -1] > 0,
             executed_N=torch.tensor([8]),
             success=True,
@@ -44,8 +48,8 @@ def chunk(tiny_policy, observation):
 
 
 def assert_same(one: ActionChunk, other: ActionChunk):
-    for name in ("token_NLA", "logprob_NLA", "action_NLA", "command_NLA"):
-        assert torch.equal(getattr(one, name), getattr(other, name)), name
+    for f in fields(ActionChunk):
+        assert torch.equal(getattr(one, f.name), getattr(other, f.name)), f.name
 
 
 def test_it_is_a_policy(tiny_policy, chunk):
@@ -60,8 +64,7 @@ def test_it_is_a_policy(tiny_policy, chunk):
 def test_a_rows_answer_does_not_depend_on_the_other_rows(tiny_policy, observation, chunk):
     for n in range(5):
         alone = tiny_policy.act(row(observation, n), [10 + n], temperature=1.6)
-        fields = ("token_NLA", "logprob_NLA", "action_NLA", "command_NLA")
-        assert_same(alone, ActionChunk(**{name: getattr(chunk, name)[n : n + 1] for name in fields}))
+        assert_same(alone, ActionChunk(**{f.name: getattr(chunk, f.name)[n : n + 1] for f in fields(ActionChunk)}))
 
 
 def test_the_answer_does_not_depend_on_threads_or_mode(tiny_policy, observation, chunk):

@@ -1,0 +1,126 @@
+"""Figures that compare runs: success (PCM Fig 3), cost (Fig 4), budgets and ablations (Fig 5). One run is enough."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import lightning as L
+from lightning.pytorch.loggers import TensorBoardLogger
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from vla_rl.evaluation import SuccessRate
+from vla_rl.runs import Run, arms, pooled, table
+
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C8C8C", "#000000")
+THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+
+
+def save_figures(figures: Mapping[str, Figure], trainer: L.Trainer) -> None:
+    """To `figures/<name>.png` in the run folder and to TensorBoard."""
+    folder = Path(trainer.default_root_dir) / "figures"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, figure in figures.items():
+        figure.savefig(folder / f"{name}.png", dpi=150)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_figure(f"figures/{name}", figure, global_step=trainer.global_step)
+
+
+def draw_success(runs: Sequence[Run]) -> Figure:
+    """Success over iterations and over seconds: a thin line per run; dots with bars, of all seeds of an arm together,
+    held out before and after training with 95% Wilson intervals."""
+    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    by_iteration, by_time = figure.subplots(1, 2, sharey=True)
+    for colour, (arm, members) in _coloured(runs):
+        for i, run in enumerate(members):
+            iterations, rates = zip(*run.success, strict=True)
+            style = {"color": colour, "linewidth": 1, "alpha": 0.7, "marker": "." if len(rates) < 3 else None}
+            by_iteration.plot(iterations, rates, label=None if i else arm, **style)
+            by_time.plot([run.seconds[n - 1] for n in iterations], rates, **style)
+        last = max(len(run.rows) for run in members)
+        seconds = max(run.seconds[-1] for run in members)
+        for axes, end in ((by_iteration, last), (by_time, seconds)):
+            for at, when in ((0.0, "success_before"), (end, "success_after")):
+                if members[0].summary and (rate := pooled(members, when, "sampled")):
+                    axes.errorbar(at, rate.rate, yerr=_bar(rate), fmt="o", color=colour, capsize=3)
+    by_iteration.set(xlabel="iteration", ylabel="success", ylim=(0, 1))
+    by_time.set(xlabel="seconds of rollouts and updates")
+    return _finished(figure)
+
+
+def draw_cost(runs: Sequence[Run]) -> Figure:
+    """Seconds to thresholds of success, activation memory where it was measured, seconds of updates over iterations."""
+    figure = Figure(figsize=(13, 3.8), layout="constrained")
+    thresholds, memory, update = figure.subplots(1, 3)
+    for index, (colour, (arm, members)) in enumerate(_coloured(runs)):
+        reached = [(t, [s for run in members if (s := run.seconds_to(t)) is not None]) for t in THRESHOLDS]
+        points = [(t, sum(s) / len(s)) for t, s in reached if len(s) == len(members)]
+        thresholds.plot(*zip(*points, strict=True) if points else ([], []), marker="o", color=colour)
+        used = [max(row.get("memory/activations_mb", 0.0) for row in run.rows) for run in members]
+        memory.bar(index, sum(used) / len(used), color=colour)
+        for i, run in enumerate(members):
+            update.plot(range(1, len(run.rows) + 1), run.update_seconds, color=colour, label=None if i else arm)
+    thresholds.set(title="Time to success (all seeds reach it)", xlabel="success", ylabel="seconds")
+    memory.set(title="Activation memory", ylabel="MB", xticks=[])
+    update.set(title="Updates", xlabel="iteration", ylabel="cumulative seconds")
+    if not any("memory/activations_mb" in row for run in runs for row in run.rows):
+        memory.text(0.5, 0.5, "not measured", ha="center", transform=memory.transAxes)
+    return _finished(figure)
+
+
+def draw_arms(runs: Sequence[Run]) -> Figure:
+    """Held-out success after training, of all seeds together, with 95% Wilson intervals: by budget, and by arm."""
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    sweep, bars = figure.subplots(1, 2, sharey=True)
+    masks: dict[str, list[tuple[int, SuccessRate]]] = {}
+    for index, (colour, (_, members)) in enumerate(_coloured(runs)):
+        if (rate := pooled(members, "success_after", "sampled")) is None:
+            continue
+        bars.bar(index, rate.rate, color=colour, yerr=_bar(rate), capsize=3)
+        if members[0].budget is not None:
+            masks.setdefault(members[0].mask, []).append((members[0].budget, rate))
+    for colour, (mask, points) in zip(PALETTE * len(masks), masks.items(), strict=False):
+        budgets, rates = zip(*sorted(points, key=lambda point: point[0]), strict=True)
+        error = list(zip(*((bar[0][0], bar[1][0]) for bar in map(_bar, rates)), strict=True))
+        sweep.errorbar(budgets, [r.rate for r in rates], yerr=error, marker="o", capsize=3, color=colour, label=mask)
+    names = list(arms(runs))
+    bars.set_xticks(range(len(names)), names, rotation=30, ha="right")
+    bars.set(title="Arms")
+    sweep.set(title="Budgets", xlabel="chunks kept of a trajectory", ylabel="held-out success, sampled", ylim=(0, 1))
+    if masks:
+        sweep.legend(frameon=False)
+    for axes in (sweep, bars):
+        _plain(axes)
+    return figure
+
+
+def write_comparison(runs: Sequence[Run], folder: Path) -> None:
+    """`table.md`, `success.png`, `cost.png` and `arms.png`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "table.md").write_text(table(runs))
+    for name, draw in (("success", draw_success), ("cost", draw_cost), ("arms", draw_arms)):
+        draw(runs).savefig(folder / f"{name}.png", dpi=150)
+
+
+def _coloured(runs: Sequence[Run]) -> list[tuple[str, tuple[str, list[Run]]]]:
+    grouped = arms(runs)
+    return list(zip(PALETTE * (len(grouped) // len(PALETTE) + 1), grouped.items(), strict=False))
+
+
+def _bar(rate: SuccessRate) -> list[list[float]]:
+    return [[rate.rate - rate.wilson_low], [rate.wilson_high - rate.rate]]
+
+
+def _plain(axes: Axes) -> None:
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _finished(figure: Figure) -> Figure:
+    for axes in figure.axes:
+        _plain(axes)
+    handles = [h for axes in figure.axes for h in zip(*axes.get_legend_handles_labels(), strict=True)]
+    figure.legend(*zip(*handles, strict=True), loc="outside lower center", ncols=4, frameon=False)
+    return figure
