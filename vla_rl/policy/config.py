@@ -6,9 +6,7 @@ classes give the tower sizes in `tiny_overrides` (`dinov2`, `siglip`: embed_dim,
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 CHUNK_STEPS = 8  # L: control steps of a chunk
@@ -127,9 +125,3 @@ def parse_config(raw: dict[str, Any]) -> OpenVLAConfig:
         )
     except KeyError as missing:
         raise ValueError(f"config.json has no key {missing}: is it the config of an OpenVLA-OFT checkpoint?") from None
-
-
-def read_config(folder: Path) -> tuple[OpenVLAConfig, dict[str, Any]]:
-    """The sizes, and the whole content (export writes it back)."""
-    raw = json.loads((folder / "config.json").read_text())
-    return parse_config(raw), raw

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import peft
 import torch
@@ -22,7 +23,21 @@ ADAPTER = "default"
 PREFIX = "base_model.model."  # of every name in PEFT's files
 
 
-def add_lora(model: OpenVLAOFT, r: int, alpha: int, targets: Sequence[str] = TARGETS) -> None:
+def check_lora(lora: Any) -> None:
+    """Raise ValueError unless `lora` has `r` and `alpha`, at most `targets` besides, of types that can be."""
+    fix = "policy.lora={r: 32, alpha: 32}"
+    if not isinstance(lora, dict) or not {"r", "alpha"} <= lora.keys() <= {"r", "alpha", "targets"}:
+        raise ValueError(f"policy.lora takes r and alpha, and targets if need be; got {lora!r}: {fix}")
+    for name, least in (("r", 1), ("alpha", 0)):
+        value = lora[name]
+        if isinstance(value, bool) or not isinstance(value, int if name == "r" else int | float) or value < least:
+            raise ValueError(f"policy.lora.{name} must be a number of at least {least}, got {value!r}: {fix}")
+    targets = lora.get("targets", TARGETS)
+    if isinstance(targets, str) or not targets:
+        raise ValueError(f"policy.lora.targets must be a list of layer names, got {targets!r}: known {_names(TARGETS)}")
+
+
+def add_lora(model: OpenVLAOFT, r: int, alpha: float, targets: Sequence[str] = TARGETS) -> None:
     """Freeze the model and put adapters of rank `r` on every linear layer that is named in `targets`, in place.
 
     Raises:
@@ -31,9 +46,7 @@ def add_lora(model: OpenVLAOFT, r: int, alpha: int, targets: Sequence[str] = TAR
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     for target in targets:
         if not any(name.rpartition(".")[2] == target for name in linear):
-            raise ValueError(
-                f"no linear layer named {target!r} in the model; known: {', '.join(TARGETS)} (policy.lora.targets)"
-            )
+            raise ValueError(f"no linear layer named {target!r} in the model; known: {_names(TARGETS)}")
     config = peft.LoraConfig(r=r, lora_alpha=alpha, target_modules=_pattern(targets), lora_dropout=0.0, bias="none")
     peft.inject_adapter_in_model(config, model, adapter_name=ADAPTER)
     _compute_action_rows_only(model)
@@ -65,6 +78,11 @@ def load_adapter(model: OpenVLAOFT, folder: Path) -> None:
         )
     with torch.no_grad():
         peft.set_peft_model_state_dict(model, stored, adapter_name=ADAPTER)
+
+
+def _names(targets: Sequence[str]) -> str:
+    """As an override, `policy.lora.targets=[q_proj,...]`."""
+    return f"policy.lora.targets=[{','.join(targets)}]"
 
 
 def _pattern(targets: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,7 @@ class CheckpointFiles:
     preprocessor: dict[str, Any]
     tokenizer: str
     unused: dict[str, Tensor]  # tensors that are never run
+    others: dict[str, bytes] = field(default_factory=dict)  # files that are never read, by name
 
 
 class OpenVLAOFTPolicy(nn.Module):

@@ -77,6 +77,8 @@ class Pixels(nn.Module):
         self.image_px = image_px
         self.crop_area = preprocessor.get("center_crop_area", DEFAULT_CROP_AREA)
         for name in ("means", "stds"):  # two towers, three channels each
+            if torch.tensor(preprocessor.get(name, [])).shape != (2, 3):
+                raise ValueError(f"preprocessor_config.json: {name!r} must hold 3 numbers for each of the two towers")
             constants = torch.tensor(preprocessor[name]).reshape(1, 6, 1, 1)
             self.register_buffer(name, constants, persistent=False)
         self.register_buffer("resize", None, persistent=False)

@@ -79,3 +79,20 @@ def test_mistakes(folder, tmp_path):
     save_trained(with_random_adapters(folder), tmp_path)
     with pytest.raises(ValueError, match="does not fit the model's LoRA"):
         load_policy(folder, lora={"r": 8, "alpha": 8}, adapter=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("lora", "message"),
+    [
+        ({"r": 4}, r"takes r and alpha.*got \{'r': 4\}: policy.lora=\{r: 32, alpha: 32\}"),
+        ({"r": 4, "alpha": 4, "rank": 4}, "takes r and alpha"),
+        (32, "takes r and alpha"),
+        ({"r": 0, "alpha": 4}, "policy.lora.r must be a number of at least 1, got 0"),
+        ({"r": 4.5, "alpha": 4}, "policy.lora.r must be"),
+        ({"r": 4, "alpha": "x"}, "policy.lora.alpha must be"),
+        ({"r": 4, "alpha": 4, "targets": "q_proj"}, r"policy.lora.targets must be a list.*targets=\[q_proj,"),
+    ],
+)
+def test_settings_that_cannot_be(lora, message):
+    with pytest.raises(ValueError, match=message):
+        load_policy(None, lora=lora)
