@@ -79,6 +79,18 @@ TIMM_TOWERS = {
 SIGLIP_MLP_RATIO = 3.7362  # 4304 / 1152, rounded down
 
 
+# What decides the sizes in a published `config.json`; its text_config leaves out what equals Llama-2 7B.
+PUBLISHED_7B: dict[str, Any] = {
+    "model_type": "openvla",
+    "timm_model_ids": list(TIMM_TOWERS),
+    "image_sizes": [224, 224],
+    "n_action_bins": 256,
+    "pad_token_id": 32000,
+    "pad_to_multiple_of": 64,
+    "text_config": {"model_type": "llama", "vocab_size": 32064},
+}
+
+
 def _tower(raw: dict[str, Any], index: int, override_name: str, mlp_ratio: float) -> TowerConfig:
     timm_id = raw["timm_model_ids"][index]
     if timm_id not in TIMM_TOWERS:

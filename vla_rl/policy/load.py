@@ -7,7 +7,9 @@ from typing import Any
 
 from vla_rl.policy.checkpoint import DTYPES, load_pretrained
 from vla_rl.policy.policy import OpenVLAOFTPolicy
-from vla_rl.policy.tiny import random_policy
+from vla_rl.policy.tiny import random_policy, random_policy_7b
+
+RANDOM_7B = "random:7b"
 
 
 def load_policy(
@@ -19,11 +21,11 @@ def load_policy(
     unnorm_key: str | None = None,
     gradient_checkpointing: bool = False,
 ) -> OpenVLAOFTPolicy:
-    """A policy to train or to run, on the CPU.
+    """A policy to train or to run, on the CPU (`random:7b`: on the GPU where there is one).
 
     Args:
-        checkpoint: see `load_pretrained`, or None for a new small policy with random weights, which needs
-            demonstrations before it can act.
+        checkpoint: see `load_pretrained`; None for a new small policy with random weights, which needs demonstrations
+            before it can act; `random:7b` for random weights of the published sizes, to measure with.
         lora: None trains all weights; `{"r": 32, "alpha": 32}` freezes them and trains adapters (also: `targets`).
         adapter: folder of trained adapters in PEFT's format, to go on from; needs `lora`.
         dtype, unnorm_key: see `load_pretrained`.
@@ -42,6 +44,8 @@ def load_policy(
         check_lora(lora)
     if checkpoint is None:
         policy = random_policy().to(DTYPES[dtype])
+    elif checkpoint == RANDOM_7B:
+        policy = random_policy_7b(DTYPES[dtype])
     else:
         policy = load_pretrained(checkpoint, dtype=dtype, unnorm_key=unnorm_key)
     if lora is not None:

@@ -100,7 +100,7 @@ def dino_features(weights, pixels):
     common = {"hidden_size": 40, "num_hidden_layers": 5, "num_attention_heads": 2, "image_size": IMAGE_PX}
     config = Dinov2WithRegistersConfig(**common, patch_size=PATCH_PX, layer_norm_eps=1e-6, num_register_tokens=4)
     names = {
-        "attn.proj": "attention.output.dense",
+        "attn.proj": "attention.o_proj",
         "ls1.scale_factor": "layer_scale1.lambda1",
         "ls2.scale_factor": "layer_scale2.lambda1",
         "patch_embed.proj": "embeddings.patch_embeddings.projection",
@@ -109,7 +109,7 @@ def dino_features(weights, pixels):
         "pos_embed": "embeddings.position_embeddings",
     }
     state = rename(weights, "vision_backbone.featurizer.", names)
-    state = split_qkv(state, [f"attention.attention.{part}" for part in ("query", "key", "value")])
+    state = split_qkv(state, [f"attention.{part}_proj" for part in "qkv"])
     state = {name.replace("blocks.", "encoder.layer."): value for name, value in state.items()}
     state = {"layernorm." + n[5:] if n.startswith("norm.") else n: v for n, v in state.items()}
     no_position = torch.zeros(1, 1, 40)  # of the class token
@@ -142,10 +142,7 @@ def siglip_features(weights, pixels):
     state = split_qkv(state, [f"self_attn.{part}_proj" for part in "qkv"])
     state["embeddings.position_embedding.weight"] = state["embeddings.position_embedding.weight"][0]
     state = {name.replace("blocks.", "encoder.layers."): v for name, v in state.items()}
-    model = SiglipVisionModel(config)
-    inside = "vision_model." if any(n.startswith("vision_model.") for n in model.state_dict()) else ""
-    state = {inside + name: value for name, value in state.items()}
-    return load(model, state)(pixels, output_hidden_states=True).hidden_states[-2]
+    return load(SiglipVisionModel(config), state)(pixels, output_hidden_states=True).hidden_states[-2]
 
 
 @torch.no_grad()
