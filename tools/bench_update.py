@@ -38,6 +38,7 @@ from vla_rl.compose import compose
 from vla_rl.data import RolloutEpoch
 from vla_rl.entry import run_entry
 from vla_rl.errors import UserError
+from vla_rl.memory_check import rows_that_fit
 from vla_rl.module import GRPOModule
 from vla_rl.policy.flops import update_flops
 from vla_rl.rollouts import TimeSplit
@@ -168,6 +169,12 @@ def main(argv: list[str]) -> None:
     count, argv = trajectory_count(argv)
     config = compose(["conf=pcm_object_tiny", *argv])
     warnings.filterwarnings("ignore", message="You defined a `validation_step`")  # nothing is validated here
+    config.grpo.micro_rows = rows_that_fit(
+        config.policy,
+        rows=config.grpo.micro_rows,
+        optimizer=config.optim.optimizer,
+        device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+    )
     policy = build(config.policy, "policy")
     trajectories = [make_trajectory(index, policy) for index in range(count)]
     prompt_tokens = policy.prompts([INSTRUCTION])[0].shape[1]

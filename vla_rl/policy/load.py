@@ -7,9 +7,13 @@ from typing import Any
 
 from vla_rl.policy.checkpoint import DTYPES, load_pretrained
 from vla_rl.policy.policy import OpenVLAOFTPolicy
+from vla_rl.policy.processor import PIPELINES
+from vla_rl.policy.quantize import check_quantization, quantize
 from vla_rl.policy.tiny import random_policy, random_policy_7b
+from vla_rl.policy.vision_cache import VisionCache
 
 RANDOM_7B = "random:7b"
+LLAMA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head")
 
 
 def load_policy(
@@ -20,6 +24,9 @@ def load_policy(
     dtype: str = "float32",
     unnorm_key: str | None = None,
     gradient_checkpointing: bool = False,
+    quantization: str | None = None,
+    vision_cache_rows: int = 0,
+    image_pipeline: str = "fast",
 ) -> OpenVLAOFTPolicy:
     """A policy to train or to run, on the CPU (`random:7b`: on the GPU where there is one).
 
@@ -30,27 +37,51 @@ def load_policy(
         adapter: folder of trained adapters in PEFT's format, to go on from; needs `lora`.
         dtype, unnorm_key: see `load_pretrained`.
         gradient_checkpointing: recompute Llama's layers in the backward pass, to save memory.
+        quantization: "nf4" (4 bits) or "int8" for Llama's frozen weights; needs `lora`.
+        vision_cache_rows: frames whose vision features are kept from the rollout for the update; needs adapters that
+            leave the towers alone. 0: none.
+        image_pipeline: "fast", or "oft" for the published path with its JPEG round trip (`PublishedPixels`).
 
     Raises:
         ValueError: options that do not fit each other or the checkpoint; what is wrong and how to fix it.
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}: policy.dtype=bfloat16")
+    if image_pipeline not in PIPELINES:
+        raise ValueError(
+            f"image_pipeline {image_pipeline!r} is not one of {', '.join(PIPELINES)}: policy.image_pipeline=fast"
+        )
     if adapter is not None and lora is None:
         raise ValueError("an adapter needs the LoRA settings it was made with: policy.lora={r: 32, alpha: 32}")
     if lora is not None:
         from vla_rl.policy.lora import add_lora, check_lora, load_adapter  # here: peft takes seconds to import
 
         check_lora(lora)
+    if quantization is not None:
+        check_quantization(quantization)
+        if lora is None:
+            raise ValueError(
+                "quantised weights are frozen, so something else has to learn: policy.lora={r: 32, alpha: 32}"
+            )
     if checkpoint is None:
         policy = random_policy().to(DTYPES[dtype])
     elif checkpoint == RANDOM_7B:
         policy = random_policy_7b(DTYPES[dtype])
     else:
         policy = load_pretrained(checkpoint, dtype=dtype, unnorm_key=unnorm_key)
+    if quantization is not None:
+        quantize(policy.model, quantization)
     if lora is not None:
         add_lora(policy.model, **lora)
         if adapter is not None:
             load_adapter(policy.model, Path(adapter))
+    policy.pixels = PIPELINES[image_pipeline](policy.files.preprocessor, policy.model.config.towers[0].image_px)
     policy.model.language_model.model.gradient_checkpointing = gradient_checkpointing
+    if vision_cache_rows:
+        if any(p.requires_grad for p in policy.model.vision_backbone.parameters()):
+            raise ValueError(
+                "features of towers that are trained cannot be kept: policy.vision_cache_rows=0, or adapters on Llama "
+                f"alone, policy.lora.targets=[{','.join(LLAMA_TARGETS)}]"
+            )
+        policy.vision_cache = VisionCache(vision_cache_rows)
     return policy

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import peft
 import torch
+from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -40,16 +42,24 @@ def check_lora(lora: Any) -> None:
 def add_lora(model: OpenVLAOFT, r: int, alpha: float, targets: Sequence[str] = TARGETS) -> None:
     """Freeze the model and put adapters of rank `r` on every linear layer that is named in `targets`, in place.
 
+    Adapters are float32. A target is the end of a layer's name: `fc1`, or `projector.fc1` for that one alone.
+
     Raises:
         ValueError: a target that names no linear layer.
     """
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     for target in targets:
-        if not any(name.rpartition(".")[2] == target for name in linear):
+        if not any(f".{name}".endswith(f".{target}") for name in linear):
             raise ValueError(f"no linear layer named {target!r} in the model; known: {_names(TARGETS)}")
     config = peft.LoraConfig(r=r, lora_alpha=alpha, target_modules=_pattern(targets), lora_dropout=0.0, bias="none")
     peft.inject_adapter_in_model(config, model, adapter_name=ADAPTER)
     _compute_action_rows_only(model)
+    for parameter in model.parameters():
+        if parameter.requires_grad:  # in bfloat16 a step of 1e-5 would be rounded away
+            parameter.data = parameter.data.float()
+    for module in model.modules():
+        if isinstance(module, LoraLayer):
+            module.cast_input_dtype_enabled = False  # the policy computes under autocast
 
 
 def save_adapter(model: OpenVLAOFT, folder: Path) -> None:
@@ -86,8 +96,8 @@ def _names(targets: Sequence[str]) -> str:
 
 
 def _pattern(targets: Sequence[str]) -> str:
-    """Whole last names; the patch embedding's `proj` is a convolution that is never called as a module."""
-    return rf"(?!.*patch_embed)(.*\.)?({'|'.join(targets)})"
+    """Whole names from a dot on; the patch embedding's `proj` is a convolution that is never called as a module."""
+    return rf"(?!.*patch_embed)(.*\.)?({'|'.join(map(re.escape, targets))})"
 
 
 def _compute_action_rows_only(model: OpenVLAOFT) -> None:

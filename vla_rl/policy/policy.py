@@ -7,7 +7,7 @@ trained on. The model has no dropout and no batch statistics, so train and eval 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +27,7 @@ from vla_rl.policy.actions import (
 from vla_rl.policy.config import ACTION_DIMS, CHUNK_STEPS
 from vla_rl.policy.model import OpenVLAOFT
 from vla_rl.policy.processor import Pixels, Prompts
+from vla_rl.policy.vision_cache import VisionCache
 from vla_rl.types import ActionChunk, ChunkBatch, Observation
 
 
@@ -57,17 +58,28 @@ class OpenVLAOFTPolicy(nn.Module):
         self.statistics = statistics
         self.prompts = Prompts(files.tokenizer, model.config)
         self.pixels = Pixels(files.preprocessor, model.config.towers[0].image_px)
+        self.vision_cache: VisionCache | None = None  # only for towers that are not trained
 
     def logits(self, observation: Observation) -> Tensor:
         """Logits of the action bins, float32 [N, L, A, bins], differentiable."""
         weight = self.model.projector.fc1.bias
         ids, mask = (x.to(weight.device) for x in self.prompts(observation.instruction_N))
-        pixels = self.pixels(observation.frame_NHWC.to(weight.device), weight.dtype)
         proprio = None
         if self.model.config.proprio_dims:
             proprio = self._statistics.proprio.normalize(observation.proprio_NP.cpu()).to(weight)
-        logits = self.model(ids, mask, pixels, proprio)
+        with _computing_in(weight):
+            logits = self.model.read(ids, mask, self._features(observation.frame_NHWC, weight), proprio)
         return logits.float().unflatten(1, (CHUNK_STEPS, ACTION_DIMS))
+
+    def _features(self, frame_NHWC: Tensor, weight: Tensor) -> Tensor:
+        """Vision features of frames, [N, patches, width]; `weight` says where and in which dtype."""
+
+        def compute(frame: Tensor) -> Tensor:
+            return self.model.vision_backbone(self.pixels(frame.to(weight.device), weight.dtype))
+
+        if self.vision_cache is None:
+            return compute(frame_NHWC)
+        return self.vision_cache.features(frame_NHWC, compute, weight.device)
 
     @torch.no_grad()
     def act(self, observation: Observation, seed_N: Sequence[int] | None, temperature: float) -> ActionChunk:
@@ -154,6 +166,13 @@ def _row(observation: Observation, n: int) -> Observation:
         observation.proprio_NP[n : n + 1].clone(),
         [observation.instruction_N[n]],
     )
+
+
+def _computing_in(weight: Tensor) -> AbstractContextManager:
+    """Products in the dtype of the frozen weights: adapters are kept in float32 whatever that is."""
+    if weight.dtype == torch.float32:
+        return nullcontext()
+    return torch.autocast(weight.device.type, dtype=weight.dtype)
 
 
 @contextmanager
