@@ -16,19 +16,22 @@ PRESETS = {24: "openvla_oft_7b_24gb", 48: "openvla_oft_7b_48gb", 80: "openvla_of
 WORTH_A_LINE = 10**9  # bytes
 
 
-def rows_that_fit(node: Node | None, *, rows: int | None, optimizer: str, device: torch.device) -> int | None:
+def rows_that_fit(
+    node: Node | None, *, rows: int | None, optimizer: str, device: torch.device, key: str = "grpo.micro_rows"
+) -> int | None:
     """Rows per micro-batch: `rows`, or where it is None as many as the plan has room for.
 
     Args:
         node: the policy's; for a policy of one's own there is no plan.
         device: of this rank.
+        key: of `rows` in the config, for messages.
 
     Raises:
         UserError: the plan is larger than the device's memory, or `rows` is None and there is no plan.
     """
     if node is None or node.get("_target_") != POLICY:
         if rows is None:
-            raise UserError("micro-batches are found automatically for OpenVLA-OFT only: grpo.micro_rows=12")
+            raise UserError(f"micro-batches are found automatically for OpenVLA-OFT only: {key}=12")
         return rows
     available = device_memory(device)
     try:
@@ -38,7 +41,7 @@ def rows_that_fit(node: Node | None, *, rows: int | None, optimizer: str, device
     if plan.total >= WORTH_A_LINE + plan.reserve:
         rank_zero_only(print)(f"{plan} of {available / 1e9:.2f} on {device.type}", flush=True)
     if plan.total > available:
-        raise UserError(f"{plan}, but {device.type} has {available / 1e9:.2f}: {advice(plan, available)}")
+        raise UserError(f"{plan}, but {device.type} has {available / 1e9:.2f}: {advice(plan, available, key)}")
     return plan.rows
 
 
@@ -49,11 +52,11 @@ def device_memory(device: torch.device) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def advice(plan: MemoryPlan, available: int) -> str:
+def advice(plan: MemoryPlan, available: int, key: str) -> str:
     """The override that makes it fit."""
     room = (available - plan.fixed) // plan.per_row
     if room >= 1:
-        return f"grpo.micro_rows={room}"
+        return f"{key}={room}"
     fitting = [name for size, name in PRESETS.items() if size * 1e9 <= available]
     if fitting:
         return f"policy={fitting[-1]}"

@@ -17,8 +17,10 @@ import huggingface_hub
 import torch
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+from vla_rl.policy.action_head import HEAD_FILE, PROPRIO_FILE, WRAPPED, L1Head, read_head
 from vla_rl.policy.actions import Statistics
 from vla_rl.policy.config import OpenVLAConfig, parse_config
+from vla_rl.policy.l1_policy import SCALE_FILE, L1Policy
 from vla_rl.policy.llama import check_bidirectional
 from vla_rl.policy.model import OpenVLAOFT
 from vla_rl.policy.policy import CheckpointFiles, OpenVLAOFTPolicy
@@ -28,12 +30,12 @@ from vla_rl.shipped import shipped_folder
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 PREPROCESSOR, STATISTICS, TOKENIZER = "preprocessor_config.json", "dataset_statistics.json", "tokenizer.json"
-L1_HEAD = "action_head--*.pt"
-PATTERNS = ["*.safetensors", "*.json", "tokenizer.model", L1_HEAD]  # what is downloaded of a repository
+PROPRIO = "proprio_projector"
+PATTERNS = ["*.safetensors", "*.json", "tokenizer.model", HEAD_FILE, PROPRIO_FILE]  # downloaded of a repository
 
 
 def load_pretrained(
-    checkpoint: str | Path, *, dtype: str = "float32", unnorm_key: str | None = None
+    checkpoint: str | Path, *, dtype: str = "float32", unnorm_key: str | None = None, action_head: str = "tokens"
 ) -> OpenVLAOFTPolicy:
     """The policy of a published or saved checkpoint, on the CPU, all weights trainable. Remote code is never executed.
 
@@ -43,6 +45,7 @@ def load_pretrained(
         checkpoint: a folder, `shipped:NAME`, or the name of a repository on the Hugging Face hub.
         dtype: "float32" or "bfloat16".
         unnorm_key: dataset whose statistics normalise actions, itself or with `_no_noops`; None takes the only one.
+        action_head: "tokens", or "l1" for a checkpoint with an L1 head (`L1Policy`).
 
     Raises:
         ValueError: no such checkpoint, or one that does not fit; what is wrong and how to fix it.
@@ -53,20 +56,32 @@ def load_pretrained(
     """
     if dtype not in DTYPES:
         raise ValueError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}: policy.dtype=bfloat16")
-    folder = resolve_checkpoint(str(checkpoint))
-    config, files = _read_files(folder)
+    if action_head not in ("tokens", "l1"):
+        raise ValueError(f"action_head {action_head!r} is not one of tokens, l1: policy.action_head=tokens")
+    folder, l1 = resolve_checkpoint(str(checkpoint)), action_head == "l1"
+    config, files = _read_files(folder, l1)
     with torch.device("meta"):
-        model = OpenVLAOFT(config)
+        model, head = OpenVLAOFT(config).to(DTYPES[dtype]), L1Head(config.llama.width).to(DTYPES[dtype])
+    apart = {f"{PROPRIO}.{name}" for name in model.proprio_projector.state_dict()} if l1 else set()
     unused = unused_shapes(config.towers)
-    expected = {name: value.shape for name, value in model.state_dict().items()} | unused
+    expected = {name: value.shape for name, value in model.state_dict().items() if name not in apart} | unused
     tensors = read_tensors(folder, expected, DTYPES[dtype])
     files.unused = {name: tensors.pop(name) for name in unused}
-    model.load_state_dict(tensors, assign=True)
+    model.load_state_dict(tensors, assign=True, strict=not l1)  # every name has been checked
+    if l1:
+        files.heads = {"head": read_head(folder, HEAD_FILE, head)}
+        files.heads[PROPRIO] = read_head(folder, PROPRIO_FILE, model.proprio_projector)
     check_bidirectional(model.language_model.model)
     path = folder / "dataset_statistics.json"
     content = read_json(path) if path.exists() else files.config.get("norm_stats", {})
     statistics = Statistics.select(content, unnorm_key, with_proprio=bool(config.proprio_dims))
-    return OpenVLAOFTPolicy(model.requires_grad_(True), files, statistics)
+    model.requires_grad_(True)
+    if not l1:
+        return OpenVLAOFTPolicy(model, files, statistics)
+    policy = L1Policy(model, files, statistics, head)
+    if (folder / SCALE_FILE).exists():  # of a checkpoint this project has trained
+        policy.load_scale(folder)
+    return policy
 
 
 def save_trained(policy: OpenVLAOFTPolicy, folder: str | Path) -> None:
@@ -75,6 +90,8 @@ def save_trained(policy: OpenVLAOFTPolicy, folder: str | Path) -> None:
         from vla_rl.policy.lora import save_adapter
 
         save_adapter(policy.model, Path(folder))
+        if isinstance(policy, L1Policy):
+            policy.save_scale(Path(folder))
     else:
         save_policy(policy, folder)
 
@@ -86,6 +103,12 @@ def save_policy(policy: OpenVLAOFTPolicy, folder: str | Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     files = policy.files
     tensors = policy.model.state_dict() | files.unused
+    if isinstance(policy, L1Policy):
+        policy.save_scale(folder)
+        for part, name in files.heads.items():
+            module = policy.head if part == "head" else policy.model.proprio_projector
+            torch.save({WRAPPED + key: value for key, value in module.state_dict().items()}, folder / name)
+        tensors = {name: value for name, value in tensors.items() if not name.startswith(f"{PROPRIO}.")}
     huggingface_hub.save_torch_state_dict({k: v.contiguous() for k, v in tensors.items()}, folder)
     statistics = policy.statistics.content if policy.statistics else {}
     for name, content in (
@@ -120,21 +143,19 @@ def resolve_checkpoint(checkpoint: str) -> Path:
         ) from e
 
 
-def _read_files(folder: Path) -> tuple[OpenVLAConfig, CheckpointFiles]:
+def _read_files(folder: Path, l1: bool) -> tuple[OpenVLAConfig, CheckpointFiles]:
     """The sizes, and everything in a checkpoint but its tensors."""
     for name in ("config.json", PREPROCESSOR, TOKENIZER):
         if not (folder / name).exists():
             raise ValueError(f"checkpoint {folder} has no {name}")
     raw = read_json(folder / "config.json")
-    config = parse_config(raw)
-    heads = sorted(folder.glob(L1_HEAD))
-    if heads:
+    config = parse_config(raw, l1_head=l1)
+    heads = sorted(folder.glob(HEAD_FILE))
+    if heads and not l1:
         raise ValueError(
-            f"checkpoint {folder} predicts actions with an L1 head ({heads[0].name}), not with action tokens: give one "
-            "of the discrete variant, for example policy.checkpoint=Haozhan72/Openvla-oft-SFT-libero-object-traj1"
+            f"checkpoint {folder} predicts actions with an L1 head ({heads[0].name}), not with action tokens: "
+            "policy.action_head=l1 sim.wrist_camera=true"
         )
-    if config.images != 1:
-        raise ValueError(f"checkpoint {folder} reads {config.images} images per observation; the simulator renders one")
     written = ("config.json", PREPROCESSOR, STATISTICS, TOKENIZER, INDEX)
     files = CheckpointFiles(
         config=raw,

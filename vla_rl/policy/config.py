@@ -109,8 +109,11 @@ def _tower(raw: dict[str, Any], index: int, override_name: str, mlp_ratio: float
     )
 
 
-def parse_config(raw: dict[str, Any]) -> OpenVLAConfig:
+def parse_config(raw: dict[str, Any], *, l1_head: bool = False) -> OpenVLAConfig:
     """The sizes in a `config.json`'s content.
+
+    Args:
+        l1_head: of a checkpoint with an L1 head. Published ones read two images and proprioception and do not say so.
 
     Raises:
         ValueError: the file lacks a key, or names an architecture this project does not know.
@@ -131,8 +134,8 @@ def parse_config(raw: dict[str, Any]) -> OpenVLAConfig:
             ),
             pad_to_multiple_of=raw["pad_to_multiple_of"],
             action_bins=raw["n_action_bins"],
-            images=raw.get("num_images_in_input", 1),
-            proprio_dims=raw.get("proprio_dim", 8) if raw.get("use_proprio", False) else 0,
+            images=raw.get("num_images_in_input", 2 if l1_head else 1),
+            proprio_dims=raw.get("proprio_dim", 8) if l1_head or raw.get("use_proprio", False) else 0,
             prompt_tokens=raw.get("tiny_overrides", {}).get("prompt_tokens", 0),
         )
     except KeyError as missing:

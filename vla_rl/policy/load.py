@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vla_rl.policy.checkpoint import DTYPES, load_pretrained
+from vla_rl.policy.l1_policy import L1Policy
 from vla_rl.policy.policy import OpenVLAOFTPolicy
 from vla_rl.policy.processor import PIPELINES
 from vla_rl.policy.quantize import check_quantization, quantize
@@ -27,6 +28,7 @@ def load_policy(
     quantization: str | None = None,
     vision_cache_rows: int = 0,
     image_pipeline: str = "fast",
+    action_head: str = "tokens",
 ) -> OpenVLAOFTPolicy:
     """A policy to train or to run, on the CPU (`random:7b`: on the GPU where there is one).
 
@@ -41,6 +43,7 @@ def load_policy(
         vision_cache_rows: frames whose vision features are kept from the rollout for the update; needs adapters that
             leave the towers alone. 0: none.
         image_pipeline: "fast", or "oft" for the published path with its JPEG round trip (`PublishedPixels`).
+        action_head: see `load_pretrained`. With `lora`, an L1 head stays as it is and its Laplace scale learns.
 
     Raises:
         ValueError: options that do not fit each other or the checkpoint; what is wrong and how to fix it.
@@ -54,7 +57,7 @@ def load_policy(
     if adapter is not None and lora is None:
         raise ValueError("an adapter needs the LoRA settings it was made with: policy.lora={r: 32, alpha: 32}")
     if lora is not None:
-        from vla_rl.policy.lora import add_lora, check_lora, load_adapter  # here: peft takes seconds to import
+        from vla_rl.policy.lora import TARGETS, add_lora, check_lora, load_adapter  # here: peft takes seconds to import
 
         check_lora(lora)
     if quantization is not None:
@@ -68,13 +71,18 @@ def load_policy(
     elif checkpoint == RANDOM_7B:
         policy = random_policy_7b(DTYPES[dtype])
     else:
-        policy = load_pretrained(checkpoint, dtype=dtype, unnorm_key=unnorm_key)
+        policy = load_pretrained(checkpoint, dtype=dtype, unnorm_key=unnorm_key, action_head=action_head)
     if quantization is not None:
         quantize(policy.model, quantization)
     if lora is not None:
+        if isinstance(policy, L1Policy):
+            policy.freeze_head()
+            lora = {"targets": [target for target in TARGETS if target != "lm_head"]} | lora
         add_lora(policy.model, **lora)
         if adapter is not None:
             load_adapter(policy.model, Path(adapter))
+            if isinstance(policy, L1Policy):
+                policy.load_scale(Path(adapter))
     policy.pixels = PIPELINES[image_pipeline](policy.files.preprocessor, policy.model.config.towers[0].image_px)
     policy.model.language_model.model.gradient_checkpointing = gradient_checkpointing
     if vision_cache_rows:

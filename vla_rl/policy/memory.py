@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vla_rl.policy.action_head import L1Head
 from vla_rl.policy.checkpoint import DTYPES, resolve_checkpoint
 from vla_rl.policy.config import PUBLISHED_7B, OpenVLAConfig, parse_config
 from vla_rl.policy.load import RANDOM_7B
@@ -65,7 +66,7 @@ def plan_memory(options: dict[str, Any], *, rows: int | None, optimizer: str, av
         rows: per micro-batch; None for as many as fit into `available` bytes, at least 1.
         optimizer: "adamw" or "adamw8bit".
     """
-    config, lora, kind = _config(options.get("checkpoint")), options.get("lora"), options.get("quantization")
+    config, lora, kind = _config(options), options.get("lora"), options.get("quantization")
     dtype = DTYPES[options.get("dtype", "float32")]
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         model = OpenVLAOFT(config).to(dtype)
@@ -80,6 +81,9 @@ def plan_memory(options: dict[str, Any], *, rows: int | None, optimizer: str, av
         for parameter in trained:  # adapters compute in the dtype of the base
             parameter.data = parameter.data.to(dtype)
         per_row = _activations(model, checkpointing=options.get("gradient_checkpointing", False))
+    if options.get("action_head") == "l1":
+        with torch.device("meta"):
+            frozen += sum(p.numel() for p in L1Head(config.llama.width).parameters())
     weights = frozen * dtype.itemsize
     if kind is not None:
         weights += int(projections * (BYTES_PER_WEIGHT[kind] - dtype.itemsize))
@@ -100,7 +104,8 @@ def plan_memory(options: dict[str, Any], *, rows: int | None, optimizer: str, av
     return plan
 
 
-def _config(checkpoint: str | None) -> OpenVLAConfig:
+def _config(options: dict[str, Any]) -> OpenVLAConfig:
+    checkpoint = options.get("checkpoint")
     if checkpoint is None:
         return parse_config(tiny_config())
     if checkpoint == RANDOM_7B:
@@ -108,7 +113,7 @@ def _config(checkpoint: str | None) -> OpenVLAConfig:
     path = resolve_checkpoint(checkpoint) / "config.json"
     if not path.exists():
         raise ValueError(f"checkpoint {path.parent} has no config.json")
-    return parse_config(read_json(path))
+    return parse_config(read_json(path), l1_head=options.get("action_head") == "l1")
 
 
 def _elements(module: nn.Module, kind: type[nn.Module]) -> int:

@@ -6,7 +6,7 @@ trained on. The model has no dropout and no batch statistics, so train and eval 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,6 +40,7 @@ class CheckpointFiles:
     tokenizer: str
     unused: dict[str, Tensor]  # tensors that are never run
     others: dict[str, bytes] = field(default_factory=dict)  # files that are never read, by name
+    heads: dict[str, str] = field(default_factory=dict)  # an L1 checkpoint's .pt files, by what they hold
 
 
 class OpenVLAOFTPolicy(nn.Module):
@@ -50,6 +51,11 @@ class OpenVLAOFTPolicy(nn.Module):
     """
 
     chunk_steps = CHUNK_STEPS
+
+    @property
+    def images(self) -> int:
+        """Camera images per observation, stacked on the frame's channels: from outside, from the wrist."""
+        return self.model.config.images
 
     def __init__(self, model: OpenVLAOFT, files: CheckpointFiles, statistics: Statistics | None) -> None:
         super().__init__()
@@ -62,14 +68,21 @@ class OpenVLAOFTPolicy(nn.Module):
 
     def logits(self, observation: Observation) -> Tensor:
         """Logits of the action bins, float32 [N, L, A, bins], differentiable."""
+        hidden, computing = self.hidden(observation)
+        with computing:
+            logits = self.model.language_model.lm_head(hidden)
+        return logits.float().unflatten(1, (CHUNK_STEPS, ACTION_DIMS))
+
+    def hidden(self, observation: Observation) -> tuple[Tensor, AbstractContextManager]:
+        """Hidden states of the slots, [N, L x A, D], and the precision a head on them is to compute in."""
         weight = self.model.projector.fc1.bias
         ids, mask = (x.to(weight.device) for x in self.prompts(observation.instruction_N))
         proprio = None
         if self.model.config.proprio_dims:
             proprio = self._statistics.proprio.normalize(observation.proprio_NP.cpu()).to(weight)
         with _computing_in(weight):
-            logits = self.model.read(ids, mask, self._features(observation.frame_NHWC, weight), proprio)
-        return logits.float().unflatten(1, (CHUNK_STEPS, ACTION_DIMS))
+            hidden = self.model.hidden(ids, mask, self._features(observation.frame_NHWC, weight), proprio)
+        return hidden, _computing_in(weight)
 
     def _features(self, frame_NHWC: Tensor, weight: Tensor) -> Tensor:
         """Vision features of frames, [N, patches, width]; `weight` says where and in which dtype."""
@@ -87,20 +100,15 @@ class OpenVLAOFTPolicy(nn.Module):
 
         On a CPU a row's answer is the same bits whatever other rows are asked for and however many threads there are.
         """
-        if self.model.projector.fc1.bias.device.type == "cpu":
-            logits = _logits_row_by_row(self, observation)
-        else:
-            logits = self.logits(observation)
+        logits = row_by_row(self, self.logits, observation)
         logprob = (logits if seed_N is None else logits / temperature).log_softmax(-1).cpu()
         token = logprob.argmax(-1) if seed_N is None else sample(logprob, seed_N)
         action = detokenize(token)
-        command = self._statistics.action.unnormalize(action)
-        command[..., -1] = gripper_to_env(command[..., -1])
         return ActionChunk(
             token_NLA=token,
             logprob_NLA=logprob.gather(-1, token[..., None])[..., 0],
             action_NLA=action.float(),
-            command_NLA=command.clip(-1, 1).float(),
+            command_NLA=self.command(action),
         )
 
     def log_prob(self, batch: ChunkBatch, temperature: float) -> tuple[Tensor, Tensor]:
@@ -110,6 +118,12 @@ class OpenVLAOFTPolicy(nn.Module):
         token = batch.token_NLA.to(logprob.device)
         entropy = -(logprob.exp() * logprob).sum(-1)
         return logprob.gather(-1, token[..., None])[..., 0], entropy
+
+    def command(self, action: Tensor) -> Tensor:
+        """What the simulator executes for normalised actions (float64) [..., A]: float32 in [-1, 1]."""
+        command = self._statistics.action.unnormalize(action)
+        command[..., -1] = gripper_to_env(command[..., -1])
+        return command.clip(-1, 1).float()
 
     def tokenize(self, command: Tensor) -> Tensor:
         """The tokens [..., A] that stand for commands [..., A] of the simulator: inverse of `act`, up to the bin."""
@@ -148,15 +162,17 @@ def sample(logprob: Tensor, seed_N: Sequence[int]) -> Tensor:
     return torch.searchsorted(cumulative, threshold, right=True)[..., 0].clip(max=logprob.shape[-1] - 1)
 
 
-def _logits_row_by_row(policy: OpenVLAOFTPolicy, observation: Observation) -> Tensor:
-    """One forward per row, on one thread.
+def row_by_row(policy: OpenVLAOFTPolicy, answer: Callable[[Observation], Tensor], observation: Observation) -> Tensor:
+    """`answer(observation)`; on a CPU by one forward per row, on one thread.
 
     CPU matrix products round differently for different batch sizes and thread counts, and what a policy does must not
     depend on who else was waiting for it.
     """
+    if policy.model.projector.fc1.bias.device.type != "cpu":
+        return answer(observation)
     rows = range(len(observation.instruction_N))
     with _one_thread():
-        return torch.cat([policy.logits(_row(observation, n)) for n in rows])
+        return torch.cat([answer(_row(observation, n)) for n in rows])
 
 
 def _row(observation: Observation, n: int) -> Observation:

@@ -73,6 +73,8 @@ class Prompts:
 class Pixels(nn.Module):
     """uint8 frames [N, H, W, 3] as rendered to pixels [N, 6, px, px]: rotated by 180 degrees, resized, normalised.
 
+    Several images lie one after the other on the channels, of frames and of pixels.
+
     Args:
         preprocessor: content of `preprocessor_config.json`. Published means and stds are rounded to bfloat16.
     """
@@ -89,11 +91,13 @@ class Pixels(nn.Module):
         self.register_buffer("resize", None, persistent=False)
 
     def forward(self, frame_NHWC: Tensor, dtype: torch.dtype) -> Tensor:
-        image = (self.resized(frame_NHWC) / 255).repeat(1, 2, 1, 1)
-        return ((image - self.means) / self.stds).to(dtype)
+        n, images = len(frame_NHWC), frame_NHWC.shape[3] // 3
+        image = (self.resized(frame_NHWC) / 255).reshape(n * images, 3, self.image_px, self.image_px)
+        pixels = (image.repeat(1, 2, 1, 1) - self.means) / self.stds
+        return pixels.to(dtype).reshape(n, 6 * images, self.image_px, self.image_px)
 
     def resized(self, frame_NHWC: Tensor) -> Tensor:
-        """Float images [N, 3, px, px] with values in 0..255, as the cameras of the training data stood."""
+        """Float images [N, channels, px, px] with values in 0..255, as the cameras of the training data stood."""
         frame_px = frame_NHWC.shape[1]
         image = frame_NHWC.permute(0, 3, 1, 2).flip(2, 3).float()
         if frame_px != self.image_px or self.crop_area < 1:
@@ -111,7 +115,7 @@ class PublishedPixels(Pixels):
     """
 
     def resized(self, frame_NHWC: Tensor) -> Tensor:
-        rotated = [np.ascontiguousarray(frame[::-1, ::-1]) for frame in frame_NHWC.cpu().numpy()]
+        rotated = [frame[::-1, ::-1] for frame in frame_NHWC.cpu().numpy()]
         stored = torch.from_numpy(np.stack([_jpeg_round_trip(frame) for frame in rotated]))
         image = stored.to(frame_NHWC.device).permute(0, 3, 1, 2).float()
         if image.shape[2] != self.image_px:
@@ -127,9 +131,13 @@ PIPELINES = {"fast": Pixels, "oft": PublishedPixels}
 
 
 def _jpeg_round_trip(frame_HWC: np.ndarray) -> np.ndarray:
-    buffer = io.BytesIO()
-    Image.fromarray(frame_HWC).save(buffer, "JPEG", quality=JPEG_QUALITY)
-    return np.asarray(Image.open(buffer))
+    images = []
+    for first in range(0, frame_HWC.shape[2], 3):
+        buffer = io.BytesIO()
+        one = np.ascontiguousarray(frame_HWC[..., first : first + 3])
+        Image.fromarray(one).save(buffer, "JPEG", quality=JPEG_QUALITY)
+        images.append(np.asarray(Image.open(buffer)))
+    return np.concatenate(images, axis=-1)
 
 
 def resize_matrix(frame_px: int, image_px: int, crop_area: float) -> Tensor:

@@ -95,7 +95,7 @@ def independently(frame):
     at = np.linspace(edge, 223 - edge, 224)
     rows, columns = np.meshgrid(at, at, indexing="ij")
     channels = [ndimage.map_coordinates(small[..., c].astype(float), [rows, columns], order=1) for c in range(3)]
-    return np.stack(channels)
+    return np.floor(np.stack(channels) / 255 * 255.5).clip(0, 255)  # TensorFlow's float to uint8
 
 
 @pytest.fixture(scope="module")
