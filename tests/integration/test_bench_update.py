@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -51,5 +52,7 @@ def test_the_7b_on_a_gpu():
     line = json.loads(done.stdout.splitlines()[-1])
     assert line["rows"]["pcm"] == 960
     assert line["speedup_vs_full_padded"] >= 0.95 * 64 / 12
+    planned = float(re.search(r"memory plan in GB: .* = ([0-9.]+) of", done.stdout)[1]) * 1e9
+    assert max(line["peak_memory_mb"].values()) * 2**20 <= planned
     if "H200" in line["device"]:
         assert line["seconds"]["pcm"] <= 30

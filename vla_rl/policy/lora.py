@@ -96,8 +96,9 @@ def _names(targets: Sequence[str]) -> str:
 
 
 def _pattern(targets: Sequence[str]) -> str:
-    """Whole names from a dot on; the patch embedding's `proj` is a convolution that is never called as a module."""
-    return rf"(?!.*patch_embed)(.*\.)?({'|'.join(map(re.escape, targets))})"
+    """Whole names from a dot on; the patch embedding's `proj` is a convolution that is never called as a module,
+    and the proprioception's projector is a file of its own in the L1 variant: as released, it is not adapted."""
+    return rf"(?!.*(patch_embed|proprio_projector))(.*\.)?({'|'.join(map(re.escape, targets))})"
 
 
 def _compute_action_rows_only(model: OpenVLAOFT) -> None:

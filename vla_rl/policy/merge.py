@@ -12,6 +12,7 @@ from typing import Any
 from safetensors.torch import save_file
 from torch import Tensor
 
+from vla_rl.policy.l1_policy import SCALE_FILE
 from vla_rl.policy.weights import open_shard, read_json, shard_files
 
 PREFIX = "base_model.model."  # of every name in PEFT's files
@@ -53,6 +54,8 @@ def merge_adapter(checkpoint: Path, adapter: Path, out: Path) -> list[str]:
             _merge_shard(file, part / file.name, factors, scale)
         elif file.is_file():
             shutil.copyfile(file, part / file.name)
+    if (adapter / SCALE_FILE).exists():
+        shutil.copyfile(adapter / SCALE_FILE, part / SCALE_FILE)
     part.rename(out)
     return sorted(factors)
 

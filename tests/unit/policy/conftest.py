@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from vla_rl.policy import load_pretrained
+from vla_rl.policy import load_pretrained, save_policy
 from vla_rl.policy.tiny import random_policy
 from vla_rl.types import Observation
 
@@ -76,6 +76,14 @@ def make_tiny_policy():
 @pytest.fixture(scope="session")
 def tiny_policy():
     return make_tiny_policy()
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tiny_policy, tmp_path_factory):
+    """That policy as a checkpoint; tests only read it."""
+    folder = tmp_path_factory.mktemp("tiny")
+    save_policy(tiny_policy, folder)
+    return str(folder)
 
 
 def make_observation(rows):

@@ -15,6 +15,7 @@ from vla_rl.errors import UserError
 from vla_rl.policy import load_policy, load_pretrained, save_policy, save_trained
 from vla_rl.policy.action_head import from_token, laplace_entropy, laplace_log_prob, laplace_quantile, to_token
 from vla_rl.policy.config import parse_config
+from vla_rl.policy.merge import merge_adapter
 from vla_rl.policy.model import OpenVLAOFT
 from vla_rl.policy.tiny import tiny_config
 from vla_rl.policy.vision import unused_shapes
@@ -168,6 +169,10 @@ def test_with_adapters_the_head_stays_and_the_scale_learns(folder, tmp_path):
     save_trained(policy, tmp_path)
     again = load_policy(str(folder), action_head="l1", lora=lora, adapter=str(tmp_path))
     assert torch.equal(again.distribution(observation), policy.distribution(observation))
+    merge_adapter(folder, tmp_path, tmp_path / "merged")
+    merged = load_pretrained(tmp_path / "merged", action_head="l1")
+    # float32 rounding of W x + B A x against (W + B A) x
+    torch.testing.assert_close(merged.distribution(observation), policy.distribution(observation), atol=1e-4, rtol=0)
 
 
 def test_without_adapters_everything_that_is_read_learns(folder):

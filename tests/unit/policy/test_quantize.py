@@ -5,22 +5,15 @@ import torch
 
 from tests.unit.policy.conftest import make_observation
 from tests.unit.policy.test_policy import batch_of
-from vla_rl.policy import load_policy, load_pretrained, save_policy, save_trained
+from vla_rl.policy import load_policy, load_pretrained, save_trained
 
 LORA = {"r": 4, "alpha": 8}
 
 
-@pytest.fixture(scope="module")
-def folder(tiny_policy, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("base")
-    save_policy(tiny_policy, folder)
-    return str(folder)
-
-
 # Relative to the weights' size: NF4 leaves about 9% of noise in normal weights, int8 (of the row's largest) about 1%.
 @pytest.mark.parametrize(("kind", "noise"), [("nf4", 0.12), ("int8", 0.02)])
-def test_a_quantised_base_answers_nearly_the_same_and_its_adapters_learn(folder, tiny_policy, kind, noise):
-    policy = load_policy(folder, lora=LORA, quantization=kind)
+def test_a_quantised_base_answers_nearly_the_same_and_its_adapters_learn(tiny_folder, tiny_policy, kind, noise):
+    policy = load_policy(tiny_folder, lora=LORA, quantization=kind)
     layer = policy.model.language_model.model.layers[0].mlp.up_proj
     assert layer.base_layer.weight.dtype == {"nf4": torch.uint8, "int8": torch.int8}[kind]
     x = torch.randn(8, 128, generator=torch.Generator().manual_seed(0))
@@ -39,28 +32,41 @@ def test_a_quantised_base_answers_nearly_the_same_and_its_adapters_learn(folder,
     assert [n for n, p in trainable.items() if p.grad is None or not p.grad.any()] == []
 
 
-def test_adapters_of_a_quantised_base_fit_the_plain_one(folder, tmp_path):
-    policy = load_policy(folder, lora=LORA, quantization="nf4")
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("kind", ["nf4", "int8"])
+def test_the_move_to_a_gpu_quantises(tiny_folder, kind):
+    policy = load_policy(tiny_folder, lora=LORA, quantization=kind, dtype="bfloat16")
+    weight = policy.model.language_model.model.layers[0].mlp.up_proj.base_layer.weight
+    assert weight.dtype == torch.bfloat16
+    policy.to("cuda")
+    weight = policy.model.language_model.model.layers[0].mlp.up_proj.base_layer.weight
+    assert weight.dtype in (torch.uint8, torch.int8)
+    assert policy.logits(make_observation(2)).isfinite().all()
+
+
+def test_adapters_of_a_quantised_base_fit_the_plain_one(tiny_folder, tmp_path):
+    policy = load_policy(tiny_folder, lora=LORA, quantization="nf4")
     save_trained(policy, tmp_path)
-    load_policy(folder, lora=LORA, adapter=str(tmp_path))
+    load_policy(tiny_folder, lora=LORA, adapter=str(tmp_path))
 
 
-def test_what_cannot_be(folder, monkeypatch):
+def test_what_cannot_be(tiny_folder, monkeypatch):
     with pytest.raises(ValueError, match="'int3' is not one of nf4, int8: policy.quantization=nf4"):
-        load_policy(folder, lora=LORA, quantization="int3")
+        load_policy(tiny_folder, lora=LORA, quantization="int3")
     with pytest.raises(ValueError, match="something else has to learn: policy.lora="):
-        load_policy(folder, quantization="nf4")
+        load_policy(tiny_folder, quantization="nf4")
 
     def missing(name):
         raise ImportError(f"No module named {name!r}")
 
     monkeypatch.setattr(importlib, "import_module", missing)
     with pytest.raises(ValueError, match="needs bitsandbytes .*: pip install bitsandbytes, or"):
-        load_policy(folder, lora=LORA, quantization="nf4")
+        load_policy(tiny_folder, lora=LORA, quantization="nf4")
 
 
-def test_bfloat16_bases_have_float32_adapters_that_small_steps_move(folder):
-    policy = load_policy(folder, lora=LORA, dtype="bfloat16")
+def test_bfloat16_bases_have_float32_adapters_that_small_steps_move(tiny_folder):
+    policy = load_policy(tiny_folder, lora=LORA, dtype="bfloat16")
     trainable = [p for p in policy.parameters() if p.requires_grad]
     assert {p.dtype for p in trainable} == {torch.float32}
     assert {p.dtype for p in policy.parameters() if not p.requires_grad} == {torch.bfloat16}
@@ -71,7 +77,7 @@ def test_bfloat16_bases_have_float32_adapters_that_small_steps_move(folder):
     optimizer.step()
     # Adam's first step has the size of the learning rate; bfloat16 keeps steps of 1/256 of a value and more
     assert all(((p - b).abs() > 5e-6).all() for p, b in zip(trainable, before, strict=True))
-    exact = load_pretrained(folder).logits(make_observation(2))
+    exact = load_pretrained(tiny_folder).logits(make_observation(2))
     rough = policy.logits(make_observation(2))
     assert (exact - rough).norm() / exact.norm() < 0.05
 
@@ -83,9 +89,9 @@ def on_llama(**more):
     return LORA | {"targets": ["q_proj", "lm_head", "projector.fc1"]} | more
 
 
-def test_features_are_computed_once_and_change_nothing(folder, monkeypatch):
-    plain = load_policy(folder, lora=on_llama())
-    cached = load_policy(folder, lora=on_llama(), vision_cache_rows=4)
+def test_features_are_computed_once_and_change_nothing(tiny_folder, monkeypatch):
+    plain = load_policy(tiny_folder, lora=on_llama())
+    cached = load_policy(tiny_folder, lora=on_llama(), vision_cache_rows=4)
     seen = []
     forward = cached.model.vision_backbone.forward
     monkeypatch.setattr(cached.model.vision_backbone, "forward", lambda x: (seen.append(len(x)), forward(x))[1])
@@ -101,13 +107,13 @@ def test_features_are_computed_once_and_change_nothing(folder, monkeypatch):
     assert any("projector.fc1" in n and p.grad is not None for n, p in cached.named_parameters())
 
 
-def test_old_features_make_way(folder):
-    policy = load_policy(folder, lora=on_llama(), vision_cache_rows=2)
+def test_old_features_make_way(tiny_folder):
+    policy = load_policy(tiny_folder, lora=on_llama(), vision_cache_rows=2)
     policy.act(make_observation(3), None, temperature=1.0)
     assert len(policy.vision_cache._kept) == 2
 
 
-def test_features_of_trained_towers_are_not_kept(folder):
+def test_features_of_trained_towers_are_not_kept(tiny_folder):
     for lora in (None, LORA):
         with pytest.raises(ValueError, match=r"vision_cache_rows=0, or .*policy.lora.targets=\[q_proj,.*lm_head\]"):
-            load_policy(folder, lora=lora, vision_cache_rows=4)
+            load_policy(tiny_folder, lora=lora, vision_cache_rows=4)
