@@ -11,7 +11,9 @@ Every tensor is accounted for: one that is missing, not expected, or of another 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
 import torch
@@ -29,6 +31,7 @@ from vla_rl.policy.weights import INDEX, read_json, read_tensors
 from vla_rl.shipped import shipped_folder
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+ACTION_HEADS = ("tokens", "l1")
 PREPROCESSOR, STATISTICS, TOKENIZER = "preprocessor_config.json", "dataset_statistics.json", "tokenizer.json"
 PROPRIO = "proprio_projector"
 PATTERNS = ["*.safetensors", "*.json", "tokenizer.model", HEAD_FILE, PROPRIO_FILE]  # downloaded of a repository
@@ -54,10 +57,8 @@ def load_pretrained(
     Example:
         >>> policy = load_pretrained("Haozhan72/Openvla-oft-SFT-libero-object-traj1", dtype="bfloat16")
     """
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}: policy.dtype=bfloat16")
-    if action_head not in ("tokens", "l1"):
-        raise ValueError(f"action_head {action_head!r} is not one of tokens, l1: policy.action_head=tokens")
+    check_choice("dtype", dtype, DTYPES)
+    check_choice("action_head", action_head, ACTION_HEADS)
     folder, l1 = resolve_checkpoint(str(checkpoint)), action_head == "l1"
     config, files = _read_files(folder, l1)
     with torch.device("meta"):
@@ -82,6 +83,13 @@ def load_pretrained(
     if (folder / SCALE_FILE).exists():  # of a checkpoint this project has trained
         policy.load_scale(folder)
     return policy
+
+
+def check_choice(option: str, value: Any, allowed: Iterable[str]) -> None:
+    """Raise ValueError, with an override that works, unless `value` is one of `allowed`."""
+    allowed = list(allowed)
+    if value not in allowed:
+        raise ValueError(f"{option} {value!r} is not one of {', '.join(allowed)}: policy.{option}={allowed[0]}")
 
 
 def save_trained(policy: OpenVLAOFTPolicy, folder: str | Path) -> None:

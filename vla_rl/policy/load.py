@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from vla_rl.policy.checkpoint import DTYPES, load_pretrained
+from vla_rl.policy.checkpoint import ACTION_HEADS, DTYPES, check_choice, load_pretrained
 from vla_rl.policy.l1_policy import L1Policy
 from vla_rl.policy.policy import OpenVLAOFTPolicy
 from vla_rl.policy.processor import PIPELINES
@@ -48,24 +48,16 @@ def load_policy(
     Raises:
         ValueError: options that do not fit each other or the checkpoint; what is wrong and how to fix it.
     """
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}: policy.dtype=bfloat16")
-    if image_pipeline not in PIPELINES:
-        raise ValueError(
-            f"image_pipeline {image_pipeline!r} is not one of {', '.join(PIPELINES)}: policy.image_pipeline=fast"
-        )
-    if adapter is not None and lora is None:
-        raise ValueError("an adapter needs the LoRA settings it was made with: policy.lora={r: 32, alpha: 32}")
-    if lora is not None:
-        from vla_rl.policy.lora import TARGETS, add_lora, check_lora, load_adapter  # here: peft takes seconds to import
-
-        check_lora(lora)
-    if quantization is not None:
-        check_quantization(quantization)
-        if lora is None:
-            raise ValueError(
-                "quantised weights are frozen, so something else has to learn: policy.lora={r: 32, alpha: 32}"
-            )
+    check_options(
+        checkpoint,
+        lora=lora,
+        adapter=adapter,
+        dtype=dtype,
+        quantization=quantization,
+        vision_cache_rows=vision_cache_rows,
+        image_pipeline=image_pipeline,
+        action_head=action_head,
+    )
     if checkpoint is None:
         policy = random_policy().to(DTYPES[dtype])
     elif checkpoint == RANDOM_7B:
@@ -75,6 +67,8 @@ def load_policy(
     if quantization is not None:
         quantize(policy.model, quantization)
     if lora is not None:
+        from vla_rl.policy.lora import TARGETS, add_lora, load_adapter  # here: peft takes seconds to import
+
         if isinstance(policy, L1Policy):
             policy.freeze_head()
             lora = {"targets": [target for target in TARGETS if target != "lm_head"]} | lora
@@ -93,3 +87,42 @@ def load_policy(
             )
         policy.vision_cache = VisionCache(vision_cache_rows)
     return policy
+
+
+def check_options(
+    checkpoint: str | None,
+    *,
+    lora: dict[str, Any] | None = None,
+    adapter: str | None = None,
+    dtype: str = "float32",
+    quantization: str | None = None,
+    vision_cache_rows: int = 0,
+    image_pipeline: str = "fast",
+    action_head: str = "tokens",
+    **_others: Any,
+) -> None:
+    """What can be said of the options of `load_policy` before anything is read.
+
+    Raises:
+        ValueError: one that cannot be, or that does not go with another.
+    """
+    if checkpoint is not None and not isinstance(checkpoint, str):
+        raise ValueError(f"policy.checkpoint must be a folder or a hub name, got {checkpoint!r}")
+    check_choice("dtype", dtype, DTYPES)
+    check_choice("image_pipeline", image_pipeline, PIPELINES)
+    check_choice("action_head", action_head, ACTION_HEADS)
+    if not isinstance(vision_cache_rows, int) or vision_cache_rows < 0:
+        raise ValueError(f"policy.vision_cache_rows must be a whole number of frames, got {vision_cache_rows!r}: "
+                         "policy.vision_cache_rows=0")  # fmt: skip
+    if lora is not None:
+        from vla_rl.policy.lora import check_lora  # here: peft takes seconds to import
+
+        check_lora(lora)
+    elif adapter is not None:
+        raise ValueError("an adapter needs the LoRA settings it was made with: policy.lora={r: 32, alpha: 32}")
+    if quantization is not None:
+        check_quantization(quantization)
+        if lora is None:
+            raise ValueError(
+                "quantised weights are frozen, something else has to learn: policy.lora={r: 32, alpha: 32}"
+            )

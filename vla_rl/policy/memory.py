@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from vla_rl.policy.action_head import L1Head
 from vla_rl.policy.checkpoint import DTYPES, resolve_checkpoint
 from vla_rl.policy.config import PUBLISHED_7B, OpenVLAConfig, parse_config
-from vla_rl.policy.load import RANDOM_7B
+from vla_rl.policy.load import RANDOM_7B, check_options
 from vla_rl.policy.model import OpenVLAOFT
 from vla_rl.policy.quantize import BYTES_PER_WEIGHT
 from vla_rl.policy.tiny import tiny_config
@@ -65,7 +65,11 @@ def plan_memory(options: dict[str, Any], *, rows: int | None, optimizer: str, av
         options: of `load_policy`.
         rows: per micro-batch; None for as many as fit into `available` bytes, at least 1.
         optimizer: "adamw" or "adamw8bit".
+
+    Raises:
+        ValueError: options that cannot be.
     """
+    check_options(**{"checkpoint": None} | options)
     config, lora, kind = _config(options), options.get("lora"), options.get("quantization")
     dtype = DTYPES[options.get("dtype", "float32")]
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
