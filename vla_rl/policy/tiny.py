@@ -43,9 +43,9 @@ def random_policy(seed: int = 0) -> OpenVLAOFTPolicy:
     return _random_policy(tiny_config(), seed)
 
 
-def random_policy_7b(dtype: torch.dtype, seed: int = 0) -> OpenVLAOFTPolicy:
+def random_policy_7b(dtype: torch.dtype, seed: int = 0, sizes: dict[str, Any] = PUBLISHED_7B) -> OpenVLAOFTPolicy:
     """The published sizes with random weights, to measure speed and memory; built on the GPU where there is one."""
-    raw = PUBLISHED_7B | {"tiny_overrides": {"prompt_tokens": PROMPT_TOKENS_7B}}
+    raw = sizes | {"tiny_overrides": sizes.get("tiny_overrides", {}) | {"prompt_tokens": PROMPT_TOKENS_7B}}
     usual = torch.get_default_dtype()
     torch.set_default_dtype(dtype)  # in float32 it would not fit a GPU that trains it in bfloat16
     try:
