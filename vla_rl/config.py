@@ -42,7 +42,7 @@ class GRPOConfig:
     entropy_coef: float = 1e-3  # weight of the entropy bonus
     minibatches: int = 40  # optimizer steps per pass over an iteration's trajectories
     epochs: int = 1  # passes over an iteration's trajectories
-    micro_rows: int = 12  # chunks per forward and backward: memory and speed only, not the result
+    micro_rows: int | None = 12  # chunks per forward and backward: memory and speed, not the result; null = what fits
     loss_norm: Literal["traj_mean", "token_mean", "const"] = "traj_mean"  # `vla_rl.grpo.token_weight`
 
 
@@ -54,6 +54,7 @@ class OptimConfig:
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
     grad_clip: float = 2.0  # largest norm of the gradient
+    optimizer: Literal["adamw", "adamw8bit"] = "adamw"  # 8 bits: its moments take a quarter of the memory
 
 
 @dataclass(slots=True)
@@ -132,7 +133,8 @@ def _rollout(rollout: RolloutConfig) -> None:
 def _grpo(config: Config) -> None:
     grpo, trajectories = config.grpo, config.rollout.groups * config.rollout.group_size
     for name, example in (("minibatches", 4), ("epochs", 1), ("micro_rows", 12), ("resample_rounds", 2)):
-        _at_least(1, f"grpo.{name}", getattr(grpo, name), example)
+        if getattr(grpo, name) is not None:
+            _at_least(1, f"grpo.{name}", getattr(grpo, name), example)
     size, kept = config.rollout.group_size, grpo.downsample
     if kept is not None and (kept < 2 or kept % 2 or kept > size):
         raise UserError(

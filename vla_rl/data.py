@@ -108,6 +108,12 @@ def check_together(pool: SimulatorPool, policy: Policy, rollout: RolloutConfig) 
             f"the policy decides {policy.chunk_steps} control steps at a time, the simulators expect "
             f"{pool.chunk_steps}: sim.chunk_steps={policy.chunk_steps}"
         )
+    wanted, rendered = getattr(policy, "images", 1), getattr(pool, "images", 1)
+    if wanted != rendered:
+        raise UserError(
+            f"the policy reads {wanted} images per decision, the simulators render {rendered}: "
+            f"sim.wrist_camera={str(wanted > 1).lower()}"
+        )
     for name in ("train_init_states", "heldout_init_states"):
         low, high = getattr(rollout, name)
         if pool.init_states is not None and high > pool.init_states:

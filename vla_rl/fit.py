@@ -16,6 +16,7 @@ from vla_rl.compose import compose
 from vla_rl.data import RolloutDataModule
 from vla_rl.entry import run_entry
 from vla_rl.evaluation import SuccessRate
+from vla_rl.memory_check import rows_that_fit
 from vla_rl.module import GRPOModule
 from vla_rl.run import open_run_folder, run_folder, write_summary
 from vla_rl.trainer import build_trainer, interruptible
@@ -30,6 +31,12 @@ def main(argv: list[str]) -> None:
     trainer = build_trainer(config, folder, build_callbacks(config))
     # building the simulators checks suite, tasks, assets and GL; it starts none yet
     with interruptible(trainer), closing(build(config.sim, "sim")) as pool:
+        config.grpo.micro_rows = rows_that_fit(
+            config.policy,
+            rows=config.grpo.micro_rows,
+            optimizer=config.optim.optimizer,
+            device=trainer.strategy.root_device,
+        )
         policy = build(config.policy, "policy")
         data = RolloutDataModule(
             pool, policy, rollout=config.rollout, grpo=config.grpo, evaluation=config.evaluation, seed=config.seed

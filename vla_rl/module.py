@@ -21,6 +21,7 @@ from vla_rl.data import HeldoutBatch
 from vla_rl.distributed import all_reduce_sum
 from vla_rl.evaluation import SuccessRate
 from vla_rl.grpo import clipped_loss, token_weight
+from vla_rl.optimizer import build_optimizer
 from vla_rl.types import ChunkBatch, Policy
 
 
@@ -42,9 +43,7 @@ class GRPOModule(L.LightningModule):
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         trainable = [p for p in self.policy.parameters() if p.requires_grad]
-        return torch.optim.AdamW(
-            trainable, lr=self.optim.lr, betas=tuple(self.optim.betas), weight_decay=self.optim.weight_decay
-        )
+        return build_optimizer(trainable, self.optim)
 
     def on_train_epoch_start(self) -> None:
         epoch = self.trainer.train_dataloader

@@ -16,10 +16,11 @@ from vla_rl.demo_data import DemoDataModule
 from vla_rl.demos import load_demos
 from vla_rl.entry import run_entry
 from vla_rl.errors import UserError
+from vla_rl.memory_check import rows_that_fit
 from vla_rl.policy import save_trained
 from vla_rl.run import open_run_folder, run_folder
 from vla_rl.sft_module import SFTModule
-from vla_rl.trainer import interruptible
+from vla_rl.trainer import interruptible, make_trainer
 
 GRAD_CLIP = 1.0  # largest norm of the gradient
 HELDOUT_EVERY_STEPS = 100
@@ -31,16 +32,8 @@ def main(argv: list[str]) -> None:
         raise UserError("no demonstrations given: sft.demos=FILE, an .npz file from tools/collect_demos.py")
     L.seed_everything(config.seed, verbose=False)
     folder = run_folder(config.run_dir, config.conf)
-    policy = build(config.policy, "policy")
-    demos = load_demos(config.sft.demos)
-    policy.learn_statistics(
-        f"libero_{demos[0].suite}", torch.cat([d.action_TA for d in demos]), torch.cat([d.proprio_TP for d in demos])
-    )
-    data = DemoDataModule(demos, chunk_steps=policy.chunk_steps, batch_rows=config.sft.batch_rows, seed=config.seed)
-    open_run_folder(folder, config)
-    trainer = build(
-        config.trainer,
-        "trainer",
+    trainer = make_trainer(
+        config,
         default_root_dir=folder,
         logger=TensorBoardLogger(folder, name="", version="tensorboard"),
         max_steps=config.sft.steps,
@@ -51,6 +44,20 @@ def main(argv: list[str]) -> None:
         enable_checkpointing=False,
         enable_model_summary=False,
     )
+    rows_that_fit(
+        config.policy,
+        rows=config.sft.batch_rows,
+        optimizer="adamw",
+        device=trainer.strategy.root_device,
+        key="sft.batch_rows",
+    )
+    policy = build(config.policy, "policy")
+    demos = load_demos(config.sft.demos)
+    policy.learn_statistics(
+        f"libero_{demos[0].suite}", torch.cat([d.action_TA for d in demos]), torch.cat([d.proprio_TP for d in demos])
+    )
+    data = DemoDataModule(demos, chunk_steps=policy.chunk_steps, batch_rows=config.sft.batch_rows, seed=config.seed)
+    open_run_folder(folder, config)
     with interruptible(trainer):
         trainer.fit(SFTModule(policy, config.sft), datamodule=data)
         trainer.validate(ckpt_path=None, model=trainer.lightning_module, datamodule=data)

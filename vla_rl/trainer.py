@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -37,6 +38,15 @@ def build_trainer(config: Config, folder: Path, callbacks: list[L.Callback]) -> 
         enable_checkpointing=any(isinstance(c, ModelCheckpoint) for c in callbacks),  # no default one beside the slot's
         enable_model_summary=False,
     )
+    return make_trainer(config, **options)
+
+
+def make_trainer(config: Config, **options: Any) -> L.Trainer:
+    """`config.trainer` with what the program supplies.
+
+    Raises:
+        UserError: the devices or the strategy asked for are not to be had on this machine.
+    """
     try:
         return build(config.trainer, "trainer", **options)
     except (MisconfigurationException, TypeError) as e:

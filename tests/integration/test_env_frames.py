@@ -22,7 +22,7 @@ def libero_observations() -> list[dict]:
         bddl_file_name=str(libero.bddl_file("object", 5)),
         camera_heights=128,
         camera_widths=128,
-        camera_names=["agentview"],
+        camera_names=["agentview", "robot0_eye_in_hand"],
     )
     env.seed(0)
     env.reset()
@@ -35,13 +35,14 @@ def libero_observations() -> list[dict]:
 
 @pytest.mark.parametrize("stepping", ["stock", "lean"])
 def test_visual_mode_observes_exactly_what_libero_does(libero_observations, stepping):
-    env = LiberoEnv("object", 5, robot_geoms="visual", stepping=stepping)
+    env = LiberoEnv("object", 5, robot_geoms="visual", stepping=stepping, wrist_camera=True)
     ours = [env.reset(options={"init_state": 3})[0], env.step(COMMAND)[0]]
     env.close()
     from robosuite.utils.transform_utils import quat2axisangle
 
     for observation, theirs in zip(ours, libero_observations, strict=True):
-        difference = np.abs(observation["frame"].astype(int) - theirs["agentview_image"])
+        images = np.concatenate([theirs["agentview_image"], theirs["robot0_eye_in_hand_image"]], axis=-1)
+        difference = np.abs(observation["frame"].astype(int) - images)
         assert difference.max() <= 1  # software GL rounds a few pixels by one when framebuffers differ in size
         proprio = [
             theirs["robot0_eef_pos"],

@@ -6,6 +6,7 @@ import torch
 from tests.toy import ToyPolicy, ToyPool
 from vla_rl.config import EvaluationConfig, GRPOConfig, RolloutConfig
 from vla_rl.data import RolloutDataModule
+from vla_rl.errors import UserError
 
 
 def data_module(*, rank: int = 0, world: int = 1, callbacks=(), pool: ToyPool | None = None, seed: int = 1):
@@ -110,3 +111,10 @@ def test_a_batch_flattens_trajectories_in_order():
         rows = batch.trajectory_N == i
         assert torch.equal(batch.token_NLA[rows], trajectory.token_NLA)
         assert torch.equal(batch.token_mask_NLA[rows].any(-1), trajectory.executed_NL)
+
+
+def test_policy_and_simulators_have_to_agree_on_images():
+    pool = ToyPool()
+    pool.images = 2
+    with pytest.raises(UserError, match="reads 1 images per decision, the simulators render 2: sim.wrist_camera=false"):
+        data_module(pool=pool)

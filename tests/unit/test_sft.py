@@ -7,7 +7,8 @@ import torch
 
 from tests.unit.test_demos import make_demo
 from vla_rl import sft
-from vla_rl.demos import save_demos
+from vla_rl.demo_data import DemoRows
+from vla_rl.demos import load_demos, save_demos
 from vla_rl.errors import UserError
 from vla_rl.policy import load_policy
 
@@ -67,3 +68,36 @@ def test_no_demonstrations():
         sft.main(["conf=sft_object_tiny", "sft.demos=null"])
     with pytest.raises(ValueError, match="no demonstrations at"):
         sft.main(["conf=sft_object_tiny", "sft.demos=nowhere.npz"])
+
+
+def test_adapters_of_a_frozen_bfloat16_policy_learn_like_the_7b(trained, tmp_path):
+    """The settings of conf/sft_object.yaml, on the small policy."""
+    demos = save_made_up(tmp_path / "other.npz", x=-0.5)
+    base = str(trained / "policy")
+    lora = {"r": 4, "alpha": 4}
+    arguments = [f"policy.checkpoint={base}", "policy.lora={r: 4, alpha: 4}", "policy.dtype=bfloat16"]
+    arguments += ["policy.gradient_checkpointing=true", "sft.steps=12", "sft.batch_rows=4", "sft.lr=0.01"]
+    sft.main(["conf=sft_object_tiny", f"sft.demos={demos}", *arguments, f"run_dir={tmp_path / 'run'}"])
+    adapter = tmp_path / "run" / "policy"
+    assert sorted(f.name for f in adapter.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    batch = DemoRows(load_demos(demos), chunk_steps=8).__getitems__([0, 5])
+    nll = []
+    for policy in (load_policy(base), load_policy(base, lora=lora, adapter=str(adapter))):
+        logprob = policy.logits(batch.observation).log_softmax(-1)
+        token = policy.tokenize(batch.command_NLA)
+        nll.append(-logprob.gather(-1, token[..., None]).mean().item())
+    assert nll[1] < nll[0] - 0.2
+
+
+def test_a_batch_that_does_not_fit_is_refused_before_the_start(demos, tmp_path, monkeypatch):
+    monkeypatch.setattr("vla_rl.memory_check.device_memory", lambda device: 1_700_000_000)
+    arguments = ["conf=sft_object_tiny", f"sft.demos={demos}", f"run_dir={tmp_path / 'run'}", "sft.batch_rows=64"]
+    with pytest.raises(UserError, match=r"memory plan in GB.*but cpu has 1.70: sft.batch_rows=1\d$"):
+        sft.main(arguments)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has what the conf asks for")
+def test_the_7b_conf_without_a_gpu(demos, tmp_path):
+    with pytest.raises(UserError, match="conf=pcm_object_tiny"):
+        sft.main(["conf=sft_object", f"sft.demos={demos}", f"run_dir={tmp_path / 'run'}"])

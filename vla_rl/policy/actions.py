@@ -66,9 +66,19 @@ class Bounds:
 
     @classmethod
     def from_json(cls, entry: dict[str, Any]) -> Bounds:
-        """From one entry (`action` or `proprio`) of a dataset's statistics."""
+        """From one entry (`action` or `proprio`) of a dataset's statistics.
+
+        Raises:
+            ValueError: it lacks a quantile, or their lengths differ.
+        """
+        for name in ("q01", "q99"):
+            if name not in entry:
+                raise ValueError(f"has no {name!r}")
         q01, q99 = (torch.tensor(entry[name], dtype=torch.float64) for name in ("q01", "q99"))
-        return cls(q01, q99, torch.tensor(entry.get("mask", [True] * len(q01))))
+        mask = torch.tensor(entry.get("mask", [True] * len(q01)))
+        if not q01.shape == q99.shape == mask.shape:
+            raise ValueError(f"has {len(q01)} values of 'q01', {len(q99)} of 'q99' and {len(mask)} of 'mask'")
+        return cls(q01, q99, mask)
 
     def normalize(self, value: Tensor) -> Tensor:
         """where(mask, 2 (v - q01) / (q99 - q01 + 1e-8) - 1, v), clipped to [-1, 1]."""
@@ -95,7 +105,7 @@ class Statistics:
         """The statistics of dataset `key`: itself, else `{key}_no_noops`; None takes the only one there is.
 
         Raises:
-            ValueError: no such dataset, or it lacks the statistics of proprioception that the model needs.
+            ValueError: no such dataset, or it lacks statistics that the model needs.
         """
         have = ", ".join(content) or "none"
         if key is None and len(content) != 1:
@@ -104,10 +114,16 @@ class Statistics:
         name = next((n for n in names if n in content), None)
         if name is None:
             raise ValueError(f"no statistics for {key!r} in the checkpoint; it has: {have} (policy.unnorm_key=NAME)")
-        if with_proprio and "proprio" not in content[name]:
-            raise ValueError(f"the model reads proprioception, but the statistics of {name!r} have no 'proprio'")
-        proprio = Bounds.from_json(content[name]["proprio"]) if with_proprio else None
-        return cls(name, content, Bounds.from_json(content[name]["action"]), proprio)
+
+        def bounds(part: str) -> Bounds:
+            try:
+                if part not in content[name]:
+                    raise ValueError("is missing")
+                return Bounds.from_json(content[name][part])
+            except ValueError as e:
+                raise ValueError(f"dataset_statistics.json: {part!r} of {name!r} {e}") from e
+
+        return cls(name, content, bounds("action"), bounds("proprio") if with_proprio else None)
 
 
 def measure_statistics(action_TA: Tensor, proprio_TP: Tensor) -> dict[str, Any]:

@@ -3,72 +3,93 @@
     config.json  preprocessor_config.json  dataset_statistics.json  tokenizer.json
     model.safetensors, or model-0000i-of-0000n.safetensors with model.safetensors.index.json
 
+Other .json files and tokenizer.model are kept for export.
+
 Every tensor is accounted for: one that is missing, not expected, or of another shape is an error that names it.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
 import torch
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors import safe_open
-from torch import Tensor
 
+from vla_rl.policy.action_head import HEAD_FILE, PROPRIO_FILE, WRAPPED, L1Head, read_head
 from vla_rl.policy.actions import Statistics
-from vla_rl.policy.config import read_config
+from vla_rl.policy.config import OpenVLAConfig, parse_config
+from vla_rl.policy.l1_policy import SCALE_FILE, L1Policy
+from vla_rl.policy.llama import check_bidirectional
 from vla_rl.policy.model import OpenVLAOFT
 from vla_rl.policy.policy import CheckpointFiles, OpenVLAOFTPolicy
-from vla_rl.policy.tiny import random_policy
 from vla_rl.policy.vision import unused_shapes
+from vla_rl.policy.weights import INDEX, read_json, read_tensors
 from vla_rl.shipped import shipped_folder
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+ACTION_HEADS = ("tokens", "l1")
+PREPROCESSOR, STATISTICS, TOKENIZER = "preprocessor_config.json", "dataset_statistics.json", "tokenizer.json"
+PROPRIO = "proprio_projector"
+PATTERNS = ["*.safetensors", "*.json", "tokenizer.model", HEAD_FILE, PROPRIO_FILE]  # downloaded of a repository
 
 
-def load_policy(
-    checkpoint: str | None,
-    *,
-    lora: dict[str, Any] | None = None,
-    adapter: str | None = None,
-    dtype: str = "float32",
-    unnorm_key: str | None = None,
-    gradient_checkpointing: bool = False,
+def load_pretrained(
+    checkpoint: str | Path, *, dtype: str = "float32", unnorm_key: str | None = None, action_head: str = "tokens"
 ) -> OpenVLAOFTPolicy:
-    """A policy from a checkpoint, on the CPU.
+    """The policy of a published or saved checkpoint, on the CPU, all weights trainable. Remote code is never executed.
+
+    Tensors the model never runs (last vision blocks, final norms, attention pool) are checked too and kept for export.
 
     Args:
-        checkpoint: a folder, `shipped:NAME`, the name of a repository on the Hugging Face hub, or None for a new small
-            policy with random weights, which needs demonstrations before it can act.
-        lora: None trains all weights; `{"r": 32, "alpha": 32}` freezes them and trains adapters (also: `targets`).
-        adapter: folder of trained adapters in PEFT's format, to go on from; needs `lora`.
+        checkpoint: a folder, `shipped:NAME`, or the name of a repository on the Hugging Face hub.
         dtype: "float32" or "bfloat16".
         unnorm_key: dataset whose statistics normalise actions, itself or with `_no_noops`; None takes the only one.
-        gradient_checkpointing: recompute Llama's layers in the backward pass, to save memory.
+        action_head: "tokens", or "l1" for a checkpoint with an L1 head (`L1Policy`).
 
     Raises:
         ValueError: no such checkpoint, or one that does not fit; what is wrong and how to fix it.
-    """
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype {dtype!r} is not one of {', '.join(DTYPES)}: policy.dtype=bfloat16")
-    if adapter is not None and lora is None:
-        raise ValueError("an adapter needs the LoRA settings it was made with: policy.lora={r: 32, alpha: 32}")
-    if checkpoint is None:
-        policy = random_policy().to(DTYPES[dtype])
-    else:
-        policy = _read_policy(resolve_checkpoint(checkpoint), DTYPES[dtype], unnorm_key)
-    if lora is not None:
-        from vla_rl.policy.lora import add_lora, load_adapter  # here: peft takes seconds to import
+        RuntimeError: attention does not look ahead on this machine.
 
-        add_lora(policy.model, **lora)
-        if adapter is not None:
-            load_adapter(policy.model, Path(adapter))
-    policy.model.language_model.model.gradient_checkpointing = gradient_checkpointing
+    Example:
+        >>> policy = load_pretrained("Haozhan72/Openvla-oft-SFT-libero-object-traj1", dtype="bfloat16")
+    """
+    check_choice("dtype", dtype, DTYPES)
+    check_choice("action_head", action_head, ACTION_HEADS)
+    folder, l1 = resolve_checkpoint(str(checkpoint)), action_head == "l1"
+    config, files = _read_files(folder, l1)
+    with torch.device("meta"):
+        model, head = OpenVLAOFT(config).to(DTYPES[dtype]), L1Head(config.llama.width).to(DTYPES[dtype])
+    apart = {f"{PROPRIO}.{name}" for name in model.proprio_projector.state_dict()} if l1 else set()
+    unused = unused_shapes(config.towers)
+    expected = {name: value.shape for name, value in model.state_dict().items() if name not in apart} | unused
+    tensors = read_tensors(folder, expected, DTYPES[dtype])
+    files.unused = {name: tensors.pop(name) for name in unused}
+    model.load_state_dict(tensors, assign=True, strict=not l1)  # every name has been checked
+    if l1:
+        files.heads = {"head": read_head(folder, HEAD_FILE, head)}
+        files.heads[PROPRIO] = read_head(folder, PROPRIO_FILE, model.proprio_projector)
+    check_bidirectional(model.language_model.model)
+    path = folder / "dataset_statistics.json"
+    content = read_json(path) if path.exists() else files.config.get("norm_stats", {})
+    statistics = Statistics.select(content, unnorm_key, with_proprio=bool(config.proprio_dims))
+    model.requires_grad_(True)
+    if not l1:
+        return OpenVLAOFTPolicy(model, files, statistics)
+    policy = L1Policy(model, files, statistics, head)
+    if (folder / SCALE_FILE).exists():  # of a checkpoint this project has trained
+        policy.load_scale(folder)
     return policy
+
+
+def check_choice(option: str, value: Any, allowed: Iterable[str]) -> None:
+    """Raise ValueError, with an override that works, unless `value` is one of `allowed`."""
+    allowed = list(allowed)
+    if value not in allowed:
+        raise ValueError(f"{option} {value!r} is not one of {', '.join(allowed)}: policy.{option}={allowed[0]}")
 
 
 def save_trained(policy: OpenVLAOFTPolicy, folder: str | Path) -> None:
@@ -77,6 +98,8 @@ def save_trained(policy: OpenVLAOFTPolicy, folder: str | Path) -> None:
         from vla_rl.policy.lora import save_adapter
 
         save_adapter(policy.model, Path(folder))
+        if isinstance(policy, L1Policy):
+            policy.save_scale(Path(folder))
     else:
         save_policy(policy, folder)
 
@@ -88,15 +111,23 @@ def save_policy(policy: OpenVLAOFTPolicy, folder: str | Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     files = policy.files
     tensors = policy.model.state_dict() | files.unused
+    if isinstance(policy, L1Policy):
+        policy.save_scale(folder)
+        for part, name in files.heads.items():
+            module = policy.head if part == "head" else policy.model.proprio_projector
+            torch.save({WRAPPED + key: value for key, value in module.state_dict().items()}, folder / name)
+        tensors = {name: value for name, value in tensors.items() if not name.startswith(f"{PROPRIO}.")}
     huggingface_hub.save_torch_state_dict({k: v.contiguous() for k, v in tensors.items()}, folder)
     statistics = policy.statistics.content if policy.statistics else {}
     for name, content in (
         ("config.json", files.config),
-        ("preprocessor_config.json", files.preprocessor),
-        ("dataset_statistics.json", statistics),
+        (PREPROCESSOR, files.preprocessor),
+        (STATISTICS, statistics),
     ):
         (folder / name).write_text(json.dumps(content, indent=2) + "\n")
-    (folder / "tokenizer.json").write_text(files.tokenizer)
+    (folder / TOKENIZER).write_text(files.tokenizer)
+    for name, content in files.others.items():
+        (folder / name).write_bytes(content)
 
 
 def resolve_checkpoint(checkpoint: str) -> Path:
@@ -111,7 +142,7 @@ def resolve_checkpoint(checkpoint: str) -> Path:
     if Path(checkpoint).is_dir():
         return Path(checkpoint)
     try:
-        return Path(huggingface_hub.snapshot_download(checkpoint, allow_patterns=["*.safetensors", "*.json"]))
+        return Path(huggingface_hub.snapshot_download(checkpoint, allow_patterns=PATTERNS))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as e:
         raise ValueError(
             f"missing checkpoint {checkpoint!r}: no such folder, and not to be had from the Hugging Face hub "
@@ -120,67 +151,30 @@ def resolve_checkpoint(checkpoint: str) -> Path:
         ) from e
 
 
-def _read_policy(folder: Path, dtype: torch.dtype, unnorm_key: str | None) -> OpenVLAOFTPolicy:
-    for name in ("config.json", "preprocessor_config.json", "tokenizer.json"):
+def _read_files(folder: Path, l1: bool) -> tuple[OpenVLAConfig, CheckpointFiles]:
+    """The sizes, and everything in a checkpoint but its tensors."""
+    for name in ("config.json", PREPROCESSOR, TOKENIZER):
         if not (folder / name).exists():
             raise ValueError(f"checkpoint {folder} has no {name}")
-    config, raw = read_config(folder)
-    if config.images != 1:
-        raise ValueError(f"checkpoint {folder} reads {config.images} images per observation; the simulator renders one")
-    with torch.device("meta"):
-        model = OpenVLAOFT(config)
-    unused = unused_shapes(config.towers)
-    expected = {name: value.shape for name, value in model.state_dict().items()} | unused
-    tensors = read_tensors(folder, expected, dtype)
+    raw = read_json(folder / "config.json")
+    config = parse_config(raw, l1_head=l1)
+    heads = sorted(folder.glob(HEAD_FILE))
+    if heads and not l1:
+        raise ValueError(
+            f"checkpoint {folder} predicts actions with an L1 head ({heads[0].name}), not with action tokens: "
+            "policy.action_head=l1 sim.wrist_camera=true"
+        )
+    written = ("config.json", PREPROCESSOR, STATISTICS, TOKENIZER, INDEX)
     files = CheckpointFiles(
         config=raw,
-        preprocessor=json.loads((folder / "preprocessor_config.json").read_text()),
-        tokenizer=(folder / "tokenizer.json").read_text(),
-        unused={name: tensors.pop(name) for name in unused},
+        preprocessor=read_json(folder / PREPROCESSOR),
+        tokenizer=(folder / TOKENIZER).read_text(),
+        unused={},
+        others={f.name: f.read_bytes() for f in _small_files(folder) if f.name not in written},
     )
-    model.load_state_dict(tensors, assign=True)
-    statistics_file = folder / "dataset_statistics.json"
-    content = json.loads(statistics_file.read_text()) if statistics_file.exists() else raw.get("norm_stats", {})
-    statistics = Statistics.select(content, unnorm_key, with_proprio=bool(config.proprio_dims))
-    return OpenVLAOFTPolicy(model.requires_grad_(True), files, statistics)
+    return config, files
 
 
-def read_tensors(folder: Path, expected: Mapping[str, torch.Size], dtype: torch.dtype) -> dict[str, Tensor]:
-    """All tensors of a checkpoint, single or sharded, as `dtype`.
-
-    Args:
-        expected: name and shape of every tensor the checkpoint has to hold.
-
-    Raises:
-        ValueError: a tensor that is missing, not expected, of another shape, or not of floating point.
-    """
-    tensors: dict[str, Tensor] = {}
-    for shard in _shards(folder):
-        with safe_open(shard, framework="pt") as stored:
-            for name in stored.keys():  # noqa: SIM118, not a dict
-                if name not in expected:
-                    raise ValueError(
-                        f"checkpoint {folder}: tensor {name!r} in {shard.name} is not part of an OpenVLA-OFT"
-                    )
-                shape = torch.Size(stored.get_slice(name).get_shape())
-                if shape != expected[name]:
-                    raise ValueError(
-                        f"checkpoint {folder}: tensor {name!r} has shape {list(shape)}, "
-                        f"config.json asks for {list(expected[name])}"
-                    )
-                tensors[name] = stored.get_tensor(name).to(dtype)
-    missing = [name for name in expected if name not in tensors]
-    if missing:
-        raise ValueError(f"checkpoint {folder}: tensor {missing[0]!r} is missing ({len(missing)} in all)")
-    return tensors
-
-
-def _shards(folder: Path) -> list[Path]:
-    index = folder / "model.safetensors.index.json"
-    names = ["model.safetensors"]
-    if index.exists():
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    for name in names:
-        if not (folder / name).exists():
-            raise ValueError(f"checkpoint {folder} has no {name}; a checkpoint's weights are safetensors files")
-    return [folder / name for name in names]
+def _small_files(folder: Path) -> list[Path]:
+    """Tokenizer and generation settings of other programs: never read here, but part of a published checkpoint."""
+    return sorted(file for pattern in ("*.json", "tokenizer.model") for file in folder.glob(pattern))

@@ -6,9 +6,7 @@ classes give the tower sizes in `tiny_overrides` (`dinov2`, `siglip`: embed_dim,
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 CHUNK_STEPS = 8  # L: control steps of a chunk
@@ -81,6 +79,18 @@ TIMM_TOWERS = {
 SIGLIP_MLP_RATIO = 3.7362  # 4304 / 1152, rounded down
 
 
+# What decides the sizes in a published `config.json`; its text_config leaves out what equals Llama-2 7B.
+PUBLISHED_7B: dict[str, Any] = {
+    "model_type": "openvla",
+    "timm_model_ids": list(TIMM_TOWERS),
+    "image_sizes": [224, 224],
+    "n_action_bins": 256,
+    "pad_token_id": 32000,
+    "pad_to_multiple_of": 64,
+    "text_config": {"model_type": "llama", "vocab_size": 32064},
+}
+
+
 def _tower(raw: dict[str, Any], index: int, override_name: str, mlp_ratio: float) -> TowerConfig:
     timm_id = raw["timm_model_ids"][index]
     if timm_id not in TIMM_TOWERS:
@@ -99,8 +109,11 @@ def _tower(raw: dict[str, Any], index: int, override_name: str, mlp_ratio: float
     )
 
 
-def parse_config(raw: dict[str, Any]) -> OpenVLAConfig:
+def parse_config(raw: dict[str, Any], *, l1_head: bool = False) -> OpenVLAConfig:
     """The sizes in a `config.json`'s content.
+
+    Args:
+        l1_head: of a checkpoint with an L1 head. Published ones read two images and proprioception and do not say so.
 
     Raises:
         ValueError: the file lacks a key, or names an architecture this project does not know.
@@ -121,15 +134,9 @@ def parse_config(raw: dict[str, Any]) -> OpenVLAConfig:
             ),
             pad_to_multiple_of=raw["pad_to_multiple_of"],
             action_bins=raw["n_action_bins"],
-            images=raw.get("num_images_in_input", 1),
-            proprio_dims=raw.get("proprio_dim", 8) if raw.get("use_proprio", False) else 0,
+            images=raw.get("num_images_in_input", 2 if l1_head else 1),
+            proprio_dims=raw.get("proprio_dim", 8) if l1_head or raw.get("use_proprio", False) else 0,
             prompt_tokens=raw.get("tiny_overrides", {}).get("prompt_tokens", 0),
         )
     except KeyError as missing:
         raise ValueError(f"config.json has no key {missing}: is it the config of an OpenVLA-OFT checkpoint?") from None
-
-
-def read_config(folder: Path) -> tuple[OpenVLAConfig, dict[str, Any]]:
-    """The sizes, and the whole content (export writes it back)."""
-    raw = json.loads((folder / "config.json").read_text())
-    return parse_config(raw), raw

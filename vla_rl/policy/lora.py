@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import peft
 import torch
+from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -22,21 +25,41 @@ ADAPTER = "default"
 PREFIX = "base_model.model."  # of every name in PEFT's files
 
 
-def add_lora(model: OpenVLAOFT, r: int, alpha: int, targets: Sequence[str] = TARGETS) -> None:
+def check_lora(lora: Any) -> None:
+    """Raise ValueError unless `lora` has `r` and `alpha`, at most `targets` besides, of types that can be."""
+    fix = "policy.lora={r: 32, alpha: 32}"
+    if not isinstance(lora, dict) or not {"r", "alpha"} <= lora.keys() <= {"r", "alpha", "targets"}:
+        raise ValueError(f"policy.lora takes r and alpha, and targets if need be; got {lora!r}: {fix}")
+    for name, least in (("r", 1), ("alpha", 0)):
+        value = lora[name]
+        if isinstance(value, bool) or not isinstance(value, int if name == "r" else int | float) or value < least:
+            raise ValueError(f"policy.lora.{name} must be a number of at least {least}, got {value!r}: {fix}")
+    targets = lora.get("targets", TARGETS)
+    if isinstance(targets, str) or not targets:
+        raise ValueError(f"policy.lora.targets must be a list of layer names, got {targets!r}: known {_names(TARGETS)}")
+
+
+def add_lora(model: OpenVLAOFT, r: int, alpha: float, targets: Sequence[str] = TARGETS) -> None:
     """Freeze the model and put adapters of rank `r` on every linear layer that is named in `targets`, in place.
+
+    Adapters are float32. A target is the end of a layer's name: `fc1`, or `projector.fc1` for that one alone.
 
     Raises:
         ValueError: a target that names no linear layer.
     """
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     for target in targets:
-        if not any(name.rpartition(".")[2] == target for name in linear):
-            raise ValueError(
-                f"no linear layer named {target!r} in the model; known: {', '.join(TARGETS)} (policy.lora.targets)"
-            )
+        if not any(f".{name}".endswith(f".{target}") for name in linear):
+            raise ValueError(f"no linear layer named {target!r} in the model; known: {_names(TARGETS)}")
     config = peft.LoraConfig(r=r, lora_alpha=alpha, target_modules=_pattern(targets), lora_dropout=0.0, bias="none")
     peft.inject_adapter_in_model(config, model, adapter_name=ADAPTER)
     _compute_action_rows_only(model)
+    for parameter in model.parameters():
+        if parameter.requires_grad:  # in bfloat16 a step of 1e-5 would be rounded away
+            parameter.data = parameter.data.float()
+    for module in model.modules():
+        if isinstance(module, LoraLayer):
+            module.cast_input_dtype_enabled = False  # the policy computes under autocast
 
 
 def save_adapter(model: OpenVLAOFT, folder: Path) -> None:
@@ -67,9 +90,15 @@ def load_adapter(model: OpenVLAOFT, folder: Path) -> None:
         peft.set_peft_model_state_dict(model, stored, adapter_name=ADAPTER)
 
 
+def _names(targets: Sequence[str]) -> str:
+    """As an override, `policy.lora.targets=[q_proj,...]`."""
+    return f"policy.lora.targets=[{','.join(targets)}]"
+
+
 def _pattern(targets: Sequence[str]) -> str:
-    """Whole last names; the patch embedding's `proj` is a convolution that is never called as a module."""
-    return rf"(?!.*patch_embed)(.*\.)?({'|'.join(targets)})"
+    """Whole names from a dot on; the patch embedding's `proj` is a convolution that is never called as a module,
+    and the proprioception's projector is a file of its own in the L1 variant: as released, it is not adapted."""
+    return rf"(?!.*(patch_embed|proprio_projector))(.*\.)?({'|'.join(map(re.escape, targets))})"
 
 
 def _compute_action_rows_only(model: OpenVLAOFT) -> None:

@@ -74,12 +74,24 @@ class OpenVLAOFT(nn.Module):
             pixels_BCHW: [B, 6 * images, H, W], normalised.
             proprio_BP: normalised proprioception, for a model with a proprio token.
         """
-        patches = self.projector(self.vision_backbone(pixels_BCHW))
+        return self.read(prompt_BT, prompt_mask_BT, self.vision_backbone(pixels_BCHW), proprio_BP)
+
+    def read(
+        self, prompt_BT: Tensor, prompt_mask_BT: Tensor, features_BSD: Tensor, proprio_BP: Tensor | None = None
+    ) -> Tensor:
+        """As `forward`, from the vision backbone's features [B, patches, vision width]."""
+        return self.language_model.lm_head(self.hidden(prompt_BT, prompt_mask_BT, features_BSD, proprio_BP))
+
+    def hidden(
+        self, prompt_BT: Tensor, prompt_mask_BT: Tensor, features_BSD: Tensor, proprio_BP: Tensor | None = None
+    ) -> Tensor:
+        """Llama's last hidden states where the 56 slots are read, [B, 56, D]."""
+        patches = self.projector(features_BSD)
         x_BSD, position_BS = self._sequence(prompt_BT, prompt_mask_BT, patches, proprio_BP)
         hidden = self.language_model.model(
             x_BSD, position_BS, self._key_mask(prompt_mask_BT, x_BSD.shape[1]), SLOTS + 1
         )
-        return self.language_model.lm_head(hidden[:, :-1])  # slot k is read one row before it
+        return hidden[:, :-1]  # slot k is read one row before it
 
     def _sequence(
         self, prompt_BT: Tensor, prompt_mask_BT: Tensor, patches: Tensor, proprio_BP: Tensor | None

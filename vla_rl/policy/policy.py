@@ -6,9 +6,9 @@ trained on. The model has no dropout and no batch statistics, so train and eval 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,7 @@ from vla_rl.policy.actions import (
 from vla_rl.policy.config import ACTION_DIMS, CHUNK_STEPS
 from vla_rl.policy.model import OpenVLAOFT
 from vla_rl.policy.processor import Pixels, Prompts
+from vla_rl.policy.vision_cache import VisionCache
 from vla_rl.types import ActionChunk, ChunkBatch, Observation
 
 
@@ -39,6 +40,8 @@ class CheckpointFiles:
     preprocessor: dict[str, Any]
     tokenizer: str
     unused: dict[str, Tensor]  # tensors that are never run
+    others: dict[str, bytes] = field(default_factory=dict)  # files that are never read, by name
+    heads: dict[str, str] = field(default_factory=dict)  # an L1 checkpoint's .pt files, by what they hold
 
 
 class OpenVLAOFTPolicy(nn.Module):
@@ -50,6 +53,11 @@ class OpenVLAOFTPolicy(nn.Module):
 
     chunk_steps = CHUNK_STEPS
 
+    @property
+    def images(self) -> int:
+        """Camera images per observation, stacked on the frame's channels: from outside, from the wrist."""
+        return self.model.config.images
+
     def __init__(self, model: OpenVLAOFT, files: CheckpointFiles, statistics: Statistics | None) -> None:
         super().__init__()
         self.model = model
@@ -57,17 +65,35 @@ class OpenVLAOFTPolicy(nn.Module):
         self.statistics = statistics
         self.prompts = Prompts(files.tokenizer, model.config)
         self.pixels = Pixels(files.preprocessor, model.config.towers[0].image_px)
+        self.vision_cache: VisionCache | None = None  # only for towers that are not trained
 
     def logits(self, observation: Observation) -> Tensor:
         """Logits of the action bins, float32 [N, L, A, bins], differentiable."""
+        hidden, computing = self.hidden(observation)
+        with computing:
+            logits = self.model.language_model.lm_head(hidden)
+        return logits.float().unflatten(1, (CHUNK_STEPS, ACTION_DIMS))
+
+    def hidden(self, observation: Observation) -> tuple[Tensor, AbstractContextManager]:
+        """Hidden states of the slots, [N, L x A, D], and the precision a head on them is to compute in."""
         weight = self.model.projector.fc1.bias
         ids, mask = (x.to(weight.device) for x in self.prompts(observation.instruction_N))
-        pixels = self.pixels(observation.frame_NHWC.to(weight.device), weight.dtype)
         proprio = None
         if self.model.config.proprio_dims:
             proprio = self._statistics.proprio.normalize(observation.proprio_NP.cpu()).to(weight)
-        logits = self.model(ids, mask, pixels, proprio)
-        return logits.float().unflatten(1, (CHUNK_STEPS, ACTION_DIMS))
+        with _computing_in(weight):
+            hidden = self.model.hidden(ids, mask, self._features(observation.frame_NHWC, weight), proprio)
+        return hidden, _computing_in(weight)
+
+    def _features(self, frame_NHWC: Tensor, weight: Tensor) -> Tensor:
+        """Vision features of frames, [N, patches, width]; `weight` says where and in which dtype."""
+
+        def compute(frame: Tensor) -> Tensor:
+            return self.model.vision_backbone(self.pixels(frame.to(weight.device), weight.dtype))
+
+        if self.vision_cache is None:
+            return compute(frame_NHWC)
+        return self.vision_cache.features(frame_NHWC, compute, weight.device)
 
     @torch.no_grad()
     def act(self, observation: Observation, seed_N: Sequence[int] | None, temperature: float) -> ActionChunk:
@@ -75,25 +101,19 @@ class OpenVLAOFTPolicy(nn.Module):
 
         On a CPU a row's answer is the same bits whatever other rows are asked for and however many threads there are.
         """
-        if self.model.projector.fc1.bias.device.type == "cpu":
-            with _one_thread():
-                return self._answer(_logits_row_by_row(self, observation), seed_N, temperature)
-        return self._answer(self.logits(observation), seed_N, temperature)
-
-    def _answer(self, logits: Tensor, seed_N: Sequence[int] | None, temperature: float) -> ActionChunk:
-        logprob = (logits if seed_N is None else logits / temperature).log_softmax(-1).cpu()
-        token = logprob.argmax(-1) if seed_N is None else sample(logprob, seed_N)
-        action = detokenize(token)
-        command = self._statistics.action.unnormalize(action)
-        command[..., -1] = gripper_to_env(command[..., -1])
-        return ActionChunk(
-            token_NLA=token,
-            logprob_NLA=logprob.gather(-1, token[..., None])[..., 0],
-            action_NLA=action.float(),
-            command_NLA=command.clip(-1, 1).float(),
-            entropy_NLA=token_entropy(logprob),
-            score_sq_NLA=token_score_sq(logprob, token),
-        )
+        with acting(self):
+            logits = row_by_row(self, self.logits, observation)
+            logprob = (logits if seed_N is None else logits / temperature).log_softmax(-1).cpu()
+            token = logprob.argmax(-1) if seed_N is None else sample(logprob, seed_N)
+            action = detokenize(token)
+            return ActionChunk(
+                token_NLA=token,
+                logprob_NLA=logprob.gather(-1, token[..., None])[..., 0],
+                action_NLA=action.float(),
+                command_NLA=self.command(action),
+                entropy_NLA=token_entropy(logprob),
+                score_sq_NLA=token_score_sq(logprob, token),
+            )
 
     def log_prob(self, batch: ChunkBatch, temperature: float) -> tuple[Tensor, Tensor]:
         """Log-probability of every token of `batch` and entropy of its distribution, both float32 [N, L, A]."""
@@ -102,6 +122,12 @@ class OpenVLAOFTPolicy(nn.Module):
         token = batch.token_NLA.to(logprob.device)
         entropy = -(logprob.exp() * logprob).sum(-1)
         return logprob.gather(-1, token[..., None])[..., 0], entropy
+
+    def command(self, action: Tensor) -> Tensor:
+        """What the simulator executes for normalised actions (float64) [..., A]: float32 in [-1, 1]."""
+        command = self._statistics.action.unnormalize(action)
+        command[..., -1] = gripper_to_env(command[..., -1])
+        return command.clip(-1, 1).float()
 
     def tokenize(self, command: Tensor) -> Tensor:
         """The tokens [..., A] that stand for commands [..., A] of the simulator: inverse of `act`, up to the bin."""
@@ -140,13 +166,15 @@ def sample(logprob: Tensor, seed_N: Sequence[int]) -> Tensor:
     return torch.searchsorted(cumulative, threshold, right=True)[..., 0].clip(max=logprob.shape[-1] - 1)
 
 
-def _logits_row_by_row(policy: OpenVLAOFTPolicy, observation: Observation) -> Tensor:
-    """One forward per row.
+def row_by_row(policy: OpenVLAOFTPolicy, answer: Callable[[Observation], Tensor], observation: Observation) -> Tensor:
+    """`answer(observation)`; on a CPU by one forward per row.
 
     CPU matrix products round differently for different batch sizes and thread counts, and what a policy does must not
     depend on who else was waiting for it.
     """
-    return torch.cat([policy.logits(_row(observation, n)) for n in range(len(observation.instruction_N))])
+    if not on_cpu(policy):
+        return answer(observation)
+    return torch.cat([answer(_row(observation, n)) for n in range(len(observation.instruction_N))])
 
 
 def _row(observation: Observation, n: int) -> Observation:
@@ -158,9 +186,23 @@ def _row(observation: Observation, n: int) -> Observation:
     )
 
 
+def _computing_in(weight: Tensor) -> AbstractContextManager:
+    """Products in the dtype of the frozen weights: adapters are kept in float32 whatever that is."""
+    if weight.dtype == torch.float32:
+        return nullcontext()
+    return torch.autocast(weight.device.type, dtype=weight.dtype)
+
+
+def on_cpu(policy: OpenVLAOFTPolicy) -> bool:
+    return policy.model.projector.fc1.bias.device.type == "cpu"
+
+
 @contextmanager
-def _one_thread() -> Iterator[None]:
-    """A row's forward is too small to share out: a second thread would mostly wait, and take a simulator's core."""
+def acting(policy: OpenVLAOFTPolicy) -> Iterator[None]:
+    """On a CPU, act on one thread: a row is too small to share out, a second one would take a simulator's core."""
+    if not on_cpu(policy):
+        yield
+        return
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -2,14 +2,18 @@
 
 Both resizes of the published image path (lanczos3 to the model's size; centre crop, stretched back bilinearly) are
 linear and treat rows and columns alike, so one fixed matrix does both for a whole batch: pixels = M frame M^T.
+`PublishedPixels` is that path step by step, with its JPEG round trip and its roundings.
 """
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
@@ -17,6 +21,7 @@ from vla_rl.policy.config import OpenVLAConfig
 
 PROMPT = "In: What action should the robot take to {instruction}?\nOut:"
 FINAL_TOKEN = "▁"  # id 29871 of Llama-2: the published prompts end in it
+JPEG_QUALITY = 95
 DEFAULT_CROP_AREA = 0.9  # of published checkpoints, whose preprocessor_config.json does not say
 
 
@@ -68,6 +73,8 @@ class Prompts:
 class Pixels(nn.Module):
     """uint8 frames [N, H, W, 3] as rendered to pixels [N, 6, px, px]: rotated by 180 degrees, resized, normalised.
 
+    Several images lie one after the other on the channels, of frames and of pixels.
+
     Args:
         preprocessor: content of `preprocessor_config.json`. Published means and stds are rounded to bfloat16.
     """
@@ -77,19 +84,60 @@ class Pixels(nn.Module):
         self.image_px = image_px
         self.crop_area = preprocessor.get("center_crop_area", DEFAULT_CROP_AREA)
         for name in ("means", "stds"):  # two towers, three channels each
+            if torch.tensor(preprocessor.get(name, [])).shape != (2, 3):
+                raise ValueError(f"preprocessor_config.json: {name!r} must hold 3 numbers for each of the two towers")
             constants = torch.tensor(preprocessor[name]).reshape(1, 6, 1, 1)
             self.register_buffer(name, constants, persistent=False)
         self.register_buffer("resize", None, persistent=False)
 
     def forward(self, frame_NHWC: Tensor, dtype: torch.dtype) -> Tensor:
+        n, images = len(frame_NHWC), frame_NHWC.shape[3] // 3
+        image = (self.resized(frame_NHWC) / 255).reshape(n * images, 3, self.image_px, self.image_px)
+        pixels = (image.repeat(1, 2, 1, 1) - self.means) / self.stds
+        return pixels.to(dtype).reshape(n, 6 * images, self.image_px, self.image_px)
+
+    def resized(self, frame_NHWC: Tensor) -> Tensor:
+        """Float images [N, channels, px, px] with values in 0..255, as the cameras of the training data stood."""
         frame_px = frame_NHWC.shape[1]
         image = frame_NHWC.permute(0, 3, 1, 2).flip(2, 3).float()
         if frame_px != self.image_px or self.crop_area < 1:
             if self.resize is None or self.resize.shape[1] != frame_px:
                 self.resize = resize_matrix(frame_px, self.image_px, self.crop_area).to(frame_NHWC.device)
             image = (self.resize @ image @ self.resize.T).clip(0, 255)
-        image = (image / 255).repeat(1, 2, 1, 1)
-        return ((image - self.means) / self.stds).to(dtype)
+        return image
+
+
+class PublishedPixels(Pixels):
+    """The path of the published training data and evaluation (openvla-oft's, in TensorFlow), rounding where it does.
+
+    Rotate by 180 degrees, JPEG round trip at quality 95, lanczos3 to the model's size and round; centre crop, stretched
+    back bilinearly, and round down after a scale of 255.5 / 255 (TensorFlow's float to uint8).
+    """
+
+    def resized(self, frame_NHWC: Tensor) -> Tensor:
+        rotated = [frame[::-1, ::-1] for frame in frame_NHWC.cpu().numpy()]
+        stored = torch.from_numpy(np.stack([_jpeg_round_trip(frame) for frame in rotated]))
+        image = stored.to(frame_NHWC.device).permute(0, 3, 1, 2).float()
+        if image.shape[2] != self.image_px:
+            shrink = lanczos3_matrix(image.shape[2], self.image_px).float().to(image.device)
+            image = (shrink @ image @ shrink.T).round().clip(0, 255)
+        if self.crop_area < 1:
+            crop = crop_matrix(self.image_px, self.crop_area).float().to(image.device)
+            image = (crop @ image @ crop.T * (255.5 / 255)).floor().clip(0, 255)
+        return image
+
+
+PIPELINES = {"fast": Pixels, "oft": PublishedPixels}
+
+
+def _jpeg_round_trip(frame_HWC: np.ndarray) -> np.ndarray:
+    images = []
+    for first in range(0, frame_HWC.shape[2], 3):
+        buffer = io.BytesIO()
+        one = np.ascontiguousarray(frame_HWC[..., first : first + 3])
+        Image.fromarray(one).save(buffer, "JPEG", quality=JPEG_QUALITY)
+        images.append(np.asarray(Image.open(buffer)))
+    return np.concatenate(images, axis=-1)
 
 
 def resize_matrix(frame_px: int, image_px: int, crop_area: float) -> Tensor:

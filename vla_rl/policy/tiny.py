@@ -17,7 +17,7 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from tokenizers.processors import TemplateProcessing
 from torch import nn
 
-from vla_rl.policy.config import parse_config
+from vla_rl.policy.config import PUBLISHED_7B, parse_config
 from vla_rl.policy.model import OpenVLAOFT
 from vla_rl.policy.policy import CheckpointFiles, OpenVLAOFTPolicy
 from vla_rl.policy.processor import FINAL_TOKEN, PROMPT
@@ -25,6 +25,7 @@ from vla_rl.policy.vision import unused_shapes
 
 TEXT_VOCAB = 128 + 256  # words, then action ids
 PAD_MULTIPLE = 64
+PROMPT_TOKENS_7B = 32  # Llama's tokenizer cuts LIBERO's prompts into about as many
 EMBEDDING_STD = 0.02  # also of the output head: the first distribution is nearly uniform
 EMBEDDINGS = ("cls_token", "reg_token", "pos_embed", "embed_tokens.weight", "lm_head.weight")
 RESIDUAL_OUTPUTS = ("o_proj.weight", "down_proj.weight", "attn.proj.weight", "mlp.fc2.weight")
@@ -39,15 +40,31 @@ salad sauce shelf soup stack stove table the them to tomato top tray turn under 
 
 def random_policy(seed: int = 0) -> OpenVLAOFTPolicy:
     """A small policy with random weights and no statistics."""
-    raw = tiny_config()
+    return _random_policy(tiny_config(), seed)
+
+
+def random_policy_7b(dtype: torch.dtype, seed: int = 0, sizes: dict[str, Any] = PUBLISHED_7B) -> OpenVLAOFTPolicy:
+    """The published sizes with random weights, to measure speed and memory; built on the GPU where there is one."""
+    raw = sizes | {"tiny_overrides": sizes.get("tiny_overrides", {}) | {"prompt_tokens": PROMPT_TOKENS_7B}}
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)  # in float32 it would not fit a GPU that trains it in bfloat16
+    try:
+        with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
+            return _random_policy(raw, seed)
+    finally:
+        torch.set_default_dtype(usual)
+
+
+def _random_policy(raw: dict[str, Any], seed: int) -> OpenVLAOFTPolicy:
     config = parse_config(raw)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = OpenVLAOFT(config)
         _initialise(model)
     unused = {name: torch.zeros(shape) for name, shape in unused_shapes(config.towers).items()}
-    files = CheckpointFiles(raw, _preprocessor(), _tokenizer().to_str(), unused)
-    return OpenVLAOFTPolicy(model, files, statistics=None)
+    with torch.device("cpu"):
+        files = CheckpointFiles(raw, _preprocessor(), _tokenizer().to_str(), unused)
+        return OpenVLAOFTPolicy(model, files, statistics=None)
 
 
 def tiny_config() -> dict[str, Any]:

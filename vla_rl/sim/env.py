@@ -79,6 +79,7 @@ class LiberoEnv(gymnasium.Env):
         suite, task: see `vla_rl.sim.libero`.
         assets: "standin", "hub" or a folder.
         camera_px: height and width of the frame.
+        wrist_camera: a second picture, from the wrist, on the frame's channels 3 to 5.
         chunk_steps: most control steps in a command (50 ms each).
         horizon: control steps before truncation, the settle steps not counted; None = the suite's own.
         settle_steps: control steps of standing still that every reset ends with.
@@ -96,6 +97,7 @@ class LiberoEnv(gymnasium.Env):
         *,
         assets: str | os.PathLike = "standin",
         camera_px: int = 128,
+        wrist_camera: bool = False,
         chunk_steps: int = 8,
         horizon: int | None = None,
         settle_steps: int = 10,
@@ -114,17 +116,18 @@ class LiberoEnv(gymnasium.Env):
         self.placement_noise_m = placement_noise_m
         self._official_states = libero.official_init_states(suite, task)
         self._env = _build(suite, task, assets)
-        self._bind(camera_px, robot_geoms, stepping)
+        cameras = ("agentview", "robot0_eye_in_hand") if wrist_camera else ("agentview",)
+        self._bind(cameras, camera_px, robot_geoms, stepping)
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (chunk_steps, ACTIONS), np.float32)
         self.observation_space = gymnasium.spaces.Dict(
             {
-                "frame": gymnasium.spaces.Box(0, 255, (camera_px, camera_px, 3), np.uint8),
+                "frame": gymnasium.spaces.Box(0, 255, (camera_px, camera_px, 3 * len(cameras)), np.uint8),
                 "proprio": gymnasium.spaces.Box(-np.inf, np.inf, (PROPRIO,), np.float32),
             }
         )
         self._steps: int | None = None  # control steps of this episode; None = needs a reset
 
-    def _bind(self, camera_px: int, robot_geoms: str, stepping: str) -> None:
+    def _bind(self, cameras: tuple[str, ...], camera_px: int, robot_geoms: str, stepping: str) -> None:
         """Take handles into the built simulator. They stay valid because `env.reset()` is never called again."""
         from vla_rl.sim.render import Camera, draw_robot_by_collision_geoms
         from vla_rl.sim.reset import ResetPoint
@@ -140,7 +143,7 @@ class LiberoEnv(gymnasium.Env):
         if robot_geoms == "collision":
             draw_robot_by_collision_geoms(self._model)
         light = robot_geoms == "collision"
-        self._camera = Camera(self._model, self._data, "agentview", camera_px, light=light)
+        self._cameras = [Camera(self._model, self._data, name, camera_px, light=light) for name in cameras]
         if self.placement_noise_m > 0:
             self._placements = self._placement_sampler()
 
@@ -183,7 +186,8 @@ class LiberoEnv(gymnasium.Env):
 
     def close(self) -> None:
         """Free the renderer; may be called twice."""
-        self._camera.close()
+        for camera in self._cameras:
+            camera.close()
 
     def _initial_state(self, init_state: int) -> np.ndarray:
         if self.placement_noise_m > 0:
@@ -215,7 +219,8 @@ class LiberoEnv(gymnasium.Env):
         """Remember what the robot senses now: the scene to draw and the proprioception."""
         from robosuite.utils.transform_utils import quat2axisangle
 
-        self._camera.update()
+        for camera in self._cameras:
+            camera.update()
         wxyz = self._data.xquat[self._hand_body]
         self._proprio = np.concatenate(
             [
@@ -226,7 +231,8 @@ class LiberoEnv(gymnasium.Env):
         ).astype(np.float32)
 
     def _observation(self) -> dict[str, np.ndarray]:
-        return {"frame": self._camera.read(), "proprio": self._proprio}
+        frame = np.concatenate([camera.read() for camera in self._cameras], axis=-1)
+        return {"frame": frame, "proprio": self._proprio}
 
     def _info(self, executed: int, success: bool) -> dict[str, Any]:
         return {"instruction": self.instruction, "executed": executed, "success": success}

@@ -60,6 +60,7 @@ class ProcessPool:
         chunk_steps: control steps per decision.
         init_states: how many initial states a task has; None = as many as there are seeds.
         camera_px: height and width of the environment's frames.
+        images: pictures on a frame's channels.
         workers: processes, and slots.
         timeout_s: an answer that takes longer (building an environment included) means that the worker hangs.
     """
@@ -73,6 +74,7 @@ class ProcessPool:
         chunk_steps: int,
         init_states: int | None = None,
         camera_px: int,
+        images: int = 1,
         workers: int,
         timeout_s: float,
     ) -> None:
@@ -81,7 +83,8 @@ class ProcessPool:
         self.restarts = 0  # workers replaced so far
         self._make_env, self._timeout_s = make_env, timeout_s
         self._slots = [_Slot() for _ in range(workers)]
-        self._frames = Frames(workers, camera_px)
+        self.images = images
+        self._frames = Frames(workers, camera_px, images)
         self._frame_SHWC = torch.frombuffer(self._frames.map(), dtype=torch.uint8).view(self._frames.shape)
         self._end = weakref.finalize(self, _end, self._slots, self._frames)  # at interpreter exit as well
 
@@ -220,8 +223,8 @@ class LiberoPool(ProcessPool):
 
     Args:
         suite, tasks: see `vla_rl.sim.libero`; tasks None = all of the suite.
-        assets, camera_px, chunk_steps, horizon, settle_steps, placement_noise_m, robot_geoms, stepping: of every
-            environment, see `vla_rl.sim.env.LiberoEnv`.
+        assets, camera_px, wrist_camera, chunk_steps, horizon, settle_steps, placement_noise_m, robot_geoms,
+            stepping: of every environment, see `vla_rl.sim.env.LiberoEnv`.
         workers: processes; 0 = one per core.
         timeout_s: an answer that takes longer means that the worker hangs; it is replaced.
 
@@ -237,6 +240,7 @@ class LiberoPool(ProcessPool):
         tasks: Sequence[int] | None = None,
         assets: str = "standin",
         camera_px: int = 128,
+        wrist_camera: bool = False,
         chunk_steps: int = 8,
         horizon: int | None = None,
         settle_steps: int = 10,
@@ -258,6 +262,8 @@ class LiberoPool(ProcessPool):
         _check_number("placement_noise_m", placement_noise_m, lowest=0, example=0.03)
         _check_number("timeout_s", timeout_s, lowest=0.1, example=120)
         _check_choice("robot_geoms", robot_geoms, ROBOT_GEOMS)
+        if not isinstance(wrist_camera, bool):
+            raise ValueError(f"sim.wrist_camera must be true or false, got {wrist_camera!r}: sim.wrist_camera=false")
         _check_choice("stepping", stepping, STEPPINGS)
         _check_assets(suite, assets)
         libero.check_gl()
@@ -267,6 +273,7 @@ class LiberoPool(ProcessPool):
             suite,
             assets=assets,
             camera_px=camera_px,
+            wrist_camera=wrist_camera,
             chunk_steps=chunk_steps,
             horizon=self.horizon,
             settle_steps=settle_steps,
@@ -281,6 +288,7 @@ class LiberoPool(ProcessPool):
             chunk_steps=chunk_steps,
             init_states=None if placement_noise_m else min(len(libero.official_init_states(suite, t)) for t in tasks),
             camera_px=camera_px,
+            images=2 if wrist_camera else 1,
             workers=workers or len(os.sched_getaffinity(0)),
             timeout_s=timeout_s,
         )

@@ -64,15 +64,15 @@ class Failure:
 
 
 class Frames:
-    """One uint8 [H, W, 3] picture per slot, in memory that all processes see and that no file system names.
+    """One uint8 [H, W, 3 x images] frame per slot, in memory that all processes see and that no file system names.
 
     The kernel frees it with its last user, however that one ends.
     """
 
-    def __init__(self, slots: int, px: int) -> None:
-        self.shape = (slots, px, px, 3)
+    def __init__(self, slots: int, px: int, images: int) -> None:
+        self.shape = (slots, px, px, 3 * images)
         self.fd = os.memfd_create("vla_rl_frames")
-        os.ftruncate(self.fd, slots * px * px * 3)
+        os.ftruncate(self.fd, slots * px * px * 3 * images)
 
     def map(self) -> mmap.mmap:
         return mmap.mmap(self.fd, 0)

@@ -9,11 +9,12 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from vla_rl.policy import load_policy
+from vla_rl.policy import load_pretrained, save_policy
 from vla_rl.policy.tiny import random_policy
 from vla_rl.types import Observation
 
-GOLDEN = Path(__file__).parents[2] / "golden" / "openvla_oft_tiny"
+GOLDEN_SETS = sorted((Path(__file__).parents[2] / "golden").glob("openvla_oft_*"))
+GOLDEN = GOLDEN_SETS[0].with_name("openvla_oft_tiny")
 INSTRUCTIONS = (
     "pick up the alphabet soup and place it in the basket",
     "turn on the stove and put the moka pot on it",
@@ -30,14 +31,20 @@ def golden_weight(key, shape, seed):
     return torch.from_numpy((1 + 0.1 * weight if is_scale else 0.08 * weight).astype("float32"))
 
 
+@pytest.fixture(scope="session", params=GOLDEN_SETS, ids=lambda folder: folder.name)
+def golden_set(request):
+    """Every folder of golden outputs: another one needs no other code."""
+    return request.param
+
+
 @pytest.fixture(scope="session")
-def golden_folder(tmp_path_factory, tiny_policy):
+def golden_folder(golden_set, tmp_path_factory, tiny_policy):
     """The golden model in the published layout. Its tokenizer is of no matter: the golden inputs are token ids."""
     folder = tmp_path_factory.mktemp("golden")
-    (folder / "config.json").write_text((GOLDEN / "config.json").read_text())
+    (folder / "config.json").write_text((golden_set / "config.json").read_text())
     (folder / "preprocessor_config.json").write_text(json.dumps(tiny_policy.files.preprocessor))
     (folder / "tokenizer.json").write_text(tiny_policy.files.tokenizer)
-    layout = json.loads((GOLDEN / "state_dict_shapes.json").read_text())
+    layout = json.loads((golden_set / "state_dict_shapes.json").read_text())
     weights = {key: golden_weight(key, shape, layout["seed"]) for key, shape in layout["shapes"].items()}
     save_file(weights, folder / "model.safetensors")
     return folder
@@ -45,12 +52,12 @@ def golden_folder(tmp_path_factory, tiny_policy):
 
 @pytest.fixture(scope="session")
 def golden_policy(golden_folder):
-    return load_policy(str(golden_folder), unnorm_key="libero_object")
+    return load_pretrained(golden_folder)
 
 
 @pytest.fixture(scope="session")
-def golden_arrays():
-    with np.load(GOLDEN / "expected.npz") as stored:
+def golden_arrays(golden_set):
+    with np.load(golden_set / "expected.npz") as stored:
         return {name: torch.from_numpy(stored[name]) for name in stored.files}
 
 
@@ -69,6 +76,14 @@ def make_tiny_policy():
 @pytest.fixture(scope="session")
 def tiny_policy():
     return make_tiny_policy()
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tiny_policy, tmp_path_factory):
+    """That policy as a checkpoint; tests only read it."""
+    folder = tmp_path_factory.mktemp("tiny")
+    save_policy(tiny_policy, folder)
+    return str(folder)
 
 
 def make_observation(rows):

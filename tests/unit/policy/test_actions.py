@@ -64,7 +64,7 @@ def test_statistics_that_cannot_be_chosen():
         Statistics.select(both, None, with_proprio=False)
     with pytest.raises(ValueError, match=r"no statistics for 'c'.*it has: a, b"):
         Statistics.select(both, "c", with_proprio=False)
-    with pytest.raises(ValueError, match="no 'proprio'"):
+    with pytest.raises(ValueError, match="'proprio' of 'a' is missing"):
         Statistics.select(both, "a", with_proprio=True)
 
 

@@ -1,7 +1,12 @@
+import cv2
+import numpy as np
 import pytest
 import torch
+from PIL import Image
+from scipy import ndimage
 
-from vla_rl.policy.processor import Pixels, crop_matrix, lanczos3_matrix, resize_matrix
+from vla_rl.policy import load_policy
+from vla_rl.policy.processor import Pixels, PublishedPixels, crop_matrix, lanczos3_matrix, resize_matrix
 
 
 def test_prompts_are_padded_on_the_left_and_end_in_the_final_token(tiny_policy):
@@ -66,3 +71,58 @@ def test_crop_by_hand():
     # Five pixels, a quarter of the area: half the side, from position 1 to 3 in steps of .5.
     expected = [[0, 1, 0, 0, 0], [0, 0.5, 0.5, 0, 0], [0, 0, 1, 0, 0], [0, 0, 0.5, 0.5, 0], [0, 0, 0, 1, 0]]
     torch.testing.assert_close(crop_matrix(5, 0.25), torch.tensor(expected, dtype=torch.float64))
+
+
+# ---------------------------------------------------------------------------------------------- the published pipeline
+
+
+def picture(px):
+    """Edges, a ramp, and a texture, in colour."""
+    y, x = np.mgrid[:px, :px]
+    frame = np.stack([x * 255 // px, y * 255 // px, 128 + 90 * np.sin(x / 5) * np.cos(y / 7)], axis=-1)
+    frame[px // 4 : px // 2, px // 3 : px // 2] = (250, 20, 30)
+    frame[(x - px // 2) ** 2 + (y - px // 2) ** 2 < (px // 8) ** 2] = (5, 200, 90)
+    return frame.astype(np.uint8)
+
+
+def independently(frame):
+    """OpenCV's JPEG, Pillow's lanczos, scipy's interpolation between the pixels of the crop."""
+    turned = cv2.rotate(frame, cv2.ROTATE_180)
+    _, jpeg = cv2.imencode(".jpg", turned[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 95])
+    turned = cv2.imdecode(jpeg, cv2.IMREAD_COLOR)[..., ::-1]
+    small = np.asarray(Image.fromarray(np.ascontiguousarray(turned)).resize((224, 224), Image.LANCZOS))
+    edge = 223 * (1 - 0.9**0.5) / 2
+    at = np.linspace(edge, 223 - edge, 224)
+    rows, columns = np.meshgrid(at, at, indexing="ij")
+    channels = [ndimage.map_coordinates(small[..., c].astype(float), [rows, columns], order=1) for c in range(3)]
+    return np.floor(np.stack(channels) / 255 * 255.5).clip(0, 255)  # TensorFlow's float to uint8
+
+
+@pytest.fixture(scope="module")
+def preprocessor():
+    return {"means": [[0.0] * 3] * 2, "stds": [[1.0] * 3] * 2}  # the published crop is the default
+
+
+def test_the_published_pipeline_is_that_of_an_independent_implementation(preprocessor):
+    frame = picture(256)
+    pixels = PublishedPixels(preprocessor, 224)(torch.from_numpy(frame)[None], torch.float32)
+    difference = (pixels[0, :3] - torch.from_numpy(independently(frame) / 255)).abs()
+    assert difference.max() <= 1.001 / 255
+    assert torch.equal(pixels[0, :3], pixels[0, 3:])
+    torch.testing.assert_close(pixels * 255, (pixels * 255).round(), atol=1e-4, rtol=0)  # it ends in whole numbers
+
+
+def test_the_fast_pipeline_differs_by_the_jpeg_alone(preprocessor):
+    frame = torch.from_numpy(picture(256))[None]
+    fast, published = (kind(preprocessor, 224)(frame, torch.float32) for kind in (Pixels, PublishedPixels))
+    difference = (fast - published).abs() * 255
+    assert 0.2 < difference.mean() < 2  # of 255: rounding, and JPEG at quality 95
+    assert difference.max() > 2
+
+
+def test_both_pipelines_are_chosen_by_name():
+    assert type(load_policy(None).pixels) is Pixels
+    policy = load_policy(None, image_pipeline="oft")
+    assert type(policy.pixels) is PublishedPixels
+    with pytest.raises(ValueError, match="'tf' is not one of fast, oft: policy.image_pipeline=fast"):
+        load_policy(None, image_pipeline="tf")

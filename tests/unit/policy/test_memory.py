@@ -1,0 +1,103 @@
+import pytest
+import torch
+
+from tests.unit.policy.conftest import make_observation, make_tiny_policy
+from vla_rl.compose import compose
+from vla_rl.errors import UserError
+from vla_rl.memory_check import PRESETS, rows_that_fit
+from vla_rl.policy.memory import MemoryPlan, _saved_bytes, plan_memory
+
+CPU = torch.device("cpu")
+ALL = {"r": 32, "alpha": 32}
+BFLOAT16_7B = {"checkpoint": "random:7b", "dtype": "bfloat16"}
+GB = 10**9
+
+
+def plan(rows=12, optimizer="adamw", available=80 * GB, **options):
+    return plan_memory(options, rows=rows, optimizer=optimizer, available=available)
+
+
+def test_the_sum_by_hand():
+    made = MemoryPlan(weights=10, trainable=4, gradients=4, optimizer=8, per_row=3, rows=5, reserve=100)
+    assert (made.fixed, made.total) == (126, 141)
+
+
+def test_weights_and_optimizer_of_the_small_policy_are_what_they_are():
+    made = plan(checkpoint=None)
+    size = 4 * sum(p.numel() for p in make_tiny_policy().parameters())
+    assert (made.weights, made.trainable, made.gradients, made.optimizer) == (0, size, size, 2 * size)
+    # two moments of one byte, and a float32 for 256 of each
+    eighth = plan(checkpoint=None, optimizer="adamw8bit")
+    assert eighth.optimizer == pytest.approx(2 * size / 4 * (1 + 4 / 256), abs=1)
+
+
+def test_activations_are_what_autograd_keeps():
+    """The same count on real tensors, by torch's plain attention, which the meta device has."""
+    policy = make_tiny_policy()
+    observation = make_observation(1)
+    ids, mask = policy.prompts(observation.instruction_N)
+    pixels = policy.pixels(observation.frame_NHWC, torch.float32)
+    math = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
+    with math, _saved_bytes(policy.model, []) as saved:
+        policy.model(ids, mask, pixels)
+    assert plan(checkpoint=None).per_row == pytest.approx(1.1 * saved[None], rel=0.1)
+    assert plan(checkpoint=None, gradient_checkpointing=True).per_row < 0.7 * plan(checkpoint=None).per_row
+
+
+def test_the_7b_in_gigabytes():
+    """7.5 billion parameters less what is never run, in bfloat16; 110 million of adapters in float32."""
+    base = plan(**BFLOAT16_7B, lora=ALL)
+    assert base.weights / GB == pytest.approx(15.0, abs=0.1)
+    assert base.trainable / GB == pytest.approx(0.44, abs=0.01)
+    # 32 layers of 4 x 4096^2 + 3 x 4096 x 11008 weights: 6.48 billion, 2 bytes each less .516 or 1.001
+    halves = {"nf4": 15.0 - 6.48 * (2 - 0.516), "int8": 15.0 - 6.48 * (2 - 1.001)}
+    for kind, expected in halves.items():
+        assert plan(**BFLOAT16_7B, lora=ALL, quantization=kind).weights / GB == pytest.approx(expected, abs=0.1)
+
+
+@pytest.mark.parametrize("size", PRESETS)
+def test_presets_fit_their_gpu_with_the_rows_they_find(size):
+    config = compose(["conf=pcm_object", f"policy={PRESETS[size]}", "policy.checkpoint=random:7b"])
+    assert config.grpo.micro_rows is None
+    made = plan_memory(config.policy, rows=None, optimizer="adamw", available=size * GB)
+    assert made.rows >= 12  # what a trajectory keeps: one micro-batch
+    assert made.total <= size * GB
+    assert made.rows == 64 or made.total + made.per_row > size * GB
+
+
+def test_a_device_too_small_is_named_with_the_preset(monkeypatch, capsys):
+    node = compose(["conf=pcm_object", "policy.checkpoint=random:7b"]).policy
+    for available, rows, fix in (
+        (40, 64, "grpo.micro_rows=21"),  # (40 - 18.2) / 1.015
+        (26, 12, "grpo.micro_rows=7"),
+    ):
+        monkeypatch.setattr("vla_rl.memory_check.device_memory", lambda device, available=available: available * GB)
+        with pytest.raises(UserError, match=f"memory plan in GB: .* but cpu has {available}.00: {fix}$"):
+            rows_that_fit(node, rows=rows, optimizer="adamw", device=CPU)
+    full = node | {"lora": None}
+    for available, fix in (
+        (60, "policy=openvla_oft_7b_48gb"),
+        (30, "policy=openvla_oft_7b_24gb"),
+        (8, "for a GPU of 24 GB"),
+    ):
+        monkeypatch.setattr("vla_rl.memory_check.device_memory", lambda device, available=available: available * GB)
+        with pytest.raises(UserError, match=fix):
+            rows_that_fit(full, rows=12, optimizer="adamw", device=CPU)
+    assert "memory plan in GB: weights 15.00" in capsys.readouterr().out
+
+
+def test_rows_are_found_or_kept(capsys):
+    tiny = {"_target_": "vla_rl.policy.load_policy", "checkpoint": None}
+    assert rows_that_fit(tiny, rows=7, optimizer="adamw", device=CPU) == 7
+    assert rows_that_fit(tiny, rows=None, optimizer="adamw", device=CPU) == 64  # the most
+    assert capsys.readouterr().out == ""  # not worth a line
+    mine = {"_target_": "my_pkg.MyPolicy"}
+    assert rows_that_fit(mine, rows=7, optimizer="adamw", device=CPU) == 7
+    with pytest.raises(UserError, match="grpo.micro_rows=12"):
+        rows_that_fit(mine, rows=None, optimizer="adamw", device=CPU)
+
+
+def test_a_checkpoint_that_is_not_there_is_a_users_mistake():
+    node = {"_target_": "vla_rl.policy.load_policy", "checkpoint": "shipped:none"}
+    with pytest.raises(UserError, match="there is: shipped:object_tiny"):
+        rows_that_fit(node, rows=1, optimizer="adamw", device=CPU)

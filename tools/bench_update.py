@@ -1,0 +1,210 @@
+"""The actor update on the same weights, three ways: padded, every real chunk, PCM's choice.
+
+    python tools/bench_update.py policy=openvla_oft_tiny
+    python tools/bench_update.py policy=openvla_oft_7b policy.checkpoint=random:7b trajectories=80
+
+Trajectories are made up: of every four, three succeed after 16 chunks and one fails after 64 (512 control steps), so
+that PCM's 12 are 2.3 times fewer than all real chunks and 5.3 times fewer than the padded ones. Everything else is the
+program's own: masks, micro-batches, loss, clipping, optimizer (with a learning rate of 0: the weights stay the same).
+
+    full_padded   64 rows of every trajectory
+    full          its real chunks
+    pcm           12 of them
+
+Arguments are key=value: `trajectories` (4), and all of `python -m vla_rl.fit`, among them grpo.micro_rows. The last
+line is JSON: `speedup_vs_full_padded`, `speedup_vs_full`, and for each way `seconds`, `rows`, `rows_per_s`,
+`model_tflop_per_s` (forward and backward, without what gradient checkpointing repeats) and `peak_memory_mb` (of the
+GPU; without one, of the process). On a GPU seconds are wall time; without one they are the process's CPU time, which on
+one thread (OMP_NUM_THREADS=1) equals wall time on an idle machine, and which other users of a busy one do not change.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+import warnings
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+
+from callbacks.full_padded import FullPadded
+from callbacks.pcm import PCM
+from vla_rl.build import build
+from vla_rl.compose import compose
+from vla_rl.data import RolloutEpoch
+from vla_rl.entry import run_entry
+from vla_rl.errors import UserError
+from vla_rl.memory_check import rows_that_fit
+from vla_rl.module import GRPOModule
+from vla_rl.policy.flops import update_flops
+from vla_rl.rollouts import TimeSplit
+from vla_rl.run import versions
+from vla_rl.types import Episode, RolloutGroup, Trajectory
+
+BUDGET, MAX_CHUNKS = 12, 64
+LENGTHS = (16, 16, 16, 64)  # chunks of a trajectory; the last one fails
+TRAJECTORIES_PER_STEP = 2  # of the optimizer, as in PCM's paper
+WAYS = {"pcm": lambda: [PCM(BUDGET)], "full": list, "full_padded": lambda: [FullPadded()]}
+CAMERA_PX = {128: 128, 224: 256}  # rendered for a model's image size
+INSTRUCTION = "pick up the alphabet soup and place it in the basket"
+
+
+def make_trajectory(index: int, policy: Any) -> Trajectory:
+    """Random frames and tokens; half of a trajectory closes the gripper."""
+    rows, steps = LENGTHS[index % len(LENGTHS)], policy.chunk_steps
+    image_px = policy.model.config.towers[0].image_px
+    px = CAMERA_PX.get(image_px, image_px)
+    draw = torch.Generator().manual_seed(index)
+    success = rows < MAX_CHUNKS
+    return Trajectory(
+        episode=Episode(uid=index, task=0, init_state=0, seed=index),
+        instruction=INSTRUCTION,
+        frame_NHWC=torch.randint(0, 256, (rows, px, px, 3), dtype=torch.uint8, generator=draw),
+        proprio_NP=torch.randn(rows, 8, generator=draw),
+        token_NLA=torch.randint(0, 256, (rows, steps, 7), generator=draw),
+        logprob_NLA=torch.full((rows, steps, 7), -5.545),  # of the uniform distribution
+        action_NLA=torch.rand(rows, steps, 7, generator=draw) * 2 - 1,
+        close_NL=(torch.arange(rows) >= rows // 2)[:, None].expand(-1, steps),
+        executed_N=torch.full((rows,), steps),
+        success=success,
+        reward=float(success),
+        advantage=0.5 if success else -1.5,
+    )
+
+
+class MadeUpData(L.LightningDataModule):
+    """Iteration 0 warms up with one optimizer step, iteration 1 is measured."""
+
+    seed, max_chunks = 0, MAX_CHUNKS
+
+    def __init__(self, trajectories: list[Trajectory]) -> None:
+        super().__init__()
+        self.trajectories = trajectories
+
+    def train_dataloader(self) -> RolloutEpoch:
+        iteration = self.trainer.current_epoch
+        chosen = self.trajectories if iteration else self.trajectories[-len(LENGTHS) :]
+        group = RolloutGroup(chosen)
+        steps = max(1, len(chosen) // TRAJECTORIES_PER_STEP)
+        return RolloutEpoch(iteration, steps, 1, self.seed, lambda: ([group], TimeSplit()))
+
+
+class Stopwatch(L.Callback):
+    """Seconds, rows and peak memory of the last epoch, the mask's own work included."""
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        reset_peak_memory()
+        self.rows = 0
+        synchronize()
+        self.began = seconds()
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.rows += len(batch)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        synchronize()
+        self.seconds = seconds() - self.began
+        self.peak_memory_mb = peak_memory_mb()
+
+
+def synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def seconds() -> float:
+    return time.perf_counter() if torch.cuda.is_available() else time.process_time()
+
+
+def reset_peak_memory() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        Path("/proc/self/clear_refs").write_text("5")  # Linux: sets the highest resident size back to the present one
+
+
+def peak_memory_mb() -> float:
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 2**10
+
+
+def measure(way: str, policy: Any, trajectories: list[Trajectory], config: Any, folder: str) -> dict[str, float]:
+    watch = Stopwatch()
+    trainer = L.Trainer(
+        accelerator="auto",
+        devices=1,
+        callbacks=[*WAYS[way](), watch],
+        default_root_dir=folder,
+        max_epochs=2,
+        reload_dataloaders_every_n_epochs=1,
+        use_distributed_sampler=False,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    module = GRPOModule(policy, config.grpo, replace(config.optim, lr=0.0), config.rollout.temperature)
+    trainer.fit(module, datamodule=MadeUpData(trajectories))
+    return {"seconds": watch.seconds, "rows": watch.rows, "peak_memory_mb": watch.peak_memory_mb}
+
+
+def trajectory_count(argv: list[str]) -> tuple[int, list[str]]:
+    """`trajectories=` of the arguments, and the other ones."""
+    mine = [argument for argument in argv if argument.startswith("trajectories=")]
+    count = mine[-1].partition("=")[2] if mine else str(len(LENGTHS))
+    if not count.isdigit() or int(count) < len(LENGTHS):
+        raise UserError(
+            f"trajectories must be a whole number of at least {len(LENGTHS)}, got '{count}': trajectories=80"
+        )
+    return int(count), [argument for argument in argv if argument not in mine]
+
+
+def main(argv: list[str]) -> None:
+    count, argv = trajectory_count(argv)
+    config = compose(["conf=pcm_object_tiny", *argv])
+    warnings.filterwarnings("ignore", message="You defined a `validation_step`")  # nothing is validated here
+    config.grpo.micro_rows = rows_that_fit(
+        config.policy,
+        rows=config.grpo.micro_rows,
+        optimizer=config.optim.optimizer,
+        device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
+    )
+    policy = build(config.policy, "policy")
+    trajectories = [make_trajectory(index, policy) for index in range(count)]
+    prompt_tokens = policy.prompts([INSTRUCTION])[0].shape[1]
+    forward, flops = update_flops(policy.model.config, prompt_tokens, config.policy.get("lora"))
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads"
+    print(f"{device}; {count} trajectories, {config.grpo.micro_rows} rows per micro-batch, "
+          f"{forward / 1e12:.3g} TFLOP forward and {flops / 1e12:.3g} in all per row")  # fmt: skip
+    results = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for way in WAYS:
+            result = measure(way, policy, trajectories, config, folder)
+            result["rows_per_s"] = result["rows"] / result["seconds"]
+            result["model_tflop_per_s"] = result["rows_per_s"] * flops / 1e12
+            results[way] = result
+            print(f"{way:<12}{result['rows']:>6} rows  {result['seconds']:8.2f} s  {result['rows_per_s']:8.2f} rows/s  "
+                  f"{result['model_tflop_per_s']:8.3g} TFLOP/s  {result['peak_memory_mb']:8.0f} MB")  # fmt: skip
+    pcm, full, padded = (results[way] for way in ("pcm", "full", "full_padded"))
+    line = {
+        "speedup_vs_full_padded": padded["seconds"] / pcm["seconds"],
+        "speedup_vs_full": full["seconds"] / pcm["seconds"],
+        "rows_vs_full_padded": padded["rows"] / pcm["rows"],  # what arithmetic promises
+        "rows_vs_full": full["rows"] / pcm["rows"],
+        **{key: {way: results[way][key] for way in WAYS} for key in pcm},
+        "trajectories": count,
+        "micro_rows": config.grpo.micro_rows,
+        "device": device,
+        "versions": versions(),
+    }
+    print(json.dumps(line))
+
+
+if __name__ == "__main__":
+    run_entry(main, __doc__)

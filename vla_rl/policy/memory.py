@@ -1,0 +1,172 @@
+"""What an update takes of a device's memory, worked out on the meta device before anything is loaded.
+
+    weights + trainable + gradients + optimizer + rows x activations of a row + reserve
+
+Weights and optimizer are counted exactly. Activations are what autograd keeps for the backward of one row, counted
+tensor by tensor with torch's plain attention (fused kernels keep less), and a tenth more for what is alive in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vla_rl.policy.action_head import L1Head
+from vla_rl.policy.checkpoint import DTYPES, resolve_checkpoint
+from vla_rl.policy.config import PUBLISHED_7B, OpenVLAConfig, parse_config
+from vla_rl.policy.load import RANDOM_7B, check_options
+from vla_rl.policy.model import OpenVLAOFT
+from vla_rl.policy.quantize import BYTES_PER_WEIGHT
+from vla_rl.policy.tiny import tiny_config
+from vla_rl.policy.weights import read_json
+
+TRANSIENT = 1.1
+LONGEST_PROMPT = 40  # tokens, of LIBERO's instructions in Llama's tokenizer
+MAX_ROWS = 64  # more than this is no faster
+BYTES_PER_8BIT_MOMENT = 1 + 4 / 256  # with a float32 scale for 256 of them
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryPlan:
+    """Bytes of everything an update keeps in memory."""
+
+    weights: int  # frozen
+    trainable: int
+    gradients: int
+    optimizer: int
+    per_row: int  # activations
+    rows: int  # per micro-batch
+    reserve: int = 1_500_000_000  # CUDA's context, workspaces, fragmentation
+
+    @property
+    def fixed(self) -> int:
+        return self.weights + self.trainable + self.gradients + self.optimizer + self.reserve
+
+    @property
+    def total(self) -> int:
+        return self.fixed + self.rows * self.per_row
+
+    def __str__(self) -> str:
+        names = ("weights", "trainable", "gradients", "optimizer")
+        parts = [f"{name} {getattr(self, name) / 1e9:.2f}" for name in names]
+        parts += [f"{self.rows} rows of {self.per_row / 1e9:.3f}", f"reserve {self.reserve / 1e9:.2f}"]
+        return f"memory plan in GB: {' + '.join(parts)} = {self.total / 1e9:.2f}"
+
+
+def plan_memory(options: dict[str, Any], *, rows: int | None, optimizer: str, available: int) -> MemoryPlan:
+    """The plan of one rank.
+
+    Args:
+        options: of `load_policy`.
+        rows: per micro-batch; None for as many as fit into `available` bytes, at least 1.
+        optimizer: "adamw" or "adamw8bit".
+
+    Raises:
+        ValueError: options that cannot be.
+    """
+    check_options(**{"checkpoint": None} | options)
+    config, lora, kind = _config(options), options.get("lora"), options.get("quantization")
+    dtype = DTYPES[options.get("dtype", "float32")]
+    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        model = OpenVLAOFT(config).to(dtype)
+        projections = _elements(model.language_model.model.layers, nn.Linear)
+        if lora is not None:
+            from vla_rl.policy.lora import add_lora  # here: peft takes seconds to import
+
+            add_lora(model, **lora)
+        trained = [p for p in model.parameters() if p.requires_grad]
+        frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
+        trainable = sum(p.numel() * p.element_size() for p in trained)
+        for parameter in trained:  # adapters compute in the dtype of the base
+            parameter.data = parameter.data.to(dtype)
+        per_row = _activations(model, checkpointing=options.get("gradient_checkpointing", False))
+    if options.get("action_head") == "l1":
+        with torch.device("meta"):
+            frozen += sum(p.numel() for p in L1Head(config.llama.width).parameters())
+    weights = frozen * dtype.itemsize
+    if kind is not None:
+        weights += int(projections * (BYTES_PER_WEIGHT[kind] - dtype.itemsize))
+    # torch keeps moments in the dtype of the parameters
+    moments = (
+        2 * trainable if optimizer == "adamw" else int(2 * BYTES_PER_8BIT_MOMENT * sum(p.numel() for p in trained))
+    )
+    plan = MemoryPlan(
+        weights=weights,
+        trainable=trainable,
+        gradients=trainable,
+        optimizer=moments,
+        per_row=int(per_row * TRANSIENT),
+        rows=rows or 0,
+    )
+    if rows is None:
+        return replace(plan, rows=min(MAX_ROWS, max(1, (available - plan.fixed) // plan.per_row)))
+    return plan
+
+
+def _config(options: dict[str, Any]) -> OpenVLAConfig:
+    checkpoint = options.get("checkpoint")
+    if checkpoint is None:
+        return parse_config(tiny_config())
+    if checkpoint == RANDOM_7B:
+        return parse_config(PUBLISHED_7B)
+    path = resolve_checkpoint(checkpoint) / "config.json"
+    if not path.exists():
+        raise ValueError(f"checkpoint {path.parent} has no config.json")
+    return parse_config(read_json(path), l1_head=options.get("action_head") == "l1")
+
+
+def _elements(module: nn.Module, kind: type[nn.Module]) -> int:
+    return sum(m.weight.numel() for m in module.modules() if isinstance(m, kind))
+
+
+def _activations(model: OpenVLAOFT, *, checkpointing: bool) -> int:
+    """Bytes that autograd keeps for the backward of one row.
+
+    With checkpointing: each Llama layer's input, and one layer at a time in full.
+    """
+    config, layers = model.config, model.language_model.model.layers
+    image_px, width = config.towers[0].image_px, config.llama.width
+    prompt = torch.zeros(1, config.prompt_tokens or LONGEST_PROMPT, dtype=torch.int64)
+    weight = model.projector.fc1.bias
+    pixels = torch.zeros(1, 6 * config.images, image_px, image_px, dtype=weight.dtype)
+    proprio = torch.zeros(1, config.proprio_dims, dtype=weight.dtype) if config.proprio_dims else None
+    with _saved_bytes(model, list(layers)) as saved:
+        model(prompt, torch.ones_like(prompt, dtype=torch.bool), pixels, proprio).sum()
+    outside, inside = saved[None], [saved[layer] for layer in layers]
+    if not checkpointing:
+        return outside + sum(inside)
+    sequence = config.images * config.towers[0].patches + 58 + bool(config.proprio_dims) + prompt.shape[1]
+    return outside + len(layers) * sequence * width * weight.element_size() + max(inside)
+
+
+@contextmanager
+def _saved_bytes(model: nn.Module, parts: list[nn.Module]) -> Iterator[dict[nn.Module | None, int]]:
+    """Bytes of the tensors saved for the backward, by the part whose forward saved them; parameters do not count."""
+    saved: dict[nn.Module | None, int] = dict.fromkeys([None, *parts], 0)
+    seen = {p.untyped_storage()._cdata for p in model.parameters()}
+    alive = []  # a freed storage's address would be used again
+    inside: list[nn.Module | None] = [None]
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in seen:
+            seen.add(storage._cdata)
+            alive.append(storage)
+            saved[inside[-1]] += storage.nbytes()
+        return tensor
+
+    hooks = []
+    for part in parts:
+        hooks.append(part.register_forward_pre_hook(lambda module, _: inside.append(module)))
+        hooks.append(part.register_forward_hook(lambda *_: inside.pop() and None))
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            yield saved
+    finally:
+        for hook in hooks:
+            hook.remove()

@@ -1,0 +1,84 @@
+"""Llama's frozen weights in 4 or 8 bits, through bitsandbytes.
+
+Only the projections inside Llama's layers are quantised, 86% of the 7B's weights; towers, projector, embeddings and
+the output head stay as they are. A weight on a GPU is quantised at once, one on the CPU when it is moved to a GPU.
+"""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from collections.abc import Callable
+from types import ModuleType
+
+import torch
+from torch import nn
+
+from vla_rl.policy.model import OpenVLAOFT
+
+# Bytes per weight, scales included. NF4 (QLoRA, arXiv 2305.14314, section 3): a scale per 64 weights, itself in 8 bits
+# with one float32 per 256. int8 (arXiv 2208.07339): a float32 per row, counted as for Llama's 4096 columns.
+BYTES_PER_WEIGHT = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1 + 4 / 4096}
+
+
+def check_quantization(kind: str) -> None:
+    """Raise ValueError unless `kind` is known and its library works here."""
+    if kind not in BYTES_PER_WEIGHT:
+        raise ValueError(
+            f"policy.quantization {kind!r} is not one of {', '.join(BYTES_PER_WEIGHT)}: policy.quantization=nf4, "
+            "or policy.quantization=null for weights as they are"
+        )
+    bnb = _bitsandbytes(kind)
+    if torch.cuda.is_available() and not getattr(bnb.cextension.lib, "compiled_with_cuda", False):
+        raise ValueError(
+            f"policy.quantization={kind} needs a bitsandbytes with CUDA {torch.version.cuda}, "
+            f"{bnb.__version__} has none: pip install -U bitsandbytes, or policy.quantization=null"
+        )
+
+
+def quantize(model: OpenVLAOFT, kind: str) -> None:
+    """Replace the linear layers inside Llama's layers, in place; they are frozen from then on.
+
+    Args:
+        kind: "nf4" or "int8".
+    """
+    convert = {"nf4": _nf4, "int8": _int8}[kind]
+    bnb = _bitsandbytes(kind)
+    for layer in model.language_model.model.layers:
+        for parent in (layer.self_attn, layer.mlp):
+            for name, child in list(parent.named_children()):
+                setattr(parent, name, _placed(convert, bnb, child))
+
+
+def _placed(convert: Callable[[ModuleType, nn.Linear], nn.Linear], bnb: ModuleType, linear: nn.Linear) -> nn.Linear:
+    device = linear.weight.device
+    with torch.device("meta"):
+        quantised = convert(bnb, linear)
+    # `to` is what quantises; a weight that is going to a GPU waits for that move, which is thousands of times faster
+    return quantised if device.type == "cpu" and torch.cuda.is_available() else quantised.to(device)
+
+
+def _nf4(bnb: ModuleType, linear: nn.Linear) -> nn.Linear:
+    made = bnb.nn.Linear4bit(
+        linear.in_features, linear.out_features, bias=False, compute_dtype=linear.weight.dtype, quant_type="nf4"
+    )
+    made.weight = bnb.nn.Params4bit(linear.weight.data, requires_grad=False, quant_type="nf4", module=made)
+    return made
+
+
+def _int8(bnb: ModuleType, linear: nn.Linear) -> nn.Linear:
+    # it computes in float16 whatever it is given, and says so at every layer
+    warnings.filterwarnings("ignore", message="MatMul8bitLt: inputs will be cast")
+    made = bnb.nn.Linear8bitLt(linear.in_features, linear.out_features, bias=False, has_fp16_weights=False)
+    made.weight = bnb.nn.Int8Params(linear.weight.data, requires_grad=False, has_fp16_weights=False)
+    return made
+
+
+def _bitsandbytes(kind: str) -> ModuleType:
+    try:
+        return importlib.import_module("bitsandbytes")
+    except ImportError as e:
+        raise ValueError(
+            f"policy.quantization={kind} needs bitsandbytes ({e}): pip install bitsandbytes, "
+            "or policy.quantization=null"
+        ) from e
