@@ -234,7 +234,8 @@ class RolloutDataModule(L.LightningDataModule):
             wanted -= {group.trajectories[0].episode.group for group in new if self._filter(group)}
             if not wanted:
                 break
-        return Collected(groups, [t for group in groups if self._filter(group) for t in self._downsample(group)], time)
+        kept = [t for group in groups if self._filter(group) for t in self._teachers(group)]
+        return Collected(groups, kept, time)
 
     def _collect_groups(self, episodes: list[Episode]) -> tuple[list[RolloutGroup], TimeSplit]:
         self._notify("plan_rollouts", episodes)
@@ -248,10 +249,14 @@ class RolloutDataModule(L.LightningDataModule):
                 trajectory.advantage = advantage
         return groups, time
 
-    def _downsample(self, group: RolloutGroup) -> list[Trajectory]:
-        if self.grpo.downsample is None:
-            return group.trajectories
-        return [group.trajectories[i] for i in best_and_worst(group.reward_G, self.grpo.downsample).tolist()]
+    def _teachers(self, group: RolloutGroup) -> list[Trajectory]:
+        """The trajectories of a group that are trained on."""
+        trajectories = group.trajectories
+        if self.grpo.downsample is not None:
+            trajectories = [trajectories[i] for i in best_and_worst(group.reward_G, self.grpo.downsample).tolist()]
+        if not group.has_spread:  # kept on purpose
+            return trajectories
+        return [t for t in trajectories if t.advantage]  # the others cost a forward and a backward for nothing
 
     def _collect(self, episodes: list[Episode], decoding: str) -> tuple[list[Trajectory], TimeSplit]:
         temperature, greedy = self.rollout.temperature, decoding == "greedy"

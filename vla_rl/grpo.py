@@ -74,12 +74,22 @@ def ngrpo_advantage(reward_G: Tensor, eps: float) -> Tensor:
     return (reward_G - with_best.mean()) / (with_best.std() + eps)
 
 
+def raft_advantage(reward_G: Tensor, eps: float) -> Tensor:
+    """The positive part of `group_advantage`, max(0, A_i): learn from what went better than the group, leave the rest
+    (RAFT++, arXiv 2504.11343, which clips as PPO does). Rare successes still count most.
+
+    Example: rewards 1 0 0 0 -> 1.73 0 0 0.
+    """
+    return group_advantage(reward_G, eps).clamp(min=0.0)
+
+
 ADVANTAGES: dict[str, Advantage] = {
     "grpo": group_advantage,
     "grpo_unbiased": group_advantage_unbiased,
     "rloo": rloo_advantage,
     "dr_grpo": dr_grpo_advantage,
     "ngrpo": ngrpo_advantage,
+    "raft": raft_advantage,
 }
 
 

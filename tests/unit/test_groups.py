@@ -47,7 +47,11 @@ class TestAdvantages:
         # mean of 2 0 2 = 4/3, sample variance (4/9 + 16/9 + 4/9) / 2 = 4/3
         assert advantage("ngrpo", [2.0, 0.0]) == pytest.approx([2 / 3 / math.sqrt(4 / 3), -4 / 3 / math.sqrt(4 / 3)])
 
-    @pytest.mark.parametrize("name", ["grpo", "grpo_unbiased", "dr_grpo", "rloo"])
+    def test_raft(self):
+        # mean 1/4, population standard deviation sqrt(3) / 4: the success (3/4) / (sqrt(3) / 4), failures nothing
+        assert advantage("raft", ONE_OF_FOUR) == pytest.approx([0, math.sqrt(3), 0, 0])
+
+    @pytest.mark.parametrize("name", ["grpo", "grpo_unbiased", "dr_grpo", "rloo", "raft"])
     def test_equal_rewards_teach_nothing(self, name):
         assert advantage(name, [1.0] * 8, eps=1e-6) == [0.0] * 8
 
@@ -100,9 +104,9 @@ def only_the_first(group):
     return group.trajectories[0].episode.group == 0
 
 
-def reward_itself(reward_G, eps):
+def plus_or_minus_one(reward_G, eps):
     """An advantage of the user's own."""
-    return reward_G
+    return 2 * reward_G - 1
 
 
 class TestInTheDataModule:
@@ -123,18 +127,23 @@ class TestInTheDataModule:
         assert [t.advantage for t in epoch.trained[:2]] == [-0.25, 0.75]
         assert sum(len(group.trajectories) for group in epoch.groups) == 20  # statistics still see all
 
+    def test_raft_pays_for_successes_alone(self):
+        epoch = data_module(callbacks=[Rewards(0, 1, 0, 1)], advantage="raft").train_dataloader()
+        assert trained_uids(epoch) == [uid for g in range(5) for uid in (4 * g + 1, 4 * g + 3)]
+        assert sum(len(group.trajectories) for group in epoch.groups) == 20  # statistics still see all
+
     def test_functions_of_the_users_own(self):
         here = __name__
-        data = data_module(group_filter=f"{here}.only_the_first", advantage=f"{here}.reward_itself")
+        data = data_module(group_filter=f"{here}.only_the_first", advantage=f"{here}.plus_or_minus_one")
         epoch = data.train_dataloader()
         assert trained_uids(epoch) == [0, 1, 2, 3]
-        assert all(t.advantage == t.reward for t in epoch.trained)
+        assert all(t.advantage == (1 if t.success else -1) for t in epoch.trained)
 
     @pytest.mark.parametrize(
         ("option", "value", "message"),
         [
             ("advantage", "rlo", "no advantage named 'rlo'; did you mean 'rloo'? Choices: grpo, grpo_unbiased, rloo, "
-             "dr_grpo, ngrpo, or my_pkg.my_function (grpo.advantage=rloo)"),
+             "dr_grpo, ngrpo, raft, or my_pkg.my_function (grpo.advantage=rloo)"),
             ("group_filter", "dropp", "no group_filter named 'dropp'; did you mean 'drop'? Choices: drop, keep, "
              "resample, or my_pkg.my_function (grpo.group_filter=drop)"),
             ("group_filter", "no_pkg.fn", "no module named 'no_pkg' (grpo.group_filter=no_pkg.fn)"),
