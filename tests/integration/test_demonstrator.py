@@ -14,6 +14,7 @@ import pytest
 
 from vla_rl.errors import UserError
 from vla_rl.sim.demonstrator import (
+    COMMAND_LEVELS,
     Body,
     DemonstrationEnv,
     Demonstrator,
@@ -74,7 +75,7 @@ def test_beside_a_tall_neighbour_it_comes_down_clear_of_it_and_slides():
     # Clear of x 0.282..0.342 with the palm's 0.02 to either side: below 0.262, so 0.26 on the grid of 5 mm.
     np.testing.assert_allclose(entry_point(crowded), [0.26, 0.4, 0.08], atol=1e-12)
     beside = dataclasses.replace(crowded, grip_3=np.array([0.26, 0.4, 0.09]))
-    np.testing.assert_allclose(Demonstrator(beside).action(beside)[:2], [0.64, 0.0], atol=1e-12)  # 16 * 0.04
+    np.testing.assert_array_equal(Demonstrator(beside).action(beside)[:2], [0.4, 0.0])  # 16 * 0.04 = 0.64, nearest 0.4
 
 
 def test_a_target_that_slips_is_grasped_again():
@@ -125,8 +126,8 @@ def test_recorded_actions_are_clean(demo):
     action_TA = demo.action_TA.numpy()
     assert (action_TA[:, 3:6] == 0).all()
     assert set(action_TA[:, 6]) == {-1.0, 1.0}
-    # x and y are limited together; noise of .25 would put a quarter of the far-away commands above 1.
-    assert np.linalg.norm(action_TA[:, :2], axis=1).max() < 1 + 1e-6  # float32
+    # of the levels alone: the noise is not in them
+    assert set(np.abs(action_TA[:, :3]).flat) <= set(COMMAND_LEVELS.astype(np.float32))
 
 
 def test_the_end_shows_the_open_hand_over_the_basket(demo):
