@@ -35,7 +35,7 @@ from callbacks.full_padded import FullPadded
 from callbacks.pcm import PCM
 from vla_rl.build import build
 from vla_rl.compose import compose
-from vla_rl.data import RolloutEpoch
+from vla_rl.data import Collected, RolloutEpoch
 from vla_rl.entry import run_entry
 from vla_rl.errors import UserError
 from vla_rl.memory_check import rows_that_fit
@@ -67,6 +67,8 @@ def make_trajectory(index: int, policy: Any) -> Trajectory:
         proprio_NP=torch.randn(rows, 8, generator=draw),
         token_NLA=torch.randint(0, 256, (rows, steps, 7), generator=draw),
         logprob_NLA=torch.full((rows, steps, 7), -5.545),  # of the uniform distribution
+        entropy_NLA=torch.full((rows, steps, 7), 5.545),
+        score_sq_NLA=torch.full((rows, steps, 7), 1 - 1 / 256),
         action_NLA=torch.rand(rows, steps, 7, generator=draw) * 2 - 1,
         close_NL=(torch.arange(rows) >= rows // 2)[:, None].expand(-1, steps),
         executed_N=torch.full((rows,), steps),
@@ -85,12 +87,15 @@ class MadeUpData(L.LightningDataModule):
         super().__init__()
         self.trajectories = trajectories
 
+    def max_chunks_of(self, window: int | None) -> int:
+        return self.max_chunks
+
     def train_dataloader(self) -> RolloutEpoch:
         iteration = self.trainer.current_epoch
         chosen = self.trajectories if iteration else self.trajectories[-len(LENGTHS) :]
         group = RolloutGroup(chosen)
         steps = max(1, len(chosen) // TRAJECTORIES_PER_STEP)
-        return RolloutEpoch(iteration, steps, 1, self.seed, lambda: ([group], TimeSplit()))
+        return RolloutEpoch(iteration, steps, 1, self.seed, lambda: Collected([group], chosen, TimeSplit()))
 
 
 class Stopwatch(L.Callback):

@@ -55,7 +55,7 @@ def test_it_holds_the_packages_confs_and_checkpoints_and_nothing_else(wheel):
 def test_help_lists_the_confs(installed):
     printed = python(installed, "-m", "vla_rl.fit", "--help")
     assert "conf=    base, pcm_goal, pcm_goal_tiny, pcm_object, pcm_object_tiny," in printed
-    assert "mask=    full_padded, none, pcm, random, single_phase" in printed
+    assert "mask=    entropy, full_padded, global, none, pcm, pcm_paper_literal, random," in printed
 
 
 def test_it_composes_and_loads_what_it_ships(installed):
@@ -68,7 +68,7 @@ config = compose(["conf=pcm_object_tiny"])
 mask, *_ = build_callbacks(config)
 policy = build(config.policy, "policy")
 files = [vla_rl.__file__, callbacks.pcm.__file__]
-print(json.dumps([files, mask.budget, config.mask["budget"], policy.chunk_steps]))
+print(json.dumps([files, mask.budget.of(100), config.mask["budget"], policy.chunk_steps]))
 """
     files, built, composed, chunk_steps = json.loads(python(installed, "-c", script))
     assert files == [str(installed / "vla_rl" / "__init__.py"), str(installed / "callbacks" / "pcm.py")]
