@@ -25,9 +25,6 @@ LOWEST_GRIP_M = 0.012  # grip point above the floor when the fingertips touch it
 PALM_X_M, PALM_Y_M = 0.020, 0.105  # half the palm's thickness, less the 1 cm that objects give way, and half its width
 ENTRY_SHIFTS_M = sorted(np.linspace(-0.1, 0.1, 41), key=abs)  # along x from the grasp: where the hand may come down
 GAIN_PER_M = 16.0  # command per metre of error; full command (1.0) moves ~1 cm a step
-# the sizes a command can have, as of keys that are pressed: a continuous law spreads over all 256 action tokens, and a
-# policy that learns from it is unsure between neighbours (4 of 5.5 nats along x) where the choice makes no difference
-COMMAND_LEVELS = np.array([0.0, 0.1, 0.4, 1.0])
 CONE_SLOPE = 3.0  # while above the target: metres of extra height per metre of horizontal error beyond CONE_RADIUS_M
 CONE_RADIUS_M = 0.020
 HOVER_M = 0.06  # fingertips above the target's top until the cone allows less
@@ -185,12 +182,11 @@ def _carry_error(scene: Scene, floor_z: float) -> np.ndarray:
 
 
 def _command(error_3: np.ndarray, gripper: float) -> np.ndarray:
-    """Proportional in position, to the nearest of the levels; x and y are limited together."""
+    """Proportional in position; x and y are limited together, so that the hand moves straight."""
     command = np.zeros(7)
     command[:3] = GAIN_PER_M * error_3
     command[:2] /= max(1.0, _horizontal(command))
-    nearest = np.abs(np.abs(command[:3, None]) - COMMAND_LEVELS).argmin(1)
-    command[:3] = np.sign(command[:3]) * COMMAND_LEVELS[nearest]
+    command[2] = np.clip(command[2], -1.0, 1.0)
     command[6] = gripper
     return command
 
