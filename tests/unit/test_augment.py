@@ -27,6 +27,12 @@ def test_brightness_alone_keeps_the_colour_and_white_does_not_overflow():
     assert torch.equal(Lamp(0.0, 0.0, 3)(frame), frame)
 
 
+def test_values_are_rounded_not_cut():
+    frame = torch.ones(1, 1, 3, dtype=torch.uint8)
+    values = [int(Lamp(0.4, 0.0, seed)(frame)[0, 0, 0]) for seed in range(20)]  # gains from 0.6 to 1.4 round to 1
+    assert values == [1] * 20
+
+
 def test_rollout_and_update_see_the_same_pixels(tmp_path):
     class Seen(Augment):
         def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):

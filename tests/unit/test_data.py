@@ -118,3 +118,8 @@ def test_policy_and_simulators_have_to_agree_on_images():
     pool.images = 2
     with pytest.raises(UserError, match="reads 1 images per decision, the simulators render 2: sim.wrist_camera=false"):
         data_module(pool=pool)
+
+
+def test_a_narrower_window_makes_more_decisions():
+    data = data_module()  # episodes of 12 control steps, 2 per chunk
+    assert [data.max_chunks_of(window) for window in (None, 2, 1)] == [6, 6, 12]
