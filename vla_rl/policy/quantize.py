@@ -63,6 +63,8 @@ def _nf4(bnb: ModuleType, linear: nn.Linear) -> nn.Linear:
         linear.in_features, linear.out_features, bias=False, compute_dtype=linear.weight.dtype, quant_type="nf4"
     )
     made.weight = bnb.nn.Params4bit(linear.weight.data, requires_grad=False, quant_type="nf4", module=made)
+    # in eval mode some CPUs would repack the weight for good, in a form without gradients and for rows of whole blocks
+    made.support_avx512bf16_for_cpu = False
     return made
 
 

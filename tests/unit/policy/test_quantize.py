@@ -6,6 +6,7 @@ import torch
 from tests.unit.policy.conftest import make_observation
 from tests.unit.policy.test_policy import batch_of
 from vla_rl.policy import load_policy, load_pretrained, save_trained
+from vla_rl.types import Observation
 
 LORA = {"r": 4, "alpha": 8}
 
@@ -50,6 +51,16 @@ def test_adapters_of_a_quantised_base_fit_the_plain_one(tiny_folder, tmp_path):
     policy = load_policy(tiny_folder, lora=LORA, quantization="nf4")
     save_trained(policy, tmp_path)
     load_policy(tiny_folder, lora=LORA, adapter=str(tmp_path))
+
+
+def test_nf4_answers_the_same_in_train_and_eval_mode():
+    """Rows of 352 weights, which are no whole number of blocks."""
+    policy = load_policy("shipped:object_tiny", lora=LORA, quantization="nf4")
+    frame = torch.arange(128 * 128 * 3, dtype=torch.uint8).reshape(1, 128, 128, 3)
+    observation = Observation(frame, torch.zeros(1, 8), ["pick up the soup"])
+    with torch.no_grad():
+        answers = [mode().logits(observation) for mode in (policy.train, policy.eval, policy.train)]
+    assert torch.equal(answers[0], answers[1]) and torch.equal(answers[0], answers[2])
 
 
 def test_what_cannot_be(tiny_folder, monkeypatch):
