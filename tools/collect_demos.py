@@ -1,6 +1,6 @@
 """Record scripted demonstrations in the simulator, for supervised training; or check that the script still succeeds.
 
-    python tools/collect_demos.py --tasks 0,5 --episodes-per-task 12 --noise 0.1 --out demos.safetensors
+    python tools/collect_demos.py --tasks 0,5 --episodes-per-task 12 --noise 0.1 --out demos.npz
     python tools/collect_demos.py --check          # every official initial state of every task, nothing recorded
 
 Prints the success rate of every task, and the same as one line of JSON at the end. Only successes are saved.
@@ -34,13 +34,14 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
     add("--init-states", default="0:50", help="half-open range; with --placement-noise-m, of the seeds of placements")
     add("--episodes-per-task", type=int, help="how many of the initial states, from the first; default all")
     add("--noise", type=float, default=0.0, help="DART: standard deviation added to the executed xyz command")
+    add("--hesitation", type=float, default=0.0, help="probability of a slow step: slack that training can remove")
     add("--placement-noise-m", type=float, default=0.0, help="objects are placed in a disc of this radius")
     add("--linger-steps", type=int, default=6, help="control steps recorded after success")
     add("--assets", default="standin", help="'standin', 'hub', or a folder with LIBERO's assets")
     add("--camera-px", type=int, default=128)
-    add("--seed", type=int, default=1, help="of the noise")
+    add("--seed", type=int, default=1, help="of noise and hesitation")
     add("--workers", type=int, default=2, help="processes")
-    add("--out", type=Path, help="safetensors file to write")
+    add("--out", type=Path, help=".npz file to write")
     add("--check", action="store_true", help="only measure success; renders and records nothing")
     return parser.parse_args(argv)
 
@@ -48,7 +49,7 @@ def arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def episodes(args: argparse.Namespace) -> list[tuple[int, int]]:
     """(task, initial state) of every episode asked for."""
     if bool(args.out) == args.check:
-        raise UserError("give either --out demos.safetensors or --check")
+        raise UserError("give either --out demos.npz or --check")
     count = len(libero.task_names(args.suite))
     try:
         tasks = range(count) if args.tasks == "all" else [int(task) for task in args.tasks.split(",")]
@@ -81,7 +82,14 @@ def run_episode(args: argparse.Namespace, task: int, init_state: int) -> Demo | 
             camera_px=args.camera_px,
             placement_noise_m=args.placement_noise_m,
         )
-    return demonstrate(_env, init_state, noise=args.noise, linger_steps=args.linger_steps, seed=args.seed)
+    return demonstrate(
+        _env,
+        init_state,
+        noise=args.noise,
+        hesitation=args.hesitation,
+        linger_steps=args.linger_steps,
+        seed=args.seed,
+    )
 
 
 def summary(args: argparse.Namespace, planned: list[tuple[int, int]], demos: list[Demo | None]) -> dict[int, dict]:

@@ -1,7 +1,8 @@
 """A scripted pick-and-place that solves LIBERO-Object from privileged poses.
 
 `Demonstrator.action(scene)` is the whole controller: four phases and a proportional law, per control step (20 Hz,
-OSC_POSE). The gripper keeps the orientation it starts with: pointing down, closing along y. In LIBERO-Object every
+OSC_POSE), in commands of a few sizes, as of keys: a continuous law would spread them over all 256 action bins, and a
+learner would sample among dozens of bins that decide nothing. The gripper keeps the orientation it starts with: pointing down, closing along y. In LIBERO-Object every
 target shows y a side narrower than the gripper's opening, so only the place of the grasp is to be found; it follows
 from the collision shapes (`grasp_point`, `entry_point`).
 """
@@ -24,6 +25,8 @@ FINGER_REACH_M = 0.020  # how far below its top a target can be gripped before t
 LOWEST_GRIP_M = 0.012  # grip point above the floor when the fingertips touch it
 PALM_X_M, PALM_Y_M = 0.020, 0.105  # half the palm's thickness, less the 1 cm that objects give way, and half its width
 ENTRY_SHIFTS_M = sorted(np.linspace(-0.1, 0.1, 41), key=abs)  # along x from the grasp: where the hand may come down
+COMMAND_LEVELS = np.array([0.0, 0.1, 0.4, 1.0])  # sizes of a command along x, y and z
+HESITANT_COMMAND = 0.4  # largest one in a hesitant step
 GAIN_PER_M = 16.0  # command per metre of error; full command (1.0) moves ~1 cm a step
 CONE_SLOPE = 3.0  # while above the target: metres of extra height per metre of horizontal error beyond CONE_RADIUS_M
 CONE_RADIUS_M = 0.020
@@ -182,11 +185,12 @@ def _carry_error(scene: Scene, floor_z: float) -> np.ndarray:
 
 
 def _command(error_3: np.ndarray, gripper: float) -> np.ndarray:
-    """Proportional in position; x and y are limited together, so that the hand moves straight."""
+    """Proportional in position, to the nearest level; x and y are limited together before, for a straighter path."""
     command = np.zeros(7)
     command[:3] = GAIN_PER_M * error_3
     command[:2] /= max(1.0, _horizontal(command))
-    command[2] = np.clip(command[2], -1.0, 1.0)
+    nearest_3 = np.abs(np.abs(command[:3, None]) - COMMAND_LEVELS).argmin(1)
+    command[:3] = np.sign(command[:3]) * COMMAND_LEVELS[nearest_3]
     command[6] = gripper
     return command
 
@@ -239,7 +243,9 @@ class DemonstrationEnv(LiberoEnv):
         return Body(position_3, (middle_G3 - reach_G3).min(0), (middle_G3 + reach_G3).max(0))
 
 
-def demonstrate(env: DemonstrationEnv, init_state: int, *, noise: float, linger_steps: int, seed: int) -> Demo | None:
+def demonstrate(
+    env: DemonstrationEnv, init_state: int, *, noise: float, hesitation: float, linger_steps: int, seed: int
+) -> Demo | None:
     """One demonstration, or None where it fails within the environment's horizon.
 
     DART (Laskey et al., 2017, arXiv 1703.09327): the command executed is the clean one plus N(0, noise^2) on xyz, the
@@ -247,8 +253,10 @@ def demonstrate(env: DemonstrationEnv, init_state: int, *, noise: float, linger_
 
     Args:
         noise: standard deviation, in units of the command (1.0 moves ~1 cm a step).
+        hesitation: probability that a step moves at most `HESITANT_COMMAND` along each axis, as people who teleoperate
+            are slower than they need to be. It is recorded: slack that reinforcement learning can remove.
         linger_steps: control steps recorded after success, which show the open hand at rest.
-        seed: of the noise, together with `init_state`.
+        seed: of noise and hesitation, together with `init_state`.
     """
     observation, _ = env.reset(options={"init_state": init_state})
     rng = np.random.default_rng([seed, init_state])
@@ -256,6 +264,8 @@ def demonstrate(env: DemonstrationEnv, init_state: int, *, noise: float, linger_
     frames, proprios, actions, linger = [], [], [], None
     while linger != 0 and len(actions) < env.horizon:
         action = demonstrator.action(env.scene())
+        if rng.random() < hesitation:
+            action[:3] = np.clip(action[:3], -HESITANT_COMMAND, HESITANT_COMMAND)
         frames.append(observation["frame"])
         proprios.append(observation["proprio"])
         actions.append(action)
