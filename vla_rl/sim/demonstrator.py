@@ -2,7 +2,7 @@
 
 `Demonstrator.action(scene)` is the whole controller: four phases and a proportional law, per control step (20 Hz,
 OSC_POSE), in commands of a few sizes, as of keys: a continuous law would spread them over all 256 action bins, and a
-learner would sample among dozens of bins that decide nothing. The gripper keeps the orientation it starts with, pointing
+learner would sample among dozens of bins that decide nothing. The gripper keeps its first orientation, pointing
 down and closing along y. In LIBERO-Object every target shows y a side narrower than the gripper's opening, so only the
 place of the grasp is to be found; it follows from the collision shapes (`grasp_point`, `entry_point`).
 """
