@@ -36,7 +36,7 @@ def toy_run(folder, *overrides: str) -> None:
 
 def test_a_run_has_one_event_file_with_all_its_stages(tmp_path):
     toy_run(tmp_path)
-    (file,) = (tmp_path / "tensorboard").iterdir()
+    (file,) = (tmp_path / "tensorboard").glob("events.*")
     events = EventAccumulator(str(file))
     events.Reload()
     assert len(events.Scalars("heldout/greedy_success")) == 2
