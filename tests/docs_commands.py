@@ -21,6 +21,7 @@ from vla_rl.config import Config
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+IMAGE = "vla_rl"  # name of the image in the docs
 CODE = ("python", "text", "yaml", "json", "diff")  # languages of blocks that hold no commands
 
 
@@ -28,18 +29,22 @@ CODE = ("python", "text", "yaml", "json", "diff")  # languages of blocks that ho
 class Command:
     page: str
     text: str
-    comment: str  # behind it, or above it in its block
+    comment: str  # behind it, or above it in its block; in running text the paragraph
 
     def __str__(self) -> str:
         return f"{self.page}: {self.text}"
 
 
 def commands(pages: list[Path] = PAGES) -> Iterator[Command]:
-    """Every line of every fenced block that is not labelled as something else."""
+    """Every line of every fenced block that is not labelled as something else, and what stands in running text."""
+    fence = re.compile(r"^```(\w*)\n(.*?)^```$", re.M | re.S)
     for page in pages:
-        for language, block in re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), re.M | re.S):
+        for language, block in fence.findall(page.read_text()):
             if language not in CODE:
                 yield from _of_block(page.name, block.replace("\\\n", " "))
+        for paragraph in fence.sub("", page.read_text()).split("\n\n"):
+            for text in re.findall(r"`((?:python (?:-m \w+\.\w+|tools/\w+\.py)|make fit) [^`]+)`", paragraph):
+                yield Command(page.name, " ".join(text.split()), comment=paragraph)
 
 
 def _of_block(page: str, block: str) -> Iterator[Command]:
@@ -71,9 +76,12 @@ def understood(command: Command, monkeypatch: pytest.MonkeyPatch) -> Config | No
         assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.M), f"{command}: no such target"
         overrides = [a for one in rest for a in shlex.split(one.removeprefix("ARGS="))]
         return _run(command, "-m", ["vla_rl.fit", "conf=pcm_object_tiny", *overrides], monkeypatch) if rest else None
-    if program in KNOWN:
-        KNOWN[program](command, arguments)
+    if program == "tensorboard":
+        assert arguments == ["--logdir", "runs"], command
         return None
+    if program == "docker":
+        assert "GPU" in command.comment, f"{command}: mark it as needing a GPU"
+        return _docker(command, arguments, monkeypatch)
     assert program == "python", f"{command}: unknown command (label a block that holds none: ```text)"
     if arguments[:2] == ["-m", "mkdocs"]:
         assert arguments[2] in ("serve", "build"), command
@@ -114,13 +122,11 @@ def _run(command: Command, how: str, arguments: list[str], monkeypatch: pytest.M
     raise AssertionError(f"{command}: it never read its arguments")
 
 
-def _docker(command: Command, arguments: list[str]) -> None:
-    assert (ROOT / "Dockerfile").is_file() and arguments[0] in ("build", "run"), command
-    assert "GPU" in command.comment, f"{command}: mark it as needing a GPU"
-
-
-def _tensorboard(command: Command, arguments: list[str]) -> None:
-    assert arguments == ["--logdir", "runs"], command
-
-
-KNOWN = {"docker": _docker, "tensorboard": _tensorboard}
+def _docker(command: Command, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> Config | None:
+    """`docker run ... vla_rl MODULE ...` runs the module: the image's entry is `python -m`."""
+    assert (ROOT / "Dockerfile").is_file()
+    if arguments[0] == "build":
+        assert arguments == ["build", "-t", IMAGE, "."], command
+        return None
+    assert arguments[0] == "run" and IMAGE in arguments, command
+    return _run(command, "-m", arguments[arguments.index(IMAGE) + 1 :], monkeypatch)
