@@ -77,7 +77,14 @@ def _value_rows(node: ast.ClassDef, source: str, prefix: str, skip: set[str]) ->
         kind = ast.unparse(line.annotation)
         if kind not in skip and not kind.startswith("dict"):
             comment = source.splitlines()[line.end_lineno - 1].partition("  # ")[2]
-            rows.append((f"`{prefix}{_name(line)}`", f"`{_yaml(ast.literal_eval(line.value))}`", f"`{kind}`", comment))
+            rows.append(
+                (
+                    f"`{prefix}{_name(line)}`",
+                    f"`{_yaml(ast.literal_eval(line.value))}`",
+                    kind.replace(" | None", " or null"),
+                    comment,
+                )
+            )
     return ("value", "default", "type", "meaning"), rows
 
 
@@ -209,9 +216,16 @@ def _about_module(target: type) -> str:
     return " ".join(inspect.getdoc(sys.modules[target.__module__]).split("\n\n")[0].split())
 
 
+def _plain(text: str) -> str:
+    """Text without what tables and HTML would take for their own; code stays as it is."""
+    parts = re.split(r"(`.*?`)", text)
+    escaped = [part if part.startswith("`") else part.replace("<", "&lt;").replace("|", "\\|") for part in parts]
+    return "".join(escaped)
+
+
 def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     head = list(head)
-    cells = [[str(cell).replace("|", "\\|") for cell in row] for row in rows]
+    cells = [[_plain(cell) for cell in row] for row in rows]
     lines = [" | ".join(head), "|".join(["---"] * len(head)), *(" | ".join(row) for row in cells)]
     return "\n".join(f"| {line} |" for line in lines) + "\n"
 

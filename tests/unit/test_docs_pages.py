@@ -21,7 +21,7 @@ def test_the_reference_has_every_kind_of_entry():
     page = config_reference.page()
     for row in (
         "| `pcm_object_tiny` | Probabilistic chunk masking with a small policy",  # a conf
-        "| `rollout.train_init_states` | `[0, 40]` | `tuple[int, int]` | half-open range that training draws from |",
+        "| `rollout.train_init_states` | `[0, 40]` | tuple[int, int] | half-open range that training draws from |",
         "| `pcm_paper_literal` | PCM with every choice as the paper's text",  # a group's file
         "| `mask.floor` | `0.1` | least keep probability of a phase, relative to the highest |",  # from the file
         "| `sim.timeout_s` | `120.0` | an answer that takes longer",  # from the docstring alone
