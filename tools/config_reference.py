@@ -58,34 +58,34 @@ def page() -> str:
 
 
 def _values() -> Iterator[str]:
-    """A table for every section of the schema, nodes left out."""
-    source = SCHEMA.read_text()
-    classes = {node.name: node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)}
-    top = classes["Config"]
-    sections = {_name(line): ast.unparse(line.annotation) for line in _lines(top)}
-    yield "Values of the top level:\n"
-    yield _table(*_value_rows(top, source, "", skip={"Node | None", *classes}))
-    for name, kind in sections.items():
-        if kind in classes:
-            yield f"### `{name}`\n\n{ast.get_docstring(classes[kind])}\n"
-            yield _table(*_value_rows(classes[kind], source, f"{name}.", skip=set()))
+    """A table for every section of the schema, nodes left out; then what single commands take beside it."""
+    classes = {node.name: node for node in ast.parse(SCHEMA.read_text()).body if isinstance(node, ast.ClassDef)}
+    sections = {ast.unparse(line.annotation) for node in classes.values() for line in _lines(node)}
+    yield from _sections(classes, "Config", "")
+    for other in sorted(classes.keys() - sections - {"Config"}):
+        yield f"### {ast.get_docstring(classes[other])}\n"
+        yield from _sections(classes, other, "")
 
 
-def _value_rows(node: ast.ClassDef, source: str, prefix: str, skip: set[str]) -> tuple[tuple, list[tuple]]:
-    rows = []
+def _sections(classes: dict[str, ast.ClassDef], kind: str, key: str) -> Iterator[str]:
+    """The values of a class of the schema, then those of its sections; `key`: where it stands."""
+    if key:
+        yield f"### `{key}`\n\n{ast.get_docstring(classes[kind])}\n"
+    kinds = {_name(line): ast.unparse(line.annotation) for line in _lines(classes[kind])}
+    yield _table(("value", "default", "type", "meaning"), _value_rows(classes[kind], f"{key}." if key else ""))
+    for name, inner in kinds.items():
+        if inner in classes:
+            yield from _sections(classes, inner, f"{key}.{name}" if key else name)
+
+
+def _value_rows(node: ast.ClassDef, prefix: str) -> Iterator[tuple[str, str, str, str]]:
+    source = SCHEMA.read_text().splitlines()
     for line in _lines(node):
         kind = ast.unparse(line.annotation)
-        if kind not in skip and not kind.startswith("dict"):
-            comment = source.splitlines()[line.end_lineno - 1].partition("  # ")[2]
-            rows.append(
-                (
-                    f"`{prefix}{_name(line)}`",
-                    f"`{_yaml(ast.literal_eval(line.value))}`",
-                    kind.replace(" | None", " or null"),
-                    comment,
-                )
-            )
-    return ("value", "default", "type", "meaning"), rows
+        if kind != "Node | None" and not isinstance(line.value, ast.Call):  # neither a node nor a section
+            comment = source[line.end_lineno - 1].partition("  # ")[2]
+            default = f"`{_yaml(ast.literal_eval(line.value))}`"
+            yield f"`{prefix}{_name(line)}`", default, kind.replace(" | None", " or null"), comment
 
 
 def _lines(node: ast.ClassDef) -> list[ast.AnnAssign]:

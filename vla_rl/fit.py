@@ -15,6 +15,7 @@ import time
 from contextlib import closing
 
 import lightning as L
+from lightning.pytorch.utilities import rank_zero_only
 
 from vla_rl.build import build, build_callbacks, check
 from vla_rl.compose import compose
@@ -55,7 +56,7 @@ def main(argv: list[str]) -> None:
         after = measure("after training", trainer, module, data)
     seconds = time.perf_counter() - began
     path = write_summary(folder, conf=config.conf, seed=config.seed, before=before, after=after, seconds=seconds)
-    print(run_report(folder))
+    rank_zero_only(print)(run_report(folder))
     print(f"summary {path}")
 
 

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import shlex
+import subprocess
 import sys
 
 import pytest
 
-from tests.docs_commands import PAGES, Command, commands, understood
+from tests.docs_commands import PAGES, ROOT, Command, commands, understood
 
 FOUND = list(dict.fromkeys(commands()))
+SMALL_FIT = "python -m vla_rl.fit conf=pcm_object_tiny"
+SHORTER = (
+    "iterations=1", "rollout.groups=2", "rollout.group_size=2", "grpo.minibatches=1", "sim.horizon=96", "sim.workers=2",
+    "evaluation.sampled_episodes=1", "evaluation.greedy_episodes=1",
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -36,6 +45,22 @@ def test_the_program_takes_it(command, my_pkg, monkeypatch):
     config = understood(command, monkeypatch)
     if config is not None and config.trainer["accelerator"] == "gpu":
         assert "GPU" in command.comment, f"{command}: mark it as needing a GPU, in a comment"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [c for c in FOUND if c.text.startswith(SMALL_FIT)], ids=str)
+def test_the_small_runs_run_to_their_end(command, my_pkg, tmp_path):
+    """As printed, but shorter: 4 episodes of 12 chunks."""
+    if "logger=wandb" in command.text:
+        pytest.importorskip("wandb", reason="optional: pip install wandb")
+    printed = [a for a in shlex.split(command.text)[3:] if not a.startswith("run_dir=")]
+    reward = [] if "reward." in command.text else ["reward._target_=tests.tiny_fit.EverySecond"]
+    program = [sys.executable, "-m", "vla_rl.fit", *printed, *SHORTER, *reward, f"run_dir={tmp_path / 'run'}"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path)]), "WANDB_MODE": "offline"}
+    done = subprocess.run(program, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "summary.json").exists()
+    assert json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[0])["chunks/kept"] > 0
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import csv
 import sys
+from collections.abc import Sequence
 
+import lightning as L
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from callbacks.metrics_file import MetricsFile
+from callbacks.run_plot import RunPlot
 from tests.toy import ToyPolicy, ToyPool
 from vla_rl.compose import compose
 from vla_rl.data import RolloutDataModule
@@ -17,7 +21,7 @@ from vla_rl.module import GRPOModule
 from vla_rl.trainer import build_trainer
 
 
-def toy_run(folder, *overrides: str) -> None:
+def toy_run(folder, *overrides: str, callbacks: Sequence[L.Callback] = ()) -> None:
     """Measure, two iterations, measure: as the program does."""
     config = compose([
         "conf=pcm_object_tiny", "iterations=2", "rollout.groups=2", "rollout.group_size=4", "grpo.minibatches=2",
@@ -27,7 +31,7 @@ def toy_run(folder, *overrides: str) -> None:
     data = RolloutDataModule(
         ToyPool(), policy, rollout=config.rollout, grpo=config.grpo, evaluation=config.evaluation, seed=1
     )
-    trainer = build_trainer(config, folder, [])
+    trainer = build_trainer(config, folder, list(callbacks))
     module = GRPOModule(policy, config.grpo, config.optim, temperature=1.0)
     trainer.validate(module, datamodule=data, verbose=False)
     trainer.fit(module, datamodule=data)
@@ -61,5 +65,6 @@ def test_without_the_package_one_line_names_the_command(tmp_path, monkeypatch):
 
 def test_wandb_keeps_an_offline_run_in_the_run_folder(tmp_path):
     pytest.importorskip("wandb", reason="optional: pip install wandb")
-    toy_run(tmp_path, "logger=wandb", "logger.offline=true")
-    assert list((tmp_path / "wandb").glob("offline-run-*"))
+    toy_run(tmp_path, "logger=wandb", "logger.offline=true", callbacks=[MetricsFile(), RunPlot()])
+    (run,) = (tmp_path / "wandb").glob("offline-run-*")
+    assert {path.name.split("_")[0] for path in run.glob("files/media/images/figures/*")} == {"success", "cost"}
