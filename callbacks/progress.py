@@ -1,4 +1,4 @@
-"""One bar for the whole run: iteration, success, kept and real chunks, where the seconds go."""
+"""One bar for the whole run: iteration, success, kept and real chunks, and where the seconds go."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import lightning as L
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
+from callbacks.timing import PARTS
 from vla_rl.types import Trajectory
 
 
@@ -78,11 +79,15 @@ class RolloutProgress(ProgressBar):
     def line(metrics: dict[str, Any]) -> str:
         """What one iteration did, for people. `metrics`: the logged tags of the README's dictionary."""
         value = {name: float(v) for name, v in metrics.items()}
-        return (
+        text = (
             f"success {value['rollout/success']:.2f}  "
             f"chunks {value['chunks/kept']:.0f}/{value['chunks/real']:.0f}  "
             f"rollout {value['time/rollout_s']:.1f}s  update {value['time/update_s']:.1f}s"
         )
+        if "time/iteration_s" not in value:  # callbacks.timing=null
+            return text
+        shares = (f"{part} {100 * value[f'split/{part}_s'] / value['time/iteration_s']:.0f}%" for part in PARTS)
+        return f"{text}  ({' '.join(shares)})"
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         if self._bar is not None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import lightning as L
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -18,14 +18,17 @@ THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 
 
 def save_figures(figures: Mapping[str, Figure], trainer: L.Trainer) -> None:
-    """To `figures/<name>.png` in the run folder and to TensorBoard."""
+    """To `figures/<name>.png` in the run folder, to TensorBoard and Weights & Biases."""
     folder = Path(trainer.default_root_dir) / "figures"
     folder.mkdir(parents=True, exist_ok=True)
     for name, figure in figures.items():
-        figure.savefig(folder / f"{name}.png", dpi=150)
+        path = folder / f"{name}.png"
+        figure.savefig(path, dpi=150)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_figure(f"figures/{name}", figure, global_step=trainer.global_step)
+            elif isinstance(logger, WandbLogger):
+                logger.log_image(f"figures/{name}", [str(path)])
 
 
 def draw_success(runs: Sequence[Run]) -> Figure:

@@ -14,7 +14,8 @@ from typing import Any, Literal
 from vla_rl.errors import UserError
 
 Node = dict[str, Any]
-GROUPS = ("policy", "sim", "mask", "reward", "trainer")  # nodes with ready-made files: conf/<group>/<name>.yaml
+# nodes with ready-made files: conf/<group>/<name>.yaml
+GROUPS = ("policy", "sim", "mask", "reward", "trainer", "logger")
 
 
 @dataclass(slots=True)
@@ -95,6 +96,7 @@ class Config:
     mask: Node | None = None  # which chunks are trained on; null = all
     reward: Node | None = None  # shapes rewards; null = 1 on success, else 0
     trainer: Node | None = None
+    logger: Node | None = None  # where scalars go beside TensorBoard and metrics.jsonl
     callbacks: dict[str, Node | None] = field(default_factory=dict)  # named slots; null removes one
 
 

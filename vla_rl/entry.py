@@ -21,7 +21,7 @@ def run_entry(main: Callable[[list[str]], None], about: str, argv: list[str] | N
         argv: `key=value` arguments; None = the process's own.
     """
     argv = sys.argv[1:] if argv is None else argv
-    if {"-h", "--help"} & set(argv):
+    if _asks_for_help(argv):
         print(help_text(about))
         return
     # Lightning prints start-up lines and tips of its own, and trips over a torch deprecation of its own making
@@ -39,6 +39,13 @@ def run_entry(main: Callable[[list[str]], None], about: str, argv: list[str] | N
         sys.exit(130)
 
 
+def exit_on_help(about: str) -> None:
+    """Print the help and exit, if the process was asked for it: for entries to call before imports of seconds."""
+    if _asks_for_help(sys.argv[1:]):
+        print(help_text(about))
+        sys.exit(0)
+
+
 def help_text(about: str) -> str:
     """The text of `--help`: confs and groups with their choices."""
     groups = "\n".join(f"  {group + '=':<9}{', '.join(group_names(group))}" for group in GROUPS)
@@ -48,3 +55,7 @@ def help_text(about: str) -> str:
         "(mask.budget=8, trainer.devices=2, callbacks.extra._target_=my_pkg.MyCallback).\n\n"
         f"  conf=    {', '.join(conf_names())}\n{groups}"
     )
+
+
+def _asks_for_help(argv: list[str]) -> bool:
+    return bool({"-h", "--help"} & set(argv))

@@ -6,19 +6,25 @@ The main path from here: `data.py` (rollouts of each iteration) -> the mask call
 
 from __future__ import annotations
 
+from vla_rl.entry import exit_on_help, run_entry
+
+if __name__ == "__main__":
+    exit_on_help(__doc__)  # before the imports below, which take seconds
+
 import time
 from contextlib import closing
 
 import lightning as L
+from lightning.pytorch.utilities import rank_zero_only
 
 from vla_rl.build import build, build_callbacks, check
 from vla_rl.compose import compose
 from vla_rl.data import RolloutDataModule
-from vla_rl.entry import run_entry
 from vla_rl.evaluation import SuccessRate
 from vla_rl.memory_check import rows_that_fit
 from vla_rl.module import GRPOModule
 from vla_rl.run import open_run_folder, run_folder, write_summary
+from vla_rl.run_report import run_report
 from vla_rl.trainer import build_trainer, interruptible
 
 
@@ -50,6 +56,7 @@ def main(argv: list[str]) -> None:
         after = measure("after training", trainer, module, data)
     seconds = time.perf_counter() - began
     path = write_summary(folder, conf=config.conf, seed=config.seed, before=before, after=after, seconds=seconds)
+    rank_zero_only(print)(run_report(folder))
     print(f"summary {path}")
 
 

@@ -72,8 +72,6 @@ class GRPOModule(L.LightningModule):
         if succeeded:
             self._log("rollout/steps_of_successes", success_steps / succeeded)
         self._log("time/rollout_s", epoch.time.total_s)
-        self._log("time/rollout_infer_s", epoch.time.infer_s)
-        self._log("time/rollout_wait_s", epoch.time.wait_s)
 
     def training_step(self, batch: ChunkBatch, batch_idx: int) -> None:
         began = time.perf_counter()

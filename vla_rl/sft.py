@@ -6,16 +6,20 @@ Then: `python -m vla_rl.evaluate conf=pcm_object_tiny policy.checkpoint=RUN_FOLD
 
 from __future__ import annotations
 
+from vla_rl.entry import exit_on_help, run_entry
+
+if __name__ == "__main__":
+    exit_on_help(__doc__)  # before the imports below, which take seconds
+
 import lightning as L
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 
 from vla_rl.build import build
 from vla_rl.compose import compose
 from vla_rl.demo_data import DemoDataModule
 from vla_rl.demos import load_demos
-from vla_rl.entry import run_entry
 from vla_rl.errors import UserError
+from vla_rl.loggers import run_loggers
 from vla_rl.memory_check import rows_that_fit
 from vla_rl.policy import save_trained
 from vla_rl.run import open_run_folder, run_folder
@@ -35,7 +39,7 @@ def main(argv: list[str]) -> None:
     trainer = make_trainer(
         config,
         default_root_dir=folder,
-        logger=TensorBoardLogger(folder, name="", version="tensorboard"),
+        logger=run_loggers(config, folder),
         max_steps=config.sft.steps,
         gradient_clip_val=GRAD_CLIP,
         val_check_interval=HELDOUT_EVERY_STEPS,

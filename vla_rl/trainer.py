@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from vla_rl.build import build
 from vla_rl.config import Config
 from vla_rl.errors import UserError
+from vla_rl.loggers import run_loggers
 
 
 def build_trainer(config: Config, folder: Path, callbacks: list[L.Callback]) -> L.Trainer:
@@ -27,7 +27,7 @@ def build_trainer(config: Config, folder: Path, callbacks: list[L.Callback]) -> 
     options = dict(
         callbacks=callbacks,
         default_root_dir=folder,
-        logger=TensorBoardLogger(folder, name="", version="tensorboard"),
+        logger=run_loggers(config, folder),
         max_epochs=config.iterations,
         reload_dataloaders_every_n_epochs=1,  # fresh rollouts every iteration
         use_distributed_sampler=False,  # a rank trains on what it collected
@@ -36,6 +36,7 @@ def build_trainer(config: Config, folder: Path, callbacks: list[L.Callback]) -> 
         inference_mode=False,  # tensors made while evaluating may meet a backward later
         log_every_n_steps=1,
         enable_checkpointing=any(isinstance(c, ModelCheckpoint) for c in callbacks),  # no default one beside the slot's
+        enable_progress_bar=any(isinstance(c, ProgressBar) for c in callbacks),  # nor a default one of these
         enable_model_summary=False,
     )
     return make_trainer(config, **options)

@@ -43,6 +43,11 @@ MISTAKES = [
         [TINY, "callbacks.augment._target_=callbacks.augment.Augment", "callbacks.augment.jitter=2"],
         "callbacks.augment.jitter=0.1",
     ),
+    (
+        [TINY, "callbacks.trace._target_=callbacks.trace.Trace", "callbacks.trace.iteration=0"],
+        "callbacks.trace.iteration=2",
+    ),
+    ([TINY, "logger=wanb"], "(logger=wandb)"),
     ([TINY, "mask.floor=0"], "mask.floor=0.1"),
     ([TINY, "mask.floor=1.5"], "mask.floor=0.1"),
     ([TINY, "rollout.group_size=1"], "rollout.group_size=8"),

@@ -43,7 +43,10 @@ def rows(folder: Path) -> list[dict[str, float]]:
 def test_it_prints_success_before_and_after_and_a_line_per_iteration(run):
     folder, printed = run
     rate = r"0\.000 \[0\.000, 0\.658\] \(0/2\)"  # nobody can succeed; 0.658: Wilson's upper bound for 0 of 2
-    iteration = r"success 0\.00  chunks 12/32  rollout \d+\.\ds  update \d+\.\ds"  # 4 episodes of 3 and of 8 chunks
+    shares = r"\(simulate \d+% infer \d+% preprocess \d+% update \d+% idle \d+%\)"
+    # 4 episodes of 3 and of 8 chunks
+    iteration = rf"success 0\.00  chunks 12/32  rollout \d+\.\ds  update \d+\.\ds  {shares}"
+    interval = r"0\.00 \[0\.00, 0\.66\]"
     expected = [
         f"run folder {folder}",
         f"before training: held-out success, sampled: {rate}",
@@ -52,6 +55,13 @@ def test_it_prints_success_before_and_after_and_a_line_per_iteration(run):
         f"iteration 2/2  {iteration}",
         f"after training: held-out success, sampled: {rate}",
         f"after training: held-out success, greedy: {rate}",
+        "run pcm_object_tiny, seed 1",
+        f"  held out sampled {interval} -> {interval}, greedy {interval} -> {interval}",
+        r"  rollouts 2 iterations, success 0\.00 in the first and 0\.00 in the last",
+        r"  chunks   24 trained on, 64 executed \(38%\)",
+        r"  time     \d+\.\d min in all, \d+\.\d min in iterations: simulate \d+%.*",
+        r"  memory   host \d+\.\d GB.*",
+        f"  look at  tensorboard --logdir {folder}",
         f"summary {folder}/summary.json",
     ]
     for line, pattern in zip(printed.splitlines(), expected, strict=True):
@@ -119,7 +129,8 @@ def test_the_same_seed_repeats_the_run_whatever_the_workers(run, tmp_path):
     tiny_fit.fit(tmp_path / "run", *EVALUATION, "sim.workers=1")
     for name, value in load_file(folder / "policy" / "model.safetensors").items():
         assert torch.equal(value, load_file(tmp_path / "run" / "policy" / "model.safetensors")[name])
-    timeless = [[{tag: value for tag, value in row.items() if not tag.startswith("time/")} for row in rows(of)]
+    measured = ("time/", "split/", "memory/")
+    timeless = [[{tag: value for tag, value in row.items() if not tag.startswith(measured)} for row in rows(of)]
                 for of in (folder, tmp_path / "run")]  # fmt: skip
     assert timeless[0] == timeless[1]
     assert len(timeless[0][0]) > 20
@@ -133,7 +144,8 @@ def documented_tags() -> set[str]:
     section = (tiny_fit.ROOT / "README.md").read_text().split("\n## Metrics\n")[1].split("\n## ")[0]
     cells = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
     tags = [tag for cell in cells for tag in re.findall("`(.+?)`", cell)]
-    return {tag.replace("<phase>", phase) for tag in tags for phase in PHASES}
+    only_on_a_gpu = set() if torch.cuda.is_available() else {"memory/gpu_peak_mb"}
+    return {tag.replace("<phase>", phase) for tag in tags for phase in PHASES} - only_on_a_gpu
 
 
 def tags(folder: Path) -> set[str]:
@@ -167,6 +179,7 @@ def test_every_tag_is_documented_and_every_documented_tag_is_written(run, tmp_pa
 
 def test_tensorboard_has_the_same_scalars_and_the_figures(run):
     folder, _ = run
+    assert len(list((folder / "tensorboard").glob("events.*"))) == 1  # of three stages
     events = EventAccumulator(str(folder / "tensorboard"))
     events.Reload()
     assert set(events.Tags()["scalars"]) - {"epoch"} == tags(folder)  # Lightning adds `epoch`

@@ -1,14 +1,18 @@
 """The examples of the documentation run as they are printed."""
 
+import json
 import re
 import sys
 from pathlib import Path
 
 import pytest
 
-from tests.make import train
+from callbacks.metrics_file import MetricsFile
+from tests.make import make_trajectory, random_groups, train
 from vla_rl.build import build, check
 from vla_rl.compose import compose
+from vla_rl.errors import UserError
+from vla_rl.types import RolloutGroup
 
 ROOT = Path(__file__).parents[2]
 
@@ -17,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 def my_pkg(tmp_path, monkeypatch):
     """Write the python blocks that begin with `# my_pkg/<file>` into a package on the path."""
     monkeypatch.syspath_prepend(tmp_path)
-    for document in ("README.md", "docs/methods.md"):
+    for document in ("README.md", "docs/methods.md", "docs/callbacks.md"):
         for name, code in re.findall(r"```python\n# (my_pkg/\w+\.py)\n(.*?)```", (ROOT / document).read_text(), re.S):
             path = tmp_path / name
             path.parent.mkdir(exist_ok=True)
@@ -48,9 +52,19 @@ def test_the_labeller_of_the_docs(my_pkg, tmp_path):
     assert mask.scores.phases == ("early", "late") and len(mask.history[0]["divergence"]) == 2
 
 
-def test_the_commands_of_the_docs_compose():
-    text = (ROOT / "docs" / "methods.md").read_text() + (ROOT / "README.md").read_text()
-    commands = re.findall(r"^python -m vla_rl\.fit (conf=.*?)(?:\s+#.*)?$", text, re.M)
-    assert len(commands) >= 5
-    for command in commands:
-        compose([*command.split(), "policy.checkpoint=folder"])
+def test_the_reward_of_the_docs_prefers_early_successes(my_pkg):
+    reward = build({"_target_": "my_pkg.early.Early", "horizon": 40}, "reward")
+    early, late, failed = (make_trajectory([0] * 2), make_trajectory([0] * 5), make_trajectory([0], success=False))
+    reward.score([RolloutGroup([early, late, failed])])
+    assert [early.reward, late.reward, failed.reward] == [2 - 16 / 40, 2 - 40 / 40, 0]  # 8 steps a chunk
+    with pytest.raises(UserError, match="reward.horizon=144"):
+        build({"_target_": "my_pkg.early.Early", "horizon": 0}, "reward")
+
+
+def test_the_logging_callback_of_the_docs(my_pkg, tmp_path):
+    node = {"_target_": "my_pkg.first_action.FirstAction", "dims": 4}
+    train(tmp_path, build(node, "callbacks.mine"), MetricsFile())
+    logged = json.loads((tmp_path / "metrics.jsonl").read_text())["mine/first_action"]
+    # a made trajectory's first action has the same value in all dimensions, so its norm over 4 is twice that
+    values = [float(t.action_NLA[0, 0, 0]) for group in random_groups(0) for t in group.trajectories]
+    assert logged == pytest.approx(2 * sum(values) / len(values))

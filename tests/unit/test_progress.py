@@ -10,6 +10,7 @@ import pytest
 from tqdm import tqdm
 
 from callbacks.progress import RolloutProgress
+from callbacks.timing import Timing
 from tests.toy import ToyPolicy, ToyPool
 from vla_rl.compose import compose
 from vla_rl.data import RolloutDataModule
@@ -17,9 +18,10 @@ from vla_rl.module import GRPOModule
 from vla_rl.trainer import build_trainer
 
 NUMBERS = r"success [01]\.\d\d  chunks \d+/\d+  rollout \d+\.\ds  update \d+\.\ds"
+SHARES = r"  \(simulate \d+% infer \d+% preprocess 0% update \d+% idle \d+%\)"  # the toy policy has no preprocessing
 
 
-def toy_run(folder, *, disabled: bool = False) -> None:
+def toy_run(folder, *, disabled: bool = False, timed: bool = False, shown: bool = True) -> None:
     """Two iterations of 2 groups of 3, then 4 + 2 held-out episodes."""
     config = compose([
         "conf=pcm_object_tiny", "iterations=2", "rollout.groups=2", "rollout.group_size=3", "grpo.minibatches=2",
@@ -29,7 +31,7 @@ def toy_run(folder, *, disabled: bool = False) -> None:
     data = RolloutDataModule(
         ToyPool(), policy, rollout=config.rollout, grpo=config.grpo, evaluation=config.evaluation, seed=1
     )
-    trainer = build_trainer(config, folder, [progress])
+    trainer = build_trainer(config, folder, [Timing()] * timed + [progress] * shown)
     if disabled:
         progress.disable()
     module = GRPOModule(policy, config.grpo, config.optim, temperature=1.0)
@@ -62,6 +64,25 @@ def test_one_line_per_iteration_where_there_is_no_terminal(tmp_path, capsys):
     assert "it/s" not in printed.err and "iteration/s" not in printed.err  # no bar
 
 
+def test_with_timing_the_line_says_where_the_seconds_went(tmp_path, capsys):
+    toy_run(tmp_path, timed=True)
+    assert re.fullmatch(rf"(iteration [12]/2  {NUMBERS}{SHARES}\n){{2}}", capsys.readouterr().out)
+
+
+def test_the_shares_are_of_the_iteration():
+    seconds = {"simulate": 50.0, "infer": 20.0, "preprocess": 4.0, "update": 16.0, "idle": 10.0}
+    metrics = {
+        "rollout/success": 0.5,
+        "chunks/kept": 1.0,
+        "chunks/real": 2.0,
+        "time/rollout_s": 74.0,
+        "time/update_s": 16.0,
+        "time/iteration_s": 100.0,
+    } | {f"split/{part}_s": value for part, value in seconds.items()}
+    line = RolloutProgress.line(metrics)
+    assert line.endswith("update 16.0s  (simulate 50% infer 20% preprocess 4% update 16% idle 10%)")
+
+
 def test_the_line_reads_the_logged_tags():
     metrics = {
         "rollout/success": 0.456,
@@ -90,6 +111,11 @@ def test_each_heldout_decoding_has_a_bar_that_goes_away(terminal):
     assert re.search(r"held-out, sampled: 100%\|#+\| 4/4", drawn)
     assert re.search(r"held-out, greedy: 100%\|#+\| 2/2", drawn)
     assert re.search(r"\r +\r$", drawn)  # the last one has wiped itself
+
+
+def test_without_the_callback_nothing_is_shown(terminal, capsys):
+    assert terminal(shown=False) == ""
+    assert capsys.readouterr().out == ""
 
 
 def test_disabled_it_says_nothing(terminal, capsys):
