@@ -32,6 +32,7 @@ SUITES = {
 }
 # Control steps after which the published evaluations of these suites give an episode up.
 HORIZONS = {"object": 280, "spatial": 220, "goal": 300, "10": 520, "90": 400}
+STANDIN_SUITES = ("object", "spatial", "goal")  # whose scenes `vla_rl.sim.standin` writes
 ASSET_FOLDERS = ("scenes", "stable_hope_objects", "stable_scanned_objects", "textures")
 
 # Creates and destroys an EGL display on any device, as MuJoCo does; run in a child, since a broken driver may crash.

@@ -307,9 +307,10 @@ def _checked_tasks(suite: str, tasks: Sequence[int]) -> list[int]:
 def _check_assets(suite: str, assets: str) -> None:
     if not isinstance(assets, str | os.PathLike):
         raise ValueError(f"sim.assets must be standin, hub or a folder, got {assets!r}: sim.assets=standin")
-    if assets == "standin" and suite != "object":
+    if assets == "standin" and suite not in libero.STANDIN_SUITES:
         raise ValueError(
-            f"stand-in assets exist for suite 'object' only, not for {suite!r}: sim.assets=hub (downloads LIBERO's)"
+            f"stand-in assets exist for suites {', '.join(libero.STANDIN_SUITES)}, not for {suite!r}: sim.assets=hub "
+            "(downloads LIBERO's)"
         )
     libero.resolve_assets(assets)
 
