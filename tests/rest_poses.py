@@ -19,9 +19,9 @@ TASKS = [(suite, task) for suite in ("spatial", "goal") for task in range(10)]
 STATES = (0, 33)
 REST_STEPS = 40  # control steps: 2 s
 
-# The bottle on the rack, in the rack's frame: it lies along the upper board's slope of 31.3 degrees, its bottom against
-# the stopper. Where: the board's middle, 72 mm down the slope, 24.5 mm above. Turned by -(90 - 31.3) degrees about x.
-BOTTLE_ON_RACK_M = np.array([0.0, -0.0803, 0.2347])
+# The bottle on the rack, in the rack's frame: along the upper board's slope of 31.3 degrees, its bottom against
+# the stopper, 4 cm beside the strut: the board's middle, 72 mm down the slope, 24.5 mm above. Turned by -(90 - 31.3) degrees about x.
+BOTTLE_ON_RACK_M = np.array([0.04, -0.0803, 0.2347])
 BOTTLE_ON_RACK_WXYZ = np.array([0.8716, -0.4902, 0.0, 0.0])
 
 
@@ -92,9 +92,9 @@ def _lay_bottle_on_rack(env: LiberoEnv, bottle: str) -> None:
 
 def _put(env: LiberoEnv, name: str, position: np.ndarray, wxyz: np.ndarray | None = None) -> None:
     joint = env._data.joint(f"{name}_joint0")
-    joint.qpos[:3] = position
-    if wxyz is not None:
-        joint.qpos[3:] = wxyz
+    address = 1 + int(env._model.joint(joint.name).qposadr[0])  # the state begins with the time
+    upright = env._official_states[0][address + 3 : address + 7]  # a bowl on the ramekin may lean by now
+    joint.qpos[:] = [*position, *(upright if wxyz is None else wxyz)]
     joint.qvel[:] = 0.0
     env._env.sim.forward()
 

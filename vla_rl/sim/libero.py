@@ -145,6 +145,14 @@ def horizon(suite: str) -> int:
 # --------------------------------------------------------------------------------------------------------------- GL
 
 
+GL_BACKENDS = {"egl": _EGL_PROBE, "osmesa": _OSMESA_PROBE}
+
+
+def gl_loads(backend: str) -> bool:
+    """Whether the library of a GL backend (egl, osmesa) is installed and finds a device."""
+    return _probe(GL_BACKENDS[backend])
+
+
 def _probe(script: str) -> bool:
     try:
         done = subprocess.run([sys.executable, "-I", "-c", script], capture_output=True, timeout=60, check=False)
@@ -165,11 +173,10 @@ def check_gl() -> str:
     wanted = os.environ.get("MUJOCO_GL", "").strip().lower()
     if os.environ.get("VLA_RL_GL_CHECKED") == wanted != "":
         return wanted
-    probes = {"egl": _EGL_PROBE, "osmesa": _OSMESA_PROBE}
-    if wanted and wanted not in probes:
+    if wanted and wanted not in GL_BACKENDS:
         raise UserError(f"MUJOCO_GL={wanted} cannot render off-screen; allowed: egl, osmesa; fix: unset MUJOCO_GL")
-    for name in [wanted] if wanted else list(probes):
-        if _probe(probes[name]):
+    for name in [wanted] if wanted else list(GL_BACKENDS):
+        if gl_loads(name):
             os.environ["MUJOCO_GL"] = os.environ["VLA_RL_GL_CHECKED"] = name
             return name
     raise UserError(
