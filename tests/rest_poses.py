@@ -16,11 +16,12 @@ from vla_rl.sim.env import SETTLE_ACTION, LiberoEnv
 
 GOLDEN = Path(__file__).parent / "golden" / "standin_rest.json"
 TASKS = [(suite, task) for suite in ("spatial", "goal") for task in range(10)]
-STATES = (0, 33)
+STATES = (0, 40)  # in some others a bowl and the plate overlap, and are thrown apart differently each
 REST_STEPS = 40  # control steps: 2 s
 
 # The bottle on the rack, in the rack's frame: along the upper board's slope of 31.3 degrees, its bottom against
-# the stopper, 4 cm beside the strut: the board's middle, 72 mm down the slope, 24.5 mm above. Turned by -(90 - 31.3) degrees about x.
+# the stopper, 4 cm beside the strut: its middle, 72 mm down the slope, 24.5 mm above it.
+# Turned by -(90 - 31.3) degrees about x.
 BOTTLE_ON_RACK_M = np.array([0.04, -0.0803, 0.2347])
 BOTTLE_ON_RACK_WXYZ = np.array([0.8716, -0.4902, 0.0, 0.0])
 

@@ -24,6 +24,7 @@ Status = Literal["pass", "warn", "fail"]
 # Installed beside the package, without its dependencies (see pyproject.toml).
 BESIDE = ("hf-libero==0.1.4",)
 SIMULATOR = ("mujoco", "robosuite", "bddl", "hf-libero")  # other versions of these give other results
+POOL = "vla_rl.sim.pool.LiberoPool"  # what the simulator check is made for
 CHUNK_STEPS, CHUNKS_TIMED = 8, 4
 
 
@@ -43,8 +44,13 @@ def examine(config: Config) -> Iterator[Finding]:
         try:
             yield check(config)
         except Exception as error:  # whatever it is, it is the finding
-            message = " ".join(str(error).split()) or type(error).__name__
-            yield Finding(name, "fail", message, remedy)
+            yield Finding(name, "fail", _cause(error), remedy)
+
+
+def _cause(error: Exception) -> str:
+    """One line: of a traceback inside the message its last line."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return " ".join((lines[-1] if "Traceback" in str(error) else " ".join(lines)).split())
 
 
 # ------------------------------------------------------------------------------------------------------------- checks
@@ -117,7 +123,9 @@ def check_simulator(config: Config) -> Finding:
     from vla_rl.build import build
     from vla_rl.types import Episode
 
-    node = (config.sim or {}) | {"workers": 1, "chunk_steps": CHUNK_STEPS}
+    if (config.sim or {}).get("_target_") != POOL:
+        return Finding("simulator", "warn", "not checked: the simulator is not LIBERO", f"sim._target_={POOL}")
+    node = config.sim | {"workers": 1, "chunk_steps": CHUNK_STEPS}
     with closing(build(node, "sim")) as pool:
         began = time.perf_counter()
         pool.start(0, Episode(uid=0, task=pool.tasks[0], init_state=0, seed=0))
@@ -203,6 +211,8 @@ def check_memory(config: Config) -> Finding:
 
     if (config.policy or {}).get("_target_") != POLICY:
         return Finding("memory", "warn", "not checked: the policy is not OpenVLA-OFT", f"policy._target_={POLICY}")
+    if _wants_gpu(config) and not torch.cuda.is_available():
+        return Finding("memory", "warn", "not checked: the trainer asks for a GPU, and there is none", "trainer=cpu")
     device = torch.device("cuda", 0) if _wants_gpu(config) else torch.device("cpu")
     available = device_memory(device)
     rows, optimizer = config.grpo.micro_rows, config.optim.optimizer
@@ -231,5 +241,5 @@ CHECKS: dict[str, tuple[Callable[[Config], Finding], str]] = {
         "download or copy it again; to try without it: policy.checkpoint=shipped:object_tiny",
     ),
     "attention": (check_attention, "use torch as pinned, without packages that replace its attention"),
-    "memory": (check_memory, "see `python -m vla_rl.doctor conf=...` with the GPU in place"),
+    "memory": (check_memory, "give options of the policy that go together, or a preset: policy=openvla_oft_7b_24gb"),
 }

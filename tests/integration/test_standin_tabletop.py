@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import itertools
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.integration.test_standin import OFFICIAL_ASSETS, tilt_deg, up_in_body
 from tests.rest_poses import GOLDEN, STATES, TASKS, fulfil_goal, open_env, rest_poses, stand_still
+from tests.tiny_fit import fit
 from vla_rl.sim import libero
 from vla_rl.sim.standin_parts import FLOOR, TABLE
 from vla_rl.sim.standin_table import OBJECTS
@@ -35,11 +37,21 @@ def assert_alike(ours: dict[str, list[float]], theirs: dict[str, list[float]]) -
     assert ours.keys() == theirs.keys()
     for name, pose in ours.items():
         if len(pose) == 1:  # a joint: m or rad
-            assert pose == pytest.approx(theirs[name], abs=1e-3), name
+            assert pose == pytest.approx(theirs[name], abs=1e-4), name
             continue
-        # Largest of all tasks and both states: MEASURED
-        np.testing.assert_allclose(pose[:3], theirs[name][:3], atol=3e-3, err_msg=name)
-        assert tilt_deg(up_in_body(pose[3:]), up_in_body(theirs[name][3:])) < 2.0, name
+        # Measured over all tasks and both states: 0.53 mm (the bowl in the drawer) and 0.01 degrees at most.
+        np.testing.assert_allclose(pose[:3], theirs[name][:3], atol=1e-3, err_msg=name)
+        assert tilt_deg(up_in_body(pose[3:]), up_in_body(theirs[name][3:])) < 0.1, name
+
+
+def assert_on_ramekin(ours: dict[str, list[float]], theirs: dict[str, list[float]]) -> None:
+    """Both bowls start 6 cm above the ramekin and end up on it: LIBERO's own leans by 16 degrees, ours lies level."""
+    bowl, their_bowl = (np.array(rest.pop("akita_black_bowl_1")) for rest in (ours, theirs))
+    ramekin = np.array(ours["glazed_rim_porcelain_ramekin_1"])
+    for pose in (bowl, their_bowl):
+        assert np.linalg.norm(pose[:2] - ramekin[:2]) < 0.02
+        assert pose[2] - ramekin[2] == pytest.approx(0.033, abs=0.003)
+    assert tilt_deg(up_in_body(bowl[3:]), np.array([0, 0, 1])) < 0.5
 
 
 @pytest.mark.parametrize(("suite", "task"), TASKS)
@@ -47,7 +59,10 @@ def test_a_task_starts_as_with_liberos_own_assets_and_can_be_done(suite: str, ta
     env = open_env(suite, task, "standin")
     try:
         for state in STATES:
-            assert_alike(rest_poses(env, state), official_rest[f"{suite} {task}"][str(state)])
+            ours, theirs = rest_poses(env, state), dict(official_rest[f"{suite} {task}"][str(state)])
+            if (suite, task) == ("spatial", 5):
+                assert_on_ramekin(ours, theirs)
+            assert_alike(ours, theirs)
             assert not env._env._check_success()
         fulfil_goal(env)
         assert stand_still(env, 10)
@@ -68,8 +83,8 @@ def test_models_are_those_of_liberos_own_assets(suite: str, task: int, official_
             assert (a.name, a.type, a.damping.tolist()) == (b.name, b.type, b.damping.tolist())
             np.testing.assert_array_equal(a.range, b.range, err_msg=a.name)
         for site in range(models[0].nsite):
-            a, b = (model.site(site) for model in models)
-            assert a.name == b.name
+            a = models[0].site(site)
+            b = models[1].site(a.name)
             if not a.name.endswith("burner"):  # the light of the stove, higher up to be seen
                 np.testing.assert_allclose(a.pos, b.pos, atol=1e-6, err_msg=a.name)
                 np.testing.assert_allclose(a.size, b.size, atol=1e-6, err_msg=a.name)
@@ -96,6 +111,17 @@ def test_the_lit_stove_is_seen():
         assert redder.max() > 100
     finally:
         env.close()
+
+
+@pytest.mark.parametrize("suite", ["spatial", "goal"])
+def test_the_tiny_confs_train(suite: str, tmp_path: Path):
+    shipped = "policy.checkpoint=shipped:object_tiny"  # which knows no task of these suites
+    episodes = ["evaluation.sampled_episodes=0", "evaluation.greedy_episodes=2"]
+    printed = fit(tmp_path / "run", f"conf=pcm_{suite}_tiny", shipped, "iterations=1", *episodes)
+    assert "iteration 1/1" in printed
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["chunks_real"] == [4 * 8]  # 4 episodes of 64 control steps, none successful
+    assert summary["chunks_kept"] == [4 * 3]
 
 
 @pytest.mark.parametrize("scene", SCENES)
