@@ -24,6 +24,7 @@ Status = Literal["pass", "warn", "fail"]
 # Installed beside the package, without its dependencies (see pyproject.toml).
 BESIDE = ("hf-libero==0.1.4",)
 SIMULATOR = ("mujoco", "robosuite", "bddl", "hf-libero")  # other versions of these give other results
+MISSING = "not installed"
 POOL = "vla_rl.sim.pool.LiberoPool"  # what the simulator check is made for
 CHUNK_STEPS, CHUNKS_TIMED = 8, 4
 
@@ -58,30 +59,28 @@ def _cause(error: Exception) -> str:
 
 def check_versions(_config: Config) -> Finding:
     """Installed packages against what pyproject.toml asks for; the simulator's are pinned exactly."""
-    requirements = [Requirement(line) for line in [*(metadata.requires("vla-rl") or ()), *BESIDE]]
-    wrong, results_change = [], False
-    for requirement in requirements:
-        if requirement.marker is not None:  # of an extra
-            continue
-        try:
-            installed = metadata.version(requirement.name)
-        except metadata.PackageNotFoundError:
-            wrong.append((requirement, "not installed"))
-            results_change = True
-            continue
-        if not requirement.specifier.contains(installed, prereleases=True):
-            wrong.append((requirement, installed))
-            results_change |= requirement.name in SIMULATOR
+    lines = [*(metadata.requires("vla-rl") or ()), *BESIDE]
+    requirements = [r for r in map(Requirement, lines) if r.marker is None or r.marker.evaluate({"extra": ""})]
+    installed = {r.name: _installed(r.name) for r in requirements}
+    wrong = [r for r in requirements if installed[r.name] == MISSING or not r.specifier.contains(installed[r.name])]
     if not wrong:
-        exact = [r for r in requirements if "==" in str(r.specifier)]
-        pinned = ", ".join(f"{r.name} {metadata.version(r.name)}" for r in exact)
+        pinned = ", ".join(f"{r.name} {installed[r.name]}" for r in requirements if "==" in str(r.specifier))
         return Finding("versions", "pass", f"Python {platform.python_version()}, {pinned}")
-    detail = "; ".join(f"{r.name} {installed}, needed {r.specifier or 'any'}" for r, installed in wrong)
-    if any(r.name == "mujoco" for r, _ in wrong):
+    names = [r.name for r in wrong]
+    detail = "; ".join(f"{r.name} {installed[r.name]}, needed {r.specifier or 'any'}" for r in wrong)
+    if "mujoco" in names:
         detail += " (other MuJoCo versions render darker and change contacts: success rates differ)"
-    packages = " ".join(f"'{r.name}{r.specifier}'" for r, _ in wrong)
-    plain = "" if not any(r.name == "hf-libero" for r, _ in wrong) else "--no-deps "
-    return Finding("versions", "fail" if results_change else "warn", detail, f"pip install {plain}{packages}")
+    fails = any(name in SIMULATOR or installed[name] == MISSING for name in names)
+    alone = "--no-deps " if "hf-libero" in names else ""
+    packages = " ".join(f"'{r.name}{r.specifier}'" for r in wrong)
+    return Finding("versions", "fail" if fails else "warn", detail, f"pip install {alone}{packages}")
+
+
+def _installed(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return MISSING
 
 
 def check_gl(_config: Config) -> Finding:

@@ -69,7 +69,6 @@ def test_no_gl_library(tmp_path: Path):
 
 
 def test_a_gl_library_that_draws_nothing(capsys, monkeypatch):
-    monkeypatch.setattr("vla_rl.sim.gl_frame.SCENE", "")  # not what the child draws: that is a fresh interpreter
     monkeypatch.setattr("vla_rl.sim.gl_frame.sys.executable", "/bin/false")
     monkeypatch.setattr("vla_rl.sim.libero.gl_loads", lambda backend: True)
     code, finding = run_check("gl", capsys=capsys, monkeypatch=monkeypatch)

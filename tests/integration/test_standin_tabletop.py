@@ -39,13 +39,14 @@ def assert_alike(ours: dict[str, list[float]], theirs: dict[str, list[float]]) -
         if len(pose) == 1:  # a joint: m or rad
             assert pose == pytest.approx(theirs[name], abs=1e-4), name
             continue
-        # Measured over all tasks and both states: 0.53 mm (the bowl in the drawer) and 0.01 degrees at most.
-        np.testing.assert_allclose(pose[:3], theirs[name][:3], atol=1e-3, err_msg=name)
+        # LIBERO places furniture. Objects differ by 0.53 mm (the bowl in the drawer) and 0.01 degrees at most.
+        atol_m = 2e-5 if name.startswith(("wooden_cabinet", "flat_stove", "wine_rack")) else 1e-3
+        np.testing.assert_allclose(pose[:3], theirs[name][:3], atol=atol_m, err_msg=name)
         assert tilt_deg(up_in_body(pose[3:]), up_in_body(theirs[name][3:])) < 0.1, name
 
 
 def assert_on_ramekin(ours: dict[str, list[float]], theirs: dict[str, list[float]]) -> None:
-    """Both bowls start 6 cm above the ramekin and end up on it: LIBERO's own leans by 16 degrees, ours lies level."""
+    """Both bowls fall 8 cm onto the ramekin and stay there: LIBERO's own leaning by 16 degrees, ours level."""
     bowl, their_bowl = (np.array(rest.pop("akita_black_bowl_1")) for rest in (ours, theirs))
     ramekin = np.array(ours["glazed_rim_porcelain_ramekin_1"])
     for pose in (bowl, their_bowl):
