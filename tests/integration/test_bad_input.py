@@ -57,7 +57,7 @@ MISTAKES = [
     ([TINY, "sim.tasks=5"], "sim.tasks=[0,5]"),
     ([TINY, "sim.assets=/nonexistent"], "sim.assets=standin"),
     ([TINY, "sim.assets=3"], "sim.assets=standin"),
-    ([TINY, "sim.suite=spatial"], "stand-in assets exist for suite 'object' only, not for 'spatial': sim.assets=hub"),
+    ([TINY, "sim.suite=10"], "stand-in assets exist for suites object, spatial, goal, not for '10': sim.assets=hub"),
     ([TINY, "sim.chunk_steps=10"], "sim.chunk_steps=8"),
     ([TINY, *OFFICIAL, "rollout.heldout_init_states=[40,51]"], "rollout.heldout_init_states=[40,50]"),
     ([TINY, "sim.placement_noise_m=0"], "rollout.train_init_states=[0,40]"),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import pickle
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +48,27 @@ def test_initial_states_are_what_torch_reads(suite):
     name = libero.task_names(suite)[1]
     path = libero._package_dir() / "init_files" / libero.SUITES[suite] / f"{name}.pruned_init"
     np.testing.assert_array_equal(libero.official_init_states(suite, 1), torch.load(path, weights_only=False))
+
+
+def test_an_initial_state_file_that_would_run_code_is_refused(tmp_path, monkeypatch):
+    path = tmp_path / "init_files" / "libero_object" / f"{libero.task_names('object')[0]}.pruned_init"
+    path.parent.mkdir(parents=True)
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps(CodeInside(tmp_path / "ran")))
+    monkeypatch.setattr(libero, "_package_dir", lambda: tmp_path)
+    with pytest.raises(UserError, match="names pathlib.*it was tampered with"):
+        libero._official_init_states.__wrapped__("object", 0)
+    assert not (tmp_path / "ran").exists()
+
+
+class CodeInside:
+    """Unpickling it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
 
 
 def test_published_horizons():

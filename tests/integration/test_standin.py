@@ -136,8 +136,8 @@ def test_writing_again_changes_nothing(tmp_path: Path):
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     assert write_assets(folder) == folder == tmp_path / "assets"
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
-    # 11 objects, the scene, two textures
-    assert len([path for path in before if path.is_file()]) == 14
+    # 16 objects, 3 pieces of furniture, 2 scenes, 2 textures
+    assert len([path for path in before if path.is_file()]) == 23
 
 
 def test_the_default_folder_is_named_after_the_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -27,7 +27,7 @@ from vla_rl.policy.llama import check_bidirectional
 from vla_rl.policy.model import OpenVLAOFT
 from vla_rl.policy.policy import CheckpointFiles, OpenVLAOFTPolicy
 from vla_rl.policy.vision import unused_shapes
-from vla_rl.policy.weights import INDEX, read_json, read_tensors
+from vla_rl.policy.weights import INDEX, check_tensors, read_json, read_tensors
 from vla_rl.shipped import shipped_folder
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -61,21 +61,15 @@ def load_pretrained(
     check_choice("action_head", action_head, ACTION_HEADS)
     folder, l1 = resolve_checkpoint(str(checkpoint)), action_head == "l1"
     config, files = _read_files(folder, l1)
-    with torch.device("meta"):
-        model, head = OpenVLAOFT(config).to(DTYPES[dtype]), L1Head(config.llama.width).to(DTYPES[dtype])
-    apart = {f"{PROPRIO}.{name}" for name in model.proprio_projector.state_dict()} if l1 else set()
-    unused = unused_shapes(config.towers)
-    expected = {name: value.shape for name, value in model.state_dict().items() if name not in apart} | unused
-    tensors = read_tensors(folder, expected, DTYPES[dtype])
-    files.unused = {name: tensors.pop(name) for name in unused}
+    model, head = _without_weights(config, DTYPES[dtype])
+    tensors = read_tensors(folder, _expected_shapes(model, l1), DTYPES[dtype])
+    files.unused = {name: tensors.pop(name) for name in unused_shapes(config.towers)}
     model.load_state_dict(tensors, assign=True, strict=not l1)  # every name has been checked
     if l1:
         files.heads = {"head": read_head(folder, HEAD_FILE, head)}
         files.heads[PROPRIO] = read_head(folder, PROPRIO_FILE, model.proprio_projector)
     check_bidirectional(model.language_model.model)
-    path = folder / "dataset_statistics.json"
-    content = read_json(path) if path.exists() else files.config.get("norm_stats", {})
-    statistics = Statistics.select(content, unnorm_key, with_proprio=bool(config.proprio_dims))
+    statistics = _statistics(folder, files, unnorm_key, with_proprio=bool(config.proprio_dims))
     model.requires_grad_(True)
     if not l1:
         return OpenVLAOFTPolicy(model, files, statistics)
@@ -83,6 +77,29 @@ def load_pretrained(
     if (folder / SCALE_FILE).exists():  # of a checkpoint this project has trained
         policy.load_scale(folder)
     return policy
+
+
+def inspect_checkpoint(checkpoint: str, *, unnorm_key: str | None = None, action_head: str = "tokens") -> int:
+    """What `load_pretrained` would refuse, found without reading any weights but an L1 head's: seconds at any size.
+
+    Returns:
+        How many tensors the weight files hold.
+
+    Raises:
+        ValueError: see `load_pretrained`.
+    """
+    check_choice("action_head", action_head, ACTION_HEADS)
+    folder, l1 = resolve_checkpoint(checkpoint), action_head == "l1"
+    config, files = _read_files(folder, l1)
+    model, head = _without_weights(config, torch.float32)
+    expected = _expected_shapes(model, l1)
+    check_tensors(folder, expected)
+    statistics = _statistics(folder, files, unnorm_key, with_proprio=bool(config.proprio_dims))
+    OpenVLAOFTPolicy(model, files, statistics)  # reads the tokenizer and the constants of normalisation
+    if l1:
+        read_head(folder, HEAD_FILE, head)
+        read_head(folder, PROPRIO_FILE, model.proprio_projector)
+    return len(expected)
 
 
 def check_choice(option: str, value: Any, allowed: Iterable[str]) -> None:
@@ -149,6 +166,24 @@ def resolve_checkpoint(checkpoint: str) -> Path:
             f"({type(e).__name__}); give a folder or a hub name (policy.checkpoint=...); "
             "to try without one: conf=pcm_object_tiny"
         ) from e
+
+
+def _without_weights(config: OpenVLAConfig, dtype: torch.dtype) -> tuple[OpenVLAOFT, L1Head]:
+    with torch.device("meta"):
+        return OpenVLAOFT(config).to(dtype), L1Head(config.llama.width).to(dtype)
+
+
+def _expected_shapes(model: OpenVLAOFT, l1: bool) -> dict[str, torch.Size]:
+    """Of every tensor in the weight files, those the model never runs included."""
+    apart = {f"{PROPRIO}.{name}" for name in model.proprio_projector.state_dict()} if l1 else set()
+    run = {name: value.shape for name, value in model.state_dict().items() if name not in apart}
+    return run | unused_shapes(model.config.towers)
+
+
+def _statistics(folder: Path, files: CheckpointFiles, unnorm_key: str | None, *, with_proprio: bool) -> Statistics:
+    path = folder / STATISTICS
+    content = read_json(path) if path.exists() else files.config.get("norm_stats", {})
+    return Statistics.select(content, unnorm_key, with_proprio=with_proprio)
 
 
 def _read_files(folder: Path, l1: bool) -> tuple[OpenVLAConfig, CheckpointFiles]:

@@ -25,7 +25,21 @@ def read_tensors(folder: Path, expected: Mapping[str, torch.Size], dtype: torch.
     Raises:
         ValueError: a tensor that is missing, not expected, of another shape, or not of floating point.
     """
+    check_tensors(folder, expected)
     tensors: dict[str, Tensor] = {}
+    for shard in shard_files(folder):
+        with open_shard(shard) as stored:
+            tensors |= {name: stored.get_tensor(name).to(dtype) for name in stored.keys()}  # noqa: SIM118, not a dict
+    return tensors
+
+
+def check_tensors(folder: Path, expected: Mapping[str, torch.Size]) -> None:
+    """The checks of `read_tensors`, from the files' headers alone.
+
+    Raises:
+        ValueError: see `read_tensors`.
+    """
+    found: set[str] = set()
     for shard in shard_files(folder):
         with open_shard(shard) as stored:
             for name in stored.keys():  # noqa: SIM118, not a dict
@@ -33,20 +47,21 @@ def read_tensors(folder: Path, expected: Mapping[str, torch.Size], dtype: torch.
                     raise ValueError(
                         f"checkpoint {folder}: tensor {name!r} in {shard.name} is not part of an OpenVLA-OFT"
                     )
-                shape = torch.Size(stored.get_slice(name).get_shape())
+                header = stored.get_slice(name)
+                shape = torch.Size(header.get_shape())
                 if shape != expected[name]:
                     raise ValueError(
                         f"checkpoint {folder}: tensor {name!r} has shape {list(shape)}, "
                         f"config.json asks for {list(expected[name])}"
                     )
-                tensor = stored.get_tensor(name)
-                if not tensor.is_floating_point():
-                    raise ValueError(f"checkpoint {folder}: tensor {name!r} is {tensor.dtype}, not floating point")
-                tensors[name] = tensor.to(dtype)
-    missing = [name for name in expected if name not in tensors]
+                if not header.get_dtype().startswith(("F", "BF")):
+                    raise ValueError(
+                        f"checkpoint {folder}: tensor {name!r} is {header.get_dtype()}, not floating point"
+                    )
+                found.add(name)
+    missing = [name for name in expected if name not in found]
     if missing:
         raise ValueError(f"checkpoint {folder}: tensor {missing[0]!r} is missing ({len(missing)} in all)")
-    return tensors
 
 
 @contextmanager

@@ -6,6 +6,7 @@ config can be checked in milliseconds, before anything is built. Only `boot` imp
 
 from __future__ import annotations
 
+import codecs
 import functools
 import importlib.util
 import logging
@@ -32,6 +33,7 @@ SUITES = {
 }
 # Control steps after which the published evaluations of these suites give an episode up.
 HORIZONS = {"object": 280, "spatial": 220, "goal": 300, "10": 520, "90": 400}
+STANDIN_SUITES = ("object", "spatial", "goal")  # whose scenes `vla_rl.sim.standin` writes
 ASSET_FOLDERS = ("scenes", "stable_hope_objects", "stable_scanned_objects", "textures")
 
 # Creates and destroys an EGL display on any device, as MuJoCo does; run in a child, since a broken driver may crash.
@@ -118,13 +120,31 @@ def bddl_file(suite: str, task: int) -> Path:
     return _package_dir() / "bddl_files" / SUITES[suite] / f"{task_names(suite)[task]}.bddl"
 
 
+class _ArrayUnpickler(pickle.Unpickler):
+    """Reads a pickled numpy array and nothing else: a pickle may name any function, and loading it would call that."""
+
+    ALLOWED = {
+        ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
+        ("numpy", "ndarray"): np.ndarray,
+        ("numpy", "dtype"): np.dtype,
+        ("_codecs", "encode"): codecs.encode,
+    }
+
+    def find_class(self, module: str, name: str) -> object:
+        if (module, name) not in self.ALLOWED:
+            raise UserError(
+                f"an initial-state file of LIBERO names {module}.{name}, which arrays do not need: it was tampered"
+                " with; fix: pip install --force-reinstall --no-deps hf-libero==0.1.4"
+            )
+        return self.ALLOWED[module, name]
+
+
 @functools.lru_cache(maxsize=32)
 def _official_init_states(suite: str, task: int) -> np.ndarray:
     # A torch.save file of a numpy array is a zip around a pickle. Read without torch: workers need not import it.
-    # Unpickling runs what the file says; this one ships with LIBERO, whose code runs anyway.
     path = _package_dir() / "init_files" / SUITES[suite] / f"{task_names(suite)[task]}.pruned_init"
     with zipfile.ZipFile(path) as archive:
-        states = np.asarray(pickle.loads(archive.read("archive/data.pkl")), dtype=np.float64)
+        states = np.asarray(_ArrayUnpickler(archive.open("archive/data.pkl")).load(), dtype=np.float64)
     states.setflags(write=False)
     return states
 
@@ -142,6 +162,14 @@ def horizon(suite: str) -> int:
 
 
 # --------------------------------------------------------------------------------------------------------------- GL
+
+
+GL_BACKENDS = {"egl": _EGL_PROBE, "osmesa": _OSMESA_PROBE}
+
+
+def gl_loads(backend: str) -> bool:
+    """Whether the library of a GL backend (egl, osmesa) is installed and finds a device."""
+    return _probe(GL_BACKENDS[backend])
 
 
 def _probe(script: str) -> bool:
@@ -164,11 +192,10 @@ def check_gl() -> str:
     wanted = os.environ.get("MUJOCO_GL", "").strip().lower()
     if os.environ.get("VLA_RL_GL_CHECKED") == wanted != "":
         return wanted
-    probes = {"egl": _EGL_PROBE, "osmesa": _OSMESA_PROBE}
-    if wanted and wanted not in probes:
+    if wanted and wanted not in GL_BACKENDS:
         raise UserError(f"MUJOCO_GL={wanted} cannot render off-screen; allowed: egl, osmesa; fix: unset MUJOCO_GL")
-    for name in [wanted] if wanted else list(probes):
-        if _probe(probes[name]):
+    for name in [wanted] if wanted else list(GL_BACKENDS):
+        if gl_loads(name):
             os.environ["MUJOCO_GL"] = os.environ["VLA_RL_GL_CHECKED"] = name
             return name
     raise UserError(

@@ -250,6 +250,7 @@ class LiberoPool(ProcessPool):
         workers: int = 0,
         timeout_s: float = 120.0,
     ) -> None:
+        suite = str(suite)  # sim.suite=10 is a number to YAML
         libero.check_suite(suite)
         self.suite = suite
         tasks = list(range(len(libero.task_names(suite)))) if tasks is None else _checked_tasks(suite, tasks)
@@ -307,9 +308,10 @@ def _checked_tasks(suite: str, tasks: Sequence[int]) -> list[int]:
 def _check_assets(suite: str, assets: str) -> None:
     if not isinstance(assets, str | os.PathLike):
         raise ValueError(f"sim.assets must be standin, hub or a folder, got {assets!r}: sim.assets=standin")
-    if assets == "standin" and suite != "object":
+    if assets == "standin" and suite not in libero.STANDIN_SUITES:
         raise ValueError(
-            f"stand-in assets exist for suite 'object' only, not for {suite!r}: sim.assets=hub (downloads LIBERO's)"
+            f"stand-in assets exist for suites {', '.join(libero.STANDIN_SUITES)}, not for {suite!r}: sim.assets=hub "
+            "(downloads LIBERO's)"
         )
     libero.resolve_assets(assets)
 

@@ -8,44 +8,21 @@ small network on small frames can tell objects by colour alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
-
-XYZ = tuple[float, float, float]
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """A convex piece of an object. `half_mm` is half its bounding box.
-
-    box: fills it. can: a cylinder along y. gable: the ridge roof along x that a box turned by 45 degrees makes.
-    """
-
-    shape: Literal["box", "can", "gable"]
-    centre_mm: XYZ
-    half_mm: XYZ
-
-
-@dataclass(frozen=True, slots=True)
-class StandIn:
-    """An object. Inertia is about the centre of mass, along the body's axes (1 kg mm^2 = 1e-6 kg m^2)."""
-
-    name: str
-    colour: XYZ  # RGB in 0..1
-    mass_kg: float
-    com_mm: XYZ
-    inertia_kg_mm2: XYZ
-    bottom_mm: float  # LIBERO's placement sites: nominal, used to draw new placements only
-    top_mm: float
-    radius_mm: float
-    parts: tuple[Part, ...]
-    family: str = "stable_hope_objects"  # the folder LIBERO looks in
-    contain: Part | None = None  # the region in which an object counts as inside
-
-
-RED, PINK, ORANGE, YELLOW = (0.9, 0.02, 0.02), (1.0, 0.2, 0.65), (1.0, 0.45, 0.0), (1.0, 0.95, 0.05)
-GREEN, CYAN, BLUE, PURPLE = (0.05, 0.6, 0.1), (0.0, 0.85, 0.9), (0.05, 0.15, 0.9), (0.45, 0.05, 0.65)
-WHITE, BROWN, BEIGE = (1.0, 1.0, 1.0), (0.25, 0.1, 0.03), (0.8, 0.62, 0.3)
+from vla_rl.sim.standin_parts import (
+    BEIGE,
+    BLUE,
+    BROWN,
+    CYAN,
+    GREEN,
+    ORANGE,
+    PINK,
+    PURPLE,
+    RED,
+    WHITE,
+    YELLOW,
+    Part,
+    StandIn,
+)
 
 # A carton: a box with a gable on top. Milk and orange juice differ in colour only.
 _CARTON = (

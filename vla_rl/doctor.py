@@ -1,0 +1,56 @@
+"""`python -m vla_rl.doctor [conf=pcm_object_tiny] [key=value ...] [--json]`: is this machine ready for that run?
+
+Checks versions, off-screen GL, LIBERO and its assets, a simulator, devices, the checkpoint, attention and memory. Exit
+code 0: nothing failed (there may be warnings); 1: something did; 2: the arguments are wrong.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import textwrap
+from collections.abc import Iterable
+from dataclasses import asdict
+
+from vla_rl.build import check
+from vla_rl.compose import compose
+from vla_rl.entry import run_entry
+from vla_rl.health import CHECKS, Finding, examine
+
+DEFAULT = "conf=pcm_object_tiny"
+WIDTH = 120
+INDENT = 6 + max(len(name) for name in CHECKS) + 2  # of the facts: after the status and the check's name
+
+
+def main(argv: list[str]) -> None:
+    arguments = [argument for argument in argv if argument != "--json"]
+    if not any(argument.startswith("conf=") for argument in arguments):
+        arguments = [DEFAULT, *arguments]
+    config = compose(arguments)
+    check(config)
+    findings = examine(config)
+    if "--json" in argv:
+        findings = list(findings)
+        healthy = all(f.status != "fail" for f in findings)
+        print(json.dumps({"ok": healthy, "checks": [asdict(f) for f in findings]}, indent=2))
+    else:
+        healthy = print_table(findings)
+    sys.exit(0 if healthy else 1)
+
+
+def print_table(findings: Iterable[Finding]) -> bool:
+    """A line or two per check as it finishes, then the sum of it. Returns whether nothing failed."""
+    count = {"pass": 0, "warn": 0, "fail": 0}
+    for finding in findings:
+        count[finding.status] += 1
+        lead = f"{finding.status:<6}{finding.check:<{INDENT - 6}}"
+        indent = " " * INDENT
+        print(textwrap.fill(finding.detail, WIDTH, initial_indent=lead, subsequent_indent=indent), flush=True)
+        if finding.remedy:
+            print(textwrap.fill(f"-> {finding.remedy}", WIDTH, initial_indent=indent, subsequent_indent=indent))
+    print(", ".join(f"{number} {status}" for status, number in count.items()))
+    return count["fail"] == 0
+
+
+if __name__ == "__main__":
+    run_entry(main, __doc__)
