@@ -60,7 +60,9 @@ class Videos(L.Callback):
         folder = Path(trainer.default_root_dir) / "videos" / f"iteration_{trainer.current_epoch + 1:04d}"
         folder.mkdir(parents=True, exist_ok=True)
         groups = trainer.train_dataloader.groups
-        chosen = choose([t for g in groups for t in g.trajectories], self.rules, lambda t: t.episode.group)
+        group_of = {t.episode.uid: g for g, group in enumerate(groups) for t in group.trajectories}
+        trajectories = [t for group in groups for t in group.trajectories]
+        chosen = choose(trajectories, self.rules, lambda t: group_of[t.episode.uid])
         for number, trajectory in enumerate(chosen, start=1):
             self._write(trajectory, folder, trainer, tag=f"videos/episode_{number}")
         if (group := first_mixed(groups)) is not None:

@@ -68,10 +68,14 @@ def own_options(schema: type[T], argv: list[str]) -> tuple[T, list[str]]:
     Raises:
         UserError: an argument that is no key=value, an unknown name inside an option, or a wrong type.
     """
-    names, tree, rest = {f.name for f in fields(schema)}, {}, []
+    own, conf = ({f.name for f in fields(of)} for of in (schema, Config))
+    tree, rest = {}, []
     for argument in argv:
         key, value = _parse(argument)
-        if key.partition(".")[0] not in names:
+        name = key.partition(".")[0]
+        if name not in own:
+            if name not in conf and closest(name, own | conf) in own:
+                raise UserError(f"unknown key '{name}'{did_you_mean(name, own)}")
             rest.append(argument)
             continue
         for part in reversed(key.split(".")):

@@ -6,8 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scipy.stats import binomtest
-
 from vla_rl.distributed import stable_seed
 from vla_rl.types import Episode
 
@@ -72,6 +70,8 @@ class PairedTest:
 
         Example: 1 gained, 6 lost of 20: difference -0.25, p = 0.125, interval [-0.46, 0.01].
         """
+        from scipy.stats import binomtest  # here: it takes a second to import
+
         gained = sum(not a and b for a, b in zip(first, second, strict=True))
         lost = sum(a and not b for a, b in zip(first, second, strict=True))
         p_value = float(binomtest(gained, gained + lost, 0.5).pvalue) if gained + lost else 1.0

@@ -109,7 +109,7 @@ def plan_evaluation(config: Config, options: EvaluateConfig, given: Collection[s
 
 
 def policy_nodes(config: Config, options: EvaluateConfig) -> dict[str, Node]:
-    """The conf's policy with each checkpoint in its place; a folder of adapters goes on top of the conf's checkpoint."""
+    """The conf's policy with each checkpoint in its place; a folder of adapters goes on top of the conf's own."""
     node = config.policy or {}
     if options.checkpoint is None:
         return {"A": node}

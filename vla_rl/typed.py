@@ -45,7 +45,7 @@ def _convert(hint: Any, value: Any, key: str, default: Any) -> Any:
     example = None if default is None else f"{key}={default}"
     if is_dataclass(hint):
         return typed(hint, value, key)
-    if origin is types.UnionType:  # `X | None`
+    if origin in (types.UnionType, typing.Union):  # `X | None`
         return None if value is None else _convert(arguments[0], value, key, default)
     if origin is Literal:
         if value not in arguments:

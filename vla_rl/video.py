@@ -7,6 +7,7 @@ Shapes: see `vla_rl.types`; T counts the frames of a video.
 from __future__ import annotations
 
 import io
+import textwrap
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
@@ -25,7 +26,8 @@ from vla_rl.types import Trajectory
 FPS = 5  # decisions a second: twice real time for chunks of 8 control steps at 20 Hz
 HOLD = 8  # how many frames the last one stands still for
 WIDTH, MARGIN, LINE = 480, 12, 24  # pixels
-ABOVE, BELOW = 4 * LINE, 56
+ABOVE, BELOW = 5 * LINE, 56
+WRAP = 54  # characters of an instruction on one of its two lines
 INK, PAPER, FAINT = "#111111", "#ffffff", "#d9d9d9"
 
 
@@ -82,7 +84,8 @@ def annotate(trajectory: Trajectory, kept_K: Tensor | None = None) -> np.ndarray
         canvas = Image.new("RGB", (WIDTH, ABOVE + WIDTH + BELOW), PAPER)
         draw = ImageDraw.Draw(canvas)
         canvas.paste(Image.fromarray(picture).resize((WIDTH, WIDTH), Image.Resampling.BICUBIC), (0, ABOVE))
-        _text(draw, 0, trajectory.instruction)
+        for line, text in enumerate(textwrap.wrap(trajectory.instruction, WRAP, max_lines=2, placeholder=" ...")):
+            _text(draw, line, text)
         if n < len(trajectory):
             _describe_chunk(draw, trajectory, n, phase_N[n], None if kept_N is None else kept_N[n])
         else:
@@ -126,17 +129,17 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 def _describe_chunk(draw: ImageDraw.ImageDraw, trajectory: Trajectory, n: int, phase: int, kept: bool | None) -> None:
     executed, closing = int(trajectory.executed_N[n]), int(trajectory.close_NL[n].sum())
     use = "" if kept is None else "  trained on" if kept else "  dropped"
-    _text(draw, 1, f"chunk {n + 1} of {len(trajectory)}{use}")
-    middle = 2.75 * LINE
+    _text(draw, 2, f"chunk {n + 1} of {len(trajectory)}{use}")
+    middle = 3.75 * LINE
     draw.rectangle((MARGIN, middle - 8, MARGIN + 16, middle + 8), fill=PHASE_COLOURS[phase], outline=INK)
-    _text(draw, 2, f"{PHASES[phase]}, gripper closes in {closing} of {executed} steps", x=MARGIN + 26)
+    _text(draw, 3, f"{PHASES[phase]}, gripper closes in {closing} of {executed} steps", x=MARGIN + 26)
 
 
 def _describe_outcome(draw: ImageDraw.ImageDraw, trajectory: Trajectory) -> None:
     colour = SUCCESS_COLOUR if trajectory.success else FAILURE_COLOUR
-    draw.rectangle((0, 1.5 * LINE, WIDTH, 3.7 * LINE), fill=colour)
+    draw.rectangle((0, 2.4 * LINE, WIDTH, 4.6 * LINE), fill=colour)
     draw.text(
-        (WIDTH / 2, 2.6 * LINE),
+        (WIDTH / 2, 3.5 * LINE),
         f"{outcome(trajectory).upper()} after {trajectory.steps} steps",
         fill=PAPER,
         font=_font(26),
