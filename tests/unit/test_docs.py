@@ -8,7 +8,9 @@ import pytest
 
 from tests.make import train
 from vla_rl.build import build, check
-from vla_rl.compose import compose
+from vla_rl.compose import compose, own_options
+from vla_rl.config import EvaluateConfig
+from vla_rl.evaluation_plan import plan_evaluation
 
 ROOT = Path(__file__).parents[2]
 
@@ -54,3 +56,14 @@ def test_the_commands_of_the_docs_compose():
     assert len(commands) >= 5
     for command in commands:
         compose([*command.split(), "policy.checkpoint=folder"])
+
+
+def test_the_evaluations_of_the_docs_can_be_planned():
+    documents = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    text = "".join(document.read_text() for document in documents).replace("\\\n", " ")
+    commands = re.findall(r"^python -m vla_rl\.evaluate (conf=.*?)(?:\s+#.*)?$", text, re.M)
+    assert len(commands) >= 6
+    for command in commands:
+        options, rest = own_options(EvaluateConfig, command.split())
+        config = compose([*rest, "policy.checkpoint=folder"])
+        assert plan_evaluation(config, options, given=[argument.partition("=")[0] for argument in rest]).policies

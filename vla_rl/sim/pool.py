@@ -250,6 +250,7 @@ class LiberoPool(ProcessPool):
         workers: int = 0,
         timeout_s: float = 120.0,
     ) -> None:
+        suite = str(suite)  # YAML takes sim.suite=10 for a number
         libero.check_suite(suite)
         self.suite = suite
         tasks = list(range(len(libero.task_names(suite)))) if tasks is None else _checked_tasks(suite, tasks)
