@@ -79,7 +79,8 @@ class Videos(L.Callback):
             height, width = (side // 2 for side in frame_THWC.shape[1:3])
             image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=gif(frame_THWC))
             summary = Summary(value=[Summary.Value(tag=tag, image=image)])
-            logger.experiment.file_writer.add_summary(summary, global_step=trainer.global_step)
+            # `file_writer` is None where an evaluation has closed the log; this opens it again, as `add_scalar` does
+            logger.experiment._get_file_writer().add_summary(summary, global_step=trainer.global_step)
 
 
 def first_mixed(groups: Sequence[RolloutGroup]) -> RolloutGroup | None:

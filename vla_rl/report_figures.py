@@ -9,7 +9,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from vla_rl.colours import FAILURE_COLOUR, PALETTE, SUCCESS_COLOUR
+from vla_rl.colours import FAILURE_PALE, PALETTE, SUCCESS_COLOUR
 from vla_rl.report import Report
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -51,15 +51,18 @@ def draw_outcomes(report: Report) -> Figure:
         cells[row, : len(shown)] = [arm.success_E[i] for i in shown]
     figure = Figure(figsize=(11, 1.0 + 0.26 * len(lines)), layout="constrained")
     axes = figure.subplots()
-    colours = ListedColormap([FAILURE_COLOUR, SUCCESS_COLOUR])
+    colours = ListedColormap([FAILURE_PALE, SUCCESS_COLOUR])
     axes.pcolormesh(cells, cmap=colours, vmin=0, vmax=1, edgecolors="white", linewidth=0.5)
     axes.invert_yaxis()
+    for row in range(1, len(lines)):
+        if lines[row][0] != lines[row - 1][0]:
+            axes.axhline(row, color="black", linewidth=1)  # between tasks
     names = [_line_name(report, *line) for line in lines]
     axes.set_yticks(np.arange(len(lines)) + 0.5, names, fontsize=8)
     axes.set(xlabel="initial states, in order")
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    handles = [Patch(color=SUCCESS_COLOUR, label="success"), Patch(color=FAILURE_COLOUR, label="failure")]
+    handles = [Patch(color=SUCCESS_COLOUR, label="success"), Patch(color=FAILURE_PALE, label="failure")]
     figure.legend(handles=handles, loc="outside upper center", ncols=2, frameon=False)
     return figure
 

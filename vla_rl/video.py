@@ -102,7 +102,9 @@ def write_mp4(path: Path, frame_THWC: np.ndarray) -> None:
         stream.height, stream.width = frame_THWC.shape[1:3]
         stream.pix_fmt = "yuv420p"
         for frame_HWC in [*frame_THWC, *[frame_THWC[-1]] * HOLD]:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame_HWC, format="rgb24")))
+            frame = av.VideoFrame.from_ndarray(frame_HWC, format="rgb24")
+            # converted here: what the encoder does to RGB itself is not the same bits every time
+            container.mux(stream.encode(frame.reformat(format="yuv420p", threads=1)))
         container.mux(stream.encode())
 
 
