@@ -96,15 +96,13 @@ def annotate(trajectory: Trajectory, kept_K: Tensor | None = None) -> np.ndarray
 
 
 def write_mp4(path: Path, frame_THWC: np.ndarray) -> None:
-    """H.264, which browsers play; the last frame stands still for a moment. The same frames give the same file."""
+    """H.264, which browsers play; the last frame stands still for a moment. Its bytes may differ from one run to the next."""
     with av.open(str(path), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=FPS, options={"crf": "20", "threads": "1"})
+        stream = container.add_stream("libx264", rate=FPS, options={"crf": "20"})
         stream.height, stream.width = frame_THWC.shape[1:3]
         stream.pix_fmt = "yuv420p"
         for frame_HWC in [*frame_THWC, *[frame_THWC[-1]] * HOLD]:
-            frame = av.VideoFrame.from_ndarray(frame_HWC, format="rgb24")
-            # converted here: what the encoder does to RGB itself is not the same bits every time
-            container.mux(stream.encode(frame.reformat(format="yuv420p", threads=1)))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame_HWC, format="rgb24")))
         container.mux(stream.encode())
 
 

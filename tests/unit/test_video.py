@@ -106,11 +106,9 @@ def test_long_instructions_stay_inside():
     assert (long[others] == short[others]).all()
 
 
-def test_mp4_plays_and_is_the_same_file_again(tmp_path):
+def test_mp4_plays(tmp_path):
     frame_THWC = annotate(trajectory())
     write_mp4(tmp_path / "a.mp4", frame_THWC)
-    write_mp4(tmp_path / "b.mp4", frame_THWC)
-    assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
     with av.open(str(tmp_path / "a.mp4")) as container:
         stream = container.streams.video[0]
         assert (stream.codec_context.name, stream.codec_context.pix_fmt, stream.average_rate) == ("h264", "yuv420p", 5)
