@@ -96,7 +96,7 @@ def annotate(trajectory: Trajectory, kept_K: Tensor | None = None) -> np.ndarray
 
 
 def write_mp4(path: Path, frame_THWC: np.ndarray) -> None:
-    """H.264, which browsers play; the last frame stands still for a moment. The file's bytes may differ between runs."""
+    """H.264, which browsers play; the last frame stands still for a moment. Its bytes may differ between runs."""
     with av.open(str(path), "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=FPS, options={"crf": "20"})
         stream.height, stream.width = frame_THWC.shape[1:3]
