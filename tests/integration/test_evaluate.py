@@ -70,7 +70,7 @@ def test_the_same_evaluation_writes_the_same_report(runs):
     assert files == reports | figures | videos | {"config.yaml", "versions.json", "timing.json"}
     for name in sorted(reports | figures):
         assert (one / name).read_bytes() == (two / name).read_bytes(), name
-    assert len(videos) >= 4
+    assert len(videos) >= 3
     for name in sorted(videos):  # the encoder's last bits differ from run to run, what it shows does not
         for a, b in zip(frames(one / name), frames(two / name), strict=True):
             assert abs(a.astype(int) - b).mean() < 1  # of 255
