@@ -11,10 +11,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from vla_rl.colours import PHASE_COLOURS as COLOURS
 from vla_rl.phases import PHASES
 from vla_rl.selection import cumulative_share, knee
 
-COLOURS = ("#56B4E9", "#E69F00", "#009E73", "#CC79A7", "#8C8C8C")  # Okabe-Ito: told apart without red or green
 MARKERS = ("o", "s", "^", "D", "v")
 MAX_MARKERS = 25  # per line; more would be one thick line
 

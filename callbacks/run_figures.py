@@ -10,10 +10,10 @@ from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from vla_rl.colours import PALETTE
 from vla_rl.evaluation import SuccessRate
 from vla_rl.runs import Run, arms, pooled, table
 
-PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C8C8C", "#000000")
 THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 
 

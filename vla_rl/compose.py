@@ -12,9 +12,9 @@ line: swaps of whole groups (`mask=random`) first, single values after them, wha
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -29,6 +29,7 @@ _HERE = Path(__file__).parent
 CONF_DIR = _HERE / "conf" if (_HERE / "conf").is_dir() else _HERE.parent / "conf"
 
 Tree = dict[str, Any]
+T = TypeVar("T")
 
 
 def compose(argv: list[str]) -> Config:
@@ -56,6 +57,31 @@ def compose(argv: list[str]) -> Config:
     config = typed(Config, tree)
     validate(config)
     return config
+
+
+def own_options(schema: type[T], argv: list[str]) -> tuple[T, list[str]]:
+    """A command's own options, and the arguments that are left for `compose`.
+
+    Args:
+        schema: dataclass of the options; `checkpoint=...` or `videos.first=...` belong to it if it has such a field.
+
+    Raises:
+        UserError: an argument that is no key=value, an unknown name inside an option, or a wrong type.
+    """
+    own, conf = ({f.name for f in fields(of)} for of in (schema, Config))
+    tree, rest = {}, []
+    for argument in argv:
+        key, value = _parse(argument)
+        name = key.partition(".")[0]
+        if name not in own:
+            if name not in conf and closest(name, own | conf) in own:
+                raise UserError(f"unknown key '{name}'{did_you_mean(name, own)}")
+            rest.append(argument)
+            continue
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        tree = merge(tree, value)
+    return typed(schema, tree), rest
 
 
 def save_resolved(config: Config, path: Path) -> None:

@@ -79,6 +79,26 @@ class SFTConfig:
 
 
 @dataclass(slots=True)
+class VideoConfig:
+    """Which episodes become a video: any that one of the rules names, in the order they were planned."""
+
+    first: int = 2  # the first n episodes
+    failures: int = 2  # the first n that fail
+    per_group: int = 0  # the first n of each group; in an evaluation, of each task
+
+
+@dataclass(slots=True)
+class EvaluateConfig:
+    """What `python -m vla_rl.evaluate` takes beside a conf and its values."""
+
+    checkpoint: list[str] | None = None  # one, or several to compare with the first; null = the conf's policy
+    protocol: str = "heldout"  # heldout, oft, simplevla, rlinf, lerobot (`vla_rl.protocols`)
+    decoding: Literal["greedy", "sampled"] | None = None  # null = the protocol's
+    init_states: tuple[int, int] | None = None  # half-open range of every task's initial states; null = the protocol's
+    videos: VideoConfig = field(default_factory=VideoConfig)
+
+
+@dataclass(slots=True)
 class Config:
     """Everything a run is given."""
 

@@ -1,41 +1,121 @@
-"""`python -m vla_rl.evaluate conf=pcm_object_tiny policy.checkpoint=FOLDER`: success on held-out initial states.
+"""`python -m vla_rl.evaluate conf=pcm_object_tiny checkpoint=FOLDER`: success by task and overall, with a report.
 
-Prints one JSON line last.
+    checkpoint=[A,B]      several on the same episodes, the others compared with the first (a folder, an adapter's
+                          folder, a hub name); default: the conf's policy
+    protocol=oft          the rules of a published evaluation: oft, simplevla, rlinf, lerobot; default: heldout
+    decoding=greedy       or sampled; default: the protocol's
+    init_states=[0,20]    of every task; default: the protocol's
+    videos.failures=3     also videos.first, videos.per_group: which episodes become a video
+
+Writes report.html, report.md, report.json, timing.json, figures/ and videos/ into the run folder.
 """
 
 from __future__ import annotations
 
-import json
-import tempfile
 from contextlib import closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import lightning as L
 
 from vla_rl.build import build, check
-from vla_rl.compose import compose
-from vla_rl.data import RolloutDataModule
+from vla_rl.compose import compose, own_options
+from vla_rl.config import EvaluateConfig, Node, RolloutConfig
+from vla_rl.data import check_together
 from vla_rl.entry import run_entry
-from vla_rl.fit import measure
-from vla_rl.module import GRPOModule
-from vla_rl.trainer import build_trainer, interruptible
+from vla_rl.episode_figures import draw_strips
+from vla_rl.evaluation_plan import EvaluationPlan, checkpoint_name, plan_evaluation
+from vla_rl.evaluator import Evaluated, Evaluator
+from vla_rl.report import Arm, Report, write_report
+from vla_rl.report_figures import draw_outcomes, draw_tasks
+from vla_rl.run import open_run_folder, run_folder, versions, write_json
+from vla_rl.trainer import interruptible, make_trainer
+from vla_rl.types import Episode, Policy, SimulatorPool
+from vla_rl.video import annotate, file_name, write_mp4
 
 
 def main(argv: list[str]) -> None:
-    config = compose(argv)
+    options, rest = own_options(EvaluateConfig, argv)
+    config = compose(rest)
     check(config)
+    plan = plan_evaluation(config, options, given=[argument.partition("=")[0] for argument in rest])
+    config.sim = plan.sim
     L.seed_everything(config.seed, verbose=False)
-    with tempfile.TemporaryDirectory() as folder, closing(build(config.sim, "sim")) as pool:
-        trainer = build_trainer(config, Path(folder), callbacks=[])
-        policy = build(config.policy, "policy")
-        data = RolloutDataModule(
-            pool, policy, rollout=config.rollout, grpo=config.grpo, evaluation=config.evaluation, seed=config.seed
-        )
-        module = GRPOModule(policy, config.grpo, config.optim, config.rollout.temperature)
-        with interruptible(trainer):
-            rates = measure("checkpoint", trainer, module, data)
-    print(json.dumps({decoding: asdict(rate) for decoding, rate in rates.items()}))
+    folder = run_folder(config.run_dir, f"evaluation/{config.conf}")
+    trainer = make_trainer(
+        config,
+        default_root_dir=folder,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,  # the evaluator shares the episodes out
+    )
+    rollout = replace(config.rollout, train_init_states=plan.init_states, heldout_init_states=plan.init_states)
+    with interruptible(trainer), closing(build(config.sim, "sim")) as pool:
+        episodes = plan.episodes(pool)
+        # all of them before the first episode: what cannot be loaded is found now and not after hours
+        policies = {label: load(node, pool, rollout) for label, node in plan.policies.items()}
+        if trainer.is_global_zero:
+            open_run_folder(folder, config)
+        found = {}
+        for label, policy in policies.items():
+            evaluator = Evaluator(policy, pool, plan.decoding, plan.temperature, options.videos)
+            found[label] = evaluator.evaluate(trainer, episodes)
+        if trainer.is_global_zero:
+            report = make_report(plan, pool, episodes, found)
+            print_results(report)
+            print(f"report {write(folder, report, found)}")
+
+
+def load(node: Node, pool: SimulatorPool, rollout: RolloutConfig) -> Policy:
+    """The policy, if it fits the simulators; raises UserError otherwise."""
+    policy = build(node, "policy")
+    check_together(pool, policy, rollout)
+    return policy
+
+
+def make_report(
+    plan: EvaluationPlan, pool: SimulatorPool, episodes: list[Episode], found: dict[str, Evaluated]
+) -> Report:
+    return Report(
+        rules=plan.rules(),
+        simulator=plan.simulator(),
+        remarks=plan.remarks(),
+        instructions=getattr(pool, "task_languages", {}),
+        episodes=episodes,
+        arms=[
+            Arm(label, checkpoint_name(plan.policies[label]), outcome.success_E, outcome.steps_E)
+            for label, outcome in found.items()
+        ],
+        versions=versions(),
+    )
+
+
+def print_results(report: Report) -> None:
+    for arm in report.arms:
+        print(f"{arm.label} {arm.checkpoint}: success {arm.overall}")
+    for arm, test in report.paired():
+        print(f"{arm.label} against {report.arms[0].label} on the same episodes: {test}")
+
+
+def write(folder: Path, report: Report, found: dict[str, Evaluated]) -> Path:
+    """Videos, figures, the report, and beside it where the time went; returns the page."""
+    videos = []
+    for label, outcome in found.items():
+        (folder / "videos" / label).mkdir(parents=True, exist_ok=True)
+        for trajectory in outcome.filmed:
+            videos.append(f"videos/{label}/{file_name(trajectory)}.mp4")
+            write_mp4(folder / videos[-1], annotate(trajectory))
+    figures = [
+        ("tasks", "Success by task, with 95% Wilson intervals.", draw_tasks(report)),
+        ("outcomes", "Every episode. A column of a task's rows is one initial state.", draw_outcomes(report)),
+    ]
+    for label, outcome in found.items():
+        caption = f"First successes and failures of {label}: chunks in the colour of their phase, then the end."
+        figures.append((f"episodes_{label}", caption, draw_strips(outcome.pictured)))
+    write_json(folder / "timing.json", {label: asdict(outcome.time) for label, outcome in found.items()})
+    return write_report(report, folder, figures, videos)
 
 
 if __name__ == "__main__":

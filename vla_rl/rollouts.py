@@ -43,16 +43,19 @@ class _Recording:
 
     def observe(self, event: SlotEvent) -> None:
         self.instruction = event.instruction
+        self.frames.append(self.frame(event))
+        self.proprios.append(event.proprio_P.clone())
+
+    def frame(self, event: SlotEvent) -> Tensor:
         frame_HWC = event.frame_HWC.clone()  # the slot's memory is overwritten by its next step
         # augmented before anybody sees it: what the policy acted on is what it is trained on, ratio 1 included
-        self.frames.append(self.episode.augment(frame_HWC) if self.episode.augment else frame_HWC)
-        self.proprios.append(event.proprio_P.clone())
+        return self.episode.augment(frame_HWC) if self.episode.augment else frame_HWC
 
     def seed(self) -> int:
         """Of the next decision's sampling: depends on the episode and the decision alone."""
         return stable_seed(self.episode.seed, len(self.executed))
 
-    def finish(self, success: bool) -> Trajectory:
+    def finish(self, event: SlotEvent) -> Trajectory:
         chunk = ActionChunk(*(torch.stack(parts) for parts in zip(*self.answers, strict=True)))
         executed_N = torch.tensor(self.executed)
         executed_NL = torch.arange(chunk.token_NLA.shape[1]) < executed_N[:, None]
@@ -68,8 +71,9 @@ class _Recording:
             score_sq_NLA=chunk.score_sq_NLA,
             close_NL=(chunk.command_NLA[..., -1] > 0) & executed_NL,
             executed_N=executed_N,
-            success=success,
-            reward=float(success),
+            success=event.success,
+            reward=float(event.success),
+            last_frame_HWC=self.frame(event),
         )
 
 
@@ -115,7 +119,7 @@ def collect(
             if event.done:
                 del busy[event.slot]
                 free.add(event.slot)
-                done[index] = recording.finish(event.success)
+                done[index] = recording.finish(event)
                 if on_done:
                     on_done(done[index])
             else:

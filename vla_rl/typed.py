@@ -45,14 +45,18 @@ def _convert(hint: Any, value: Any, key: str, default: Any) -> Any:
     example = None if default is None else f"{key}={default}"
     if is_dataclass(hint):
         return typed(hint, value, key)
-    if origin is types.UnionType:  # `X | None`
+    if origin in (types.UnionType, typing.Union):  # `X | None`
         return None if value is None else _convert(arguments[0], value, key, default)
     if origin is Literal:
         if value not in arguments:
             raise _wrong(key, f"one of {', '.join(arguments)}", value, example)
         return value
     if origin is tuple:
-        return _pair(arguments[0], value, key, f"{key}=[{default[0]},{default[1]}]")
+        low, high = default or (0, 50)
+        return _pair(arguments[0], value, key, f"{key}=[{low},{high}]")
+    if origin is list:  # one value may stand for a list of it
+        items = value if isinstance(value, list) else [value]
+        return [_convert(arguments[0], item, key, None) for item in items]
     if origin is dict:
         return _node(value, key) if key in GROUPS else _slots(value, key)
     if not _fits(hint, value):

@@ -73,6 +73,7 @@ class Trajectory:
     success: bool
     reward: float  # 1.0 on success, else 0.0, until a callback's `score` shapes it
     advantage: float = 0.0
+    last_frame_HWC: Tensor | None = None  # uint8: after the last step, where no decision was made any more; for people
 
     def __len__(self) -> int:
         return len(self.executed_N)

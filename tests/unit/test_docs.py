@@ -10,8 +10,10 @@ import pytest
 from callbacks.metrics_file import MetricsFile
 from tests.make import make_trajectory, random_groups, train
 from vla_rl.build import build, check
-from vla_rl.compose import compose
+from vla_rl.compose import compose, own_options
+from vla_rl.config import EvaluateConfig
 from vla_rl.errors import UserError
+from vla_rl.evaluation_plan import plan_evaluation
 from vla_rl.types import RolloutGroup
 
 ROOT = Path(__file__).parents[2]
@@ -68,3 +70,14 @@ def test_the_logging_callback_of_the_docs(my_pkg, tmp_path):
     # a made trajectory's first action has the same value in all dimensions, so its norm over 4 is twice that
     values = [float(t.action_NLA[0, 0, 0]) for group in random_groups(0) for t in group.trajectories]
     assert logged == pytest.approx(2 * sum(values) / len(values))
+
+
+def test_the_evaluations_of_the_docs_can_be_planned():
+    documents = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    text = "".join(document.read_text() for document in documents).replace("\\\n", " ")
+    commands = re.findall(r"^python -m vla_rl\.evaluate (conf=.*?)(?:\s+#.*)?$", text, re.M)
+    assert len(commands) >= 6
+    for command in commands:
+        options, rest = own_options(EvaluateConfig, command.split())
+        config = compose([*rest, "policy.checkpoint=folder"])
+        assert plan_evaluation(config, options, given=[argument.partition("=")[0] for argument in rest]).policies
