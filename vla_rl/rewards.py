@@ -10,7 +10,7 @@ Where the paper is silent:
 1. Ratios are spread evenly over a group (`balanced`): with independent draws (`uniform`) a group may lack a window.
 2. One success in a group has no penalty: it cannot leave its own mean.
 3. S_base of a task without a success is the suite's, and without any success the longest episode's.
-4. `factorised_advantage`: in a group that succeeds throughout, the group's advantage of `extension_reward` ranks windows
+4. `factorised_advantage`: in a group that succeeds throughout, the usual advantage of `extension_reward` ranks windows
    by length alone, whatever happened; this one is exactly zero there, and unbiased.
 """
 
