@@ -42,7 +42,7 @@ def wilson_interval(successes: int, episodes: int, z: float = 1.959964) -> tuple
     p, n = successes / episodes, episodes
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return centre - half, centre + half
+    return max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))  # rounding alone leaves this order
 
 
 def heldout_episodes(tasks: Sequence[int], init_states: Sequence[int], episodes: int, seed: int) -> list[Episode]:

@@ -258,6 +258,7 @@ def test_no_reward_is_the_default_of_the_main_job_whatever_the_conf():
     assert compose(["conf=policytrim_object_tiny", "reward=none"]).reward is None
     both = compose(["conf=pcm_policytrim_object_tiny", "reward=none", f"iterations={conf.iterations}"])
     both.conf = conf.conf
+    assert both.callbacks.pop("trim_report")
     assert both == conf
 
 
