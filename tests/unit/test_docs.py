@@ -49,8 +49,10 @@ def test_the_labeller_of_the_docs(my_pkg, tmp_path):
 
 
 def test_the_commands_of_the_docs_compose():
-    text = (ROOT / "docs" / "methods.md").read_text() + (ROOT / "README.md").read_text()
-    commands = re.findall(r"^python -m vla_rl\.fit (conf=.*?)(?:\s+#.*)?$", text, re.M)
+    documents = ("README.md", "docs/methods.md", "docs/policytrim.md")
+    text = "".join((ROOT / document).read_text() for document in documents)
+    program = r"^python (?:-m vla_rl\.(?:fit|sft)|tools/evaluate_windows\.py --windows \S+ --episodes \d+) "
+    commands = re.findall(program + r"(conf=.*?)(?:\s+#.*)?$", text, re.M)
     assert len(commands) >= 5
     for command in commands:
         compose([*command.split(), "policy.checkpoint=folder"])
