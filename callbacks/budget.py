@@ -72,9 +72,9 @@ def _kind_and_value(option: Any) -> tuple[str, Any]:
     return next(iter(option.items()))
 
 
-def check_count(name: str, value: int, unit: str, fix: str) -> None:
-    """Refuse an option that is no whole number of units, or below 1; `fix` is an override that would work."""
+def check_count(name: str, value: int, unit: str, fix: str, least: int = 1) -> None:
+    """Refuse an option that is no whole number of units, or below `least`; `fix` is an override that would work."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise ValueError(f"{name} must be a whole number of {unit}s, got {value!r} ({fix})")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1 {unit}, got {value} ({fix})")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least} {unit}, got {value} ({fix})")

@@ -129,7 +129,8 @@ class RolloutDataModule(L.LightningDataModule):
 
     Callbacks of the trainer may take part: `check_run(data, callbacks)` before anything is written (it may raise a
     `UserError`), `plan_rollouts(episodes)` before a collection (it may set each episode's window and augmentation),
-    `score(groups)` after it (it may shape each trajectory's reward).
+    `score(groups)` after it (it may shape each trajectory's reward), `set_advantages(groups)` when advantages have been
+    taken from the rewards (it may replace them).
 
     Args:
         pool: the simulators; the caller closes them.
@@ -247,6 +248,7 @@ class RolloutDataModule(L.LightningDataModule):
             advantage_G = self._advantage(group.reward_G, self.grpo.advantage_eps)
             for trajectory, advantage in zip(group.trajectories, advantage_G.tolist(), strict=True):
                 trajectory.advantage = advantage
+        self._notify("set_advantages", groups)
         return groups, time
 
     def _teachers(self, group: RolloutGroup) -> list[Trajectory]:

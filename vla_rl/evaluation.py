@@ -44,7 +44,7 @@ def wilson_interval(successes: int, episodes: int, z: float = Z_95) -> tuple[flo
     p, n = successes / episodes, episodes
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
-    return centre - half, centre + half
+    return max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))  # rounding alone leaves this order
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from vla_rl import fit
 from vla_rl.entry import run_entry
 
 TINY = "conf=pcm_object_tiny"
+TRIM = "conf=policytrim_object_tiny"
 OFFICIAL = ["sim.placement_noise_m=0", "rollout.train_init_states=[0,40]"]
 
 MISTAKES = [
@@ -48,6 +49,15 @@ MISTAKES = [
         "callbacks.trace.iteration=2",
     ),
     ([TINY, "logger=wanb"], "(logger=wandb)"),
+    ([TRIM, "reward.ratios=[0.5,1.5]"], "reward.ratios=[0.5,0.75,1]"),
+    ([TRIM, "reward.preset=papr"], "did you mean 'paper'?"),
+    ([TRIM, "reward.base_window=12"], "reward.base_window=8 is the most"),
+    ([TRIM, "reward.extend_iterations=5"], "reward.extend_iterations=0 takes stage 2 alone"),
+    ([TRIM, "reward.base_window=8", "reward.extend_iterations=5"], "reward.extend_iterations=0 takes stage 2 alone"),
+    ([TRIM, "callbacks.trim_report.episodes=0"], "callbacks.trim_report.episodes=60"),
+    (["conf=policytrim_object_tiny_h16"], "missing required value: policy.checkpoint"),
+    (["conf=policytrim_object_tiny_h16", "policy.checkpoint=shipped:object_tiny"], "sim.chunk_steps=8"),
+    ([TINY, "policy.chunk_steps=0"], "policy.chunk_steps=8"),
     ([TINY, "mask.floor=0"], "mask.floor=0.1"),
     ([TINY, "mask.floor=1.5"], "mask.floor=0.1"),
     ([TINY, "rollout.group_size=1"], "rollout.group_size=8"),

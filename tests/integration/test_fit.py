@@ -16,7 +16,8 @@ from callbacks.activation_memory import ActivationMemory
 from callbacks.diagnostics import Diagnostics
 from callbacks.metrics_file import MetricsFile
 from callbacks.pcm import PCM
-from tests import make, tiny_fit
+from callbacks.policytrim import PolicyTrim
+from tests import make, tiny_fit, toy_fit
 from tests.toy import ToyPolicy, ToyPool
 from vla_rl.compose import compose
 from vla_rl.data import RolloutDataModule
@@ -145,7 +146,9 @@ def documented_tags() -> set[str]:
     cells = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
     tags = [tag for cell in cells for tag in re.findall("`(.+?)`", cell)]
     only_on_a_gpu = set() if torch.cuda.is_available() else {"memory/gpu_peak_mb"}
-    return {tag.replace("<phase>", phase) for tag in tags for phase in PHASES} - only_on_a_gpu
+    windows = ("1", "2")  # of the toy's chunk of 2 steps
+    named = {tag.replace("<phase>", p).replace("<window>", w) for tag in tags for p in PHASES for w in windows}
+    return named - only_on_a_gpu
 
 
 def tags(folder: Path) -> set[str]:
@@ -172,8 +175,14 @@ def made_run(folder: Path) -> set[str]:
     return tags(folder)
 
 
+def trimmed_run(folder: Path) -> set[str]:
+    """Tags of a run with both stages of PolicyTrim."""
+    toy_fit.fit(folder, PolicyTrim(extend_iterations=1, kl_coef=0.1, **toy_fit.BOTH))
+    return tags(folder)
+
+
 def test_every_tag_is_documented_and_every_documented_tag_is_written(run, tmp_path):
-    written = tags(run[0]) | toy_run(tmp_path / "toy") | made_run(tmp_path / "made")
+    written = tags(run[0]) | toy_run(tmp_path / "toy") | made_run(tmp_path / "made") | trimmed_run(tmp_path / "trim")
     assert written == documented_tags()
 
 

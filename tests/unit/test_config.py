@@ -178,7 +178,7 @@ NAMES = [
         f"no mask named 'randm'; did you mean 'random'? Choices: {MASKS} (mask=random)",
     ),
     ([TINY, "trainer=tpu"], "no trainer named 'tpu'; did you mean 'gpu'? Choices: cpu, gpu (trainer=gpu)"),
-    ([TINY, "reward=dense"], "no reward named 'dense'. Choices: none (reward=none)"),
+    ([TINY, "reward=dense"], "no reward named 'dense'. Choices: none, policytrim (reward=none)"),
     ([TINY, "itrations=3"], "unknown key 'itrations'; did you mean 'iterations'?"),
     ([TINY, "rollout.group_sze=3"], "unknown key 'rollout.group_sze'; did you mean 'rollout.group_size'?"),
     (

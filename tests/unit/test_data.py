@@ -93,6 +93,20 @@ def test_callbacks_may_plan_and_score():
     assert all(t.executed_N.max() == 1 and t.reward == 1.0 and t.advantage == 0.0 for t in trajectories)
 
 
+class Opposite:
+    def set_advantages(self, groups):
+        for group in groups:
+            for trajectory in group.trajectories:
+                trajectory.advantage *= -1
+
+
+def test_callbacks_may_replace_advantages():
+    plain = data_module().train_dataloader().trained
+    replaced = data_module(callbacks=[Opposite()]).train_dataloader().trained
+    assert [t.advantage for t in replaced] == [-t.advantage for t in plain]
+    assert any(t.advantage for t in plain)
+
+
 def test_heldout_states_are_never_trained_on():
     data = data_module()
     (batch,) = data.val_dataloader()  # no greedy episodes were asked for

@@ -9,6 +9,11 @@ def test_wilson_interval_by_hand():
     assert wilson_interval(0, 4)[0] == pytest.approx(0.0, abs=1e-12)
 
 
+def test_the_interval_holds_the_rate_at_both_ends():
+    for n in range(1, 200):  # figures draw the distances, which must not be negative, whatever the rounding
+        assert wilson_interval(0, n)[0] == 0.0 and wilson_interval(n, n)[1] == 1.0
+
+
 def test_success_rate_prints_its_counts():
     assert str(SuccessRate.of(8, 10)) == "0.800 [0.490, 0.943] (8/10)"
 

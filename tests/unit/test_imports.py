@@ -4,7 +4,7 @@ import ast
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-MATHS = ("grpo", "phases")  # pure functions: tensors in, tensors out
+MATHS = ("grpo", "phases", "rewards")  # pure functions: tensors in, tensors out
 
 
 def imports(path):

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from vla_rl.policy.config import ACTION_DIMS, CHUNK_STEPS
+from vla_rl.policy.config import ACTION_DIMS
 
 HEAD_FILE, PROPRIO_FILE = "action_head--*_checkpoint.pt", "proprio_projector--*_checkpoint.pt"
 BLOCKS = 2
@@ -79,7 +79,7 @@ class LaplaceScale(nn.Module):
 
 def per_step(hidden_NKD: Tensor) -> Tensor:
     """[N, L, A x D]."""
-    return hidden_NKD.reshape(len(hidden_NKD), CHUNK_STEPS, -1)
+    return hidden_NKD.reshape(len(hidden_NKD), -1, ACTION_DIMS * hidden_NKD.shape[-1])
 
 
 def laplace_log_prob(value: Tensor, mean: Tensor, scale: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 A published `config.json` names its vision towers by their timm ids and gives the Llama sizes. Small models of the same
 classes give the tower sizes in `tiny_overrides` (`dinov2`, `siglip`: embed_dim, depth, num_heads, patch_size).
+`chunk_steps` is ours: published models have 8 and do not say so.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-CHUNK_STEPS = 8  # L: control steps of a chunk
+CHUNK_STEPS = 8  # L: control steps of a published chunk
 ACTION_DIMS = 7  # A: xyz, axis-angle, gripper
 STOP_ID = 2  # `</s>`, embedded after the action slots
 
@@ -55,6 +56,12 @@ class OpenVLAConfig:
     images: int  # camera images per observation
     proprio_dims: int  # 0: no proprioception token
     prompt_tokens: int  # every prompt is padded to this length; 0: to the longest of the batch
+    chunk_steps: int  # L: control steps of a chunk
+
+    @property
+    def slots(self) -> int:
+        """Action tokens of a chunk."""
+        return self.chunk_steps * ACTION_DIMS
 
     @property
     def text_vocab(self) -> int:
@@ -137,6 +144,7 @@ def parse_config(raw: dict[str, Any], *, l1_head: bool = False) -> OpenVLAConfig
             images=raw.get("num_images_in_input", 2 if l1_head else 1),
             proprio_dims=raw.get("proprio_dim", 8) if l1_head or raw.get("use_proprio", False) else 0,
             prompt_tokens=raw.get("tiny_overrides", {}).get("prompt_tokens", 0),
+            chunk_steps=raw.get("chunk_steps", CHUNK_STEPS),
         )
     except KeyError as missing:
         raise ValueError(f"config.json has no key {missing}: is it the config of an OpenVLA-OFT checkpoint?") from None

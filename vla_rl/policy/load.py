@@ -29,6 +29,7 @@ def load_policy(
     vision_cache_rows: int = 0,
     image_pipeline: str = "fast",
     action_head: str = "tokens",
+    chunk_steps: int | None = None,
 ) -> OpenVLAOFTPolicy:
     """A policy to train or to run, on the CPU (`random:7b`: on the GPU where there is one).
 
@@ -44,6 +45,8 @@ def load_policy(
             leave the towers alone. 0: none.
         image_pipeline: "fast", or "oft" for the published path with its JPEG round trip (`PublishedPixels`).
         action_head: see `load_pretrained`. With `lora`, an L1 head stays as it is and its Laplace scale learns.
+        chunk_steps: control steps of a chunk, for supervised training of another length than the checkpoint's; None:
+            the checkpoint's.
 
     Raises:
         ValueError: options that do not fit each other or the checkpoint; what is wrong and how to fix it.
@@ -57,6 +60,7 @@ def load_policy(
         vision_cache_rows=vision_cache_rows,
         image_pipeline=image_pipeline,
         action_head=action_head,
+        chunk_steps=chunk_steps,
     )
     if checkpoint is None:
         policy = random_policy().to(DTYPES[dtype])
@@ -64,6 +68,8 @@ def load_policy(
         policy = random_policy_7b(DTYPES[dtype])
     else:
         policy = load_pretrained(checkpoint, dtype=dtype, unnorm_key=unnorm_key, action_head=action_head)
+    if chunk_steps is not None:
+        policy.decide(chunk_steps)
     if quantization is not None:
         quantize(policy.model, quantization)
     if lora is not None:
@@ -99,6 +105,7 @@ def check_options(
     vision_cache_rows: int = 0,
     image_pipeline: str = "fast",
     action_head: str = "tokens",
+    chunk_steps: int | None = None,
     **_others: Any,
 ) -> None:
     """What can be said of the options of `load_policy` before anything is read.
@@ -111,6 +118,10 @@ def check_options(
     check_choice("dtype", dtype, DTYPES)
     check_choice("image_pipeline", image_pipeline, PIPELINES)
     check_choice("action_head", action_head, ACTION_HEADS)
+    if chunk_steps is not None and (type(chunk_steps) is not int or chunk_steps < 1):
+        raise ValueError(
+            f"policy.chunk_steps must be a whole number, at least 1, got {chunk_steps!r}: policy.chunk_steps=8"
+        )
     if not isinstance(vision_cache_rows, int) or vision_cache_rows < 0:
         raise ValueError(f"policy.vision_cache_rows must be a whole number of frames, got {vision_cache_rows!r}: "
                          "policy.vision_cache_rows=0")  # fmt: skip

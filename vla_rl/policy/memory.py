@@ -71,6 +71,7 @@ def plan_memory(options: dict[str, Any], *, rows: int | None, optimizer: str, av
     """
     check_options(**{"checkpoint": None} | options)
     config, lora, kind = _config(options), options.get("lora"), options.get("quantization")
+    config = replace(config, chunk_steps=options.get("chunk_steps") or config.chunk_steps)
     dtype = DTYPES[options.get("dtype", "float32")]
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         model = OpenVLAOFT(config).to(dtype)

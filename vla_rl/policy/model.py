@@ -17,12 +17,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vla_rl.policy.config import ACTION_DIMS, CHUNK_STEPS, STOP_ID, OpenVLAConfig
+from vla_rl.policy.config import STOP_ID, OpenVLAConfig
 from vla_rl.policy.llama import LlamaForActions
 from vla_rl.policy.vision import VisionBackbone
 
 BOS_ID = 1
-SLOTS = CHUNK_STEPS * ACTION_DIMS
 
 
 class Projector(nn.Module):
@@ -51,7 +50,7 @@ class ProprioProjector(nn.Module):
 
 
 class OpenVLAOFT(nn.Module):
-    """One forward gives the 256 action logits of all 56 tokens of a chunk."""
+    """One forward gives the 256 action logits of all tokens of a chunk, 56 of a published one: K in what follows."""
 
     def __init__(self, config: OpenVLAConfig) -> None:
         super().__init__()
@@ -66,7 +65,7 @@ class OpenVLAOFT(nn.Module):
     def forward(
         self, prompt_BT: Tensor, prompt_mask_BT: Tensor, pixels_BCHW: Tensor, proprio_BP: Tensor | None = None
     ) -> Tensor:
-        """Logits of the action bins, [B, 56, bins] in the model's dtype.
+        """Logits of the action bins, [B, K, bins] in the model's dtype.
 
         Args:
             prompt_BT: int64 token ids without BOS, padded on the left; the last token of every row is real.
@@ -85,11 +84,11 @@ class OpenVLAOFT(nn.Module):
     def hidden(
         self, prompt_BT: Tensor, prompt_mask_BT: Tensor, features_BSD: Tensor, proprio_BP: Tensor | None = None
     ) -> Tensor:
-        """Llama's last hidden states where the 56 slots are read, [B, 56, D]."""
+        """Llama's last hidden states where the slots are read, [B, K, D]."""
         patches = self.projector(features_BSD)
         x_BSD, position_BS = self._sequence(prompt_BT, prompt_mask_BT, patches, proprio_BP)
         hidden = self.language_model.model(
-            x_BSD, position_BS, self._key_mask(prompt_mask_BT, x_BSD.shape[1]), SLOTS + 1
+            x_BSD, position_BS, self._key_mask(prompt_mask_BT, x_BSD.shape[1]), self.config.slots + 1
         )
         return hidden[:, :-1]  # slot k is read one row before it
 
@@ -103,7 +102,7 @@ class OpenVLAOFT(nn.Module):
         seen = [bos, patches]
         if proprio_BP is not None:
             seen.append(self.proprio_projector(proprio_BP)[:, None])
-        slots = torch.zeros(b, SLOTS, patches.shape[-1], device=device, dtype=patches.dtype)
+        slots = torch.zeros(b, self.config.slots, patches.shape[-1], device=device, dtype=patches.dtype)
         x_BSD = torch.cat([*seen, stop, embed(prompt_BT), slots], dim=1)
 
         prefix = sum(part.shape[1] for part in seen)
@@ -112,18 +111,18 @@ class OpenVLAOFT(nn.Module):
         position_BS = torch.cat(
             [
                 torch.arange(prefix, device=device).expand(b, -1),
-                first_slot + SLOTS,
+                first_slot + self.config.slots,
                 prompt,
-                first_slot + torch.arange(SLOTS, device=device),
+                first_slot + torch.arange(self.config.slots, device=device),
             ],
             dim=1,
         )
         return x_BSD, position_BS
 
-    @staticmethod
-    def _key_mask(prompt_mask_BT: Tensor, rows: int) -> Tensor:
+    def _key_mask(self, prompt_mask_BT: Tensor, rows: int) -> Tensor:
         """bool [B, 1, 1, S]: every row sees every key but the prompt's pads. There is no causal mask."""
         b, t = prompt_mask_BT.shape
         mask = prompt_mask_BT.new_ones(b, rows)
-        mask[:, rows - SLOTS - t : rows - SLOTS] = prompt_mask_BT
+        prompt_end = rows - self.config.slots
+        mask[:, prompt_end - t : prompt_end] = prompt_mask_BT
         return mask[:, None, None]

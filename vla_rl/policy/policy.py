@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from vla_rl.policy.actions import (
     measure_statistics,
     tokenize,
 )
-from vla_rl.policy.config import ACTION_DIMS, CHUNK_STEPS
+from vla_rl.policy.config import ACTION_DIMS
 from vla_rl.policy.model import OpenVLAOFT
 from vla_rl.policy.processor import Pixels, Prompts
 from vla_rl.policy.vision_cache import VisionCache
@@ -51,7 +51,16 @@ class OpenVLAOFTPolicy(nn.Module):
         statistics: what normalises actions and proprioception; None for random weights, until demonstrations give them.
     """
 
-    chunk_steps = CHUNK_STEPS
+    @property
+    def chunk_steps(self) -> int:
+        """L, control steps of a chunk."""
+        return self.model.config.chunk_steps
+
+    def decide(self, chunk_steps: int) -> None:
+        """Predict chunks of another length from now on. Slots have no weights of their own, so any length runs; what it
+        is worth has to be learnt (`python -m vla_rl.sft`)."""
+        self.model.config = replace(self.model.config, chunk_steps=chunk_steps)
+        self.files.config = self.files.config | {"chunk_steps": chunk_steps}
 
     @property
     def images(self) -> int:
@@ -72,7 +81,7 @@ class OpenVLAOFTPolicy(nn.Module):
         hidden, computing = self.hidden(observation)
         with computing:
             logits = self.model.language_model.lm_head(hidden)
-        return logits.float().unflatten(1, (CHUNK_STEPS, ACTION_DIMS))
+        return logits.float().unflatten(1, (self.chunk_steps, ACTION_DIMS))
 
     def hidden(self, observation: Observation) -> tuple[Tensor, AbstractContextManager]:
         """Hidden states of the slots, [N, L x A, D], and the precision a head on them is to compute in."""

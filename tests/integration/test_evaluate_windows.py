@@ -1,0 +1,28 @@
+"""`tools/evaluate_windows.py` in the real simulator, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tools import evaluate_windows
+from vla_rl.entry import run_entry
+
+SHORT = ["conf=policytrim_object_tiny", "sim.horizon=16", "sim.workers=1"]
+
+
+def test_each_window_runs_the_same_episodes(capsys):
+    evaluate_windows.main(["--windows", "4,8", *SHORT, "--episodes", "2"])
+    *lines, last = capsys.readouterr().out.splitlines()
+    assert lines == [f"window {w}: success 0.000 [0.000, 0.658] (0/2)" for w in (4, 8)]  # 16 steps are too few
+    assert json.loads(last) == [{"window": w, "episodes": 2, "steps": []} for w in (4, 8)]
+
+
+@pytest.mark.parametrize("windows", ["16", "0,8", "8;4", ""])
+def test_windows_the_policy_does_not_have(windows, capsys):
+    with pytest.raises(SystemExit) as exit:
+        run_entry(evaluate_windows.main, "about", ["--windows", windows, *SHORT])
+    assert exit.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and line.endswith("8 control steps at a time: --windows 4,8")

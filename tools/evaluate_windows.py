@@ -1,0 +1,60 @@
+"""Success, steps and calls of a policy at each window, on the same held-out episodes.
+
+    python tools/evaluate_windows.py --windows 8,12,16 conf=policytrim_object_tiny_h16 policy.checkpoint=FOLDER
+
+Prints a line for each window, and one line of JSON last.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from contextlib import closing
+from pathlib import Path
+
+import lightning as L
+
+from vla_rl.build import build, check
+from vla_rl.compose import compose
+from vla_rl.data import RolloutDataModule
+from vla_rl.entry import run_entry
+from vla_rl.errors import UserError
+from vla_rl.trainer import build_trainer
+from vla_rl.windows import measure_windows
+
+
+def main(argv: list[str]) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--windows", required=True, help="control steps executed of each chunk: 8,12,16")
+    parser.add_argument("--episodes", type=int, default=60, help="held out, for each window")
+    parser.add_argument("--greedy", action="store_true", help="instead of sampled")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="conf= and any other value")
+    args = parser.parse_intermixed_args(argv)
+    config = compose(args.overrides)
+    check(config)
+    L.seed_everything(config.seed, verbose=False)
+    with tempfile.TemporaryDirectory() as folder, closing(build(config.sim, "sim")) as pool:
+        policy = build(config.policy, "policy")
+        windows = checked_windows(args.windows, policy.chunk_steps)
+        data = RolloutDataModule(
+            pool, policy, rollout=config.rollout, grpo=config.grpo, evaluation=config.evaluation, seed=config.seed
+        )
+        data.trainer = build_trainer(config, Path(folder), callbacks=[])
+        results = measure_windows(data, windows, args.episodes, "greedy" if args.greedy else "sampled")
+    for result in results:
+        print(result)
+    print(json.dumps([result.to_dict() for result in results]))
+
+
+def checked_windows(text: str, chunk_steps: int) -> list[int]:
+    """`8,12` -> [8, 12]; refuses what the policy does not decide."""
+    parts = text.split(",")
+    if not all(part.isdecimal() and 1 <= int(part) <= chunk_steps for part in parts):
+        raise UserError(f"--windows {text}: the policy decides {chunk_steps} control steps at a time: "
+                        f"--windows {max(1, chunk_steps // 2)},{chunk_steps}")  # fmt: skip
+    return [int(part) for part in parts]
+
+
+if __name__ == "__main__":
+    run_entry(main, __doc__)
