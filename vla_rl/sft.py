@@ -30,6 +30,8 @@ def main(argv: list[str]) -> None:
     config = compose(argv)
     if config.sft.demos is None:
         raise UserError("no demonstrations given: sft.demos=FILE, an .npz file from tools/collect_demos.py")
+    if config.resume is not None:
+        raise UserError("supervised training has no resume; go on from a policy: policy.checkpoint=RUN_FOLDER/policy")
     L.seed_everything(config.seed, verbose=False)
     folder = run_folder(config.run_dir, config.conf)
     trainer = make_trainer(
@@ -57,11 +59,10 @@ def main(argv: list[str]) -> None:
         f"libero_{demos[0].suite}", torch.cat([d.action_TA for d in demos]), torch.cat([d.proprio_TP for d in demos])
     )
     data = DemoDataModule(demos, chunk_steps=policy.chunk_steps, batch_rows=config.sft.batch_rows, seed=config.seed)
-    open_run_folder(folder, config)
-    with interruptible(trainer):
+    with open_run_folder(folder, config), interruptible(trainer):
         trainer.fit(SFTModule(policy, config.sft), datamodule=data)
         trainer.validate(ckpt_path=None, model=trainer.lightning_module, datamodule=data)
-    save_trained(policy, folder / "policy")
+        save_trained(policy, folder / "policy")
     print(f"policy {folder / 'policy'}")
 
 

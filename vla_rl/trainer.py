@@ -8,13 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from vla_rl.build import build
+from vla_rl.checkpoint_io import WholeFiles
 from vla_rl.config import Config
 from vla_rl.errors import UserError
+from vla_rl.signals import end_with_parent
+from vla_rl.strategies import pick_strategy
 
 
 def build_trainer(config: Config, folder: Path, callbacks: list[L.Callback]) -> L.Trainer:
@@ -35,7 +38,8 @@ def build_trainer(config: Config, folder: Path, callbacks: list[L.Callback]) -> 
         num_sanity_val_steps=0,  # fit.py measures the start in full
         inference_mode=False,  # tensors made while evaluating may meet a backward later
         log_every_n_steps=1,
-        enable_checkpointing=any(isinstance(c, ModelCheckpoint) for c in callbacks),  # no default one beside the slot's
+        enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks),  # no default one beside the slot's
+        plugins=[WholeFiles()],
         enable_model_summary=False,
     )
     return make_trainer(config, **options)
@@ -47,10 +51,27 @@ def make_trainer(config: Config, **options: Any) -> L.Trainer:
     Raises:
         UserError: the devices or the strategy asked for are not to be had on this machine.
     """
+    node = config.trainer
+    if node is not None and isinstance(name := node.get("strategy", "auto"), str):
+        options["strategy"] = pick_strategy(name, node.get("devices", "auto"), node.get("num_nodes", 1))
+        node = {key: value for key, value in node.items() if key != "strategy"}
     try:
-        return build(config.trainer, "trainer", **options)
+        trainer = build(node, "trainer", **options)
     except (MisconfigurationException, TypeError) as e:
         raise UserError(f"{e} (trainer.devices=1, trainer=cpu; without a GPU: conf=pcm_object_tiny)") from e
+    if trainer.local_rank:
+        end_with_parent()  # the other way round, the parent sees to it
+    return trainer
+
+
+def check_ranks(config: Config, trainer: L.Trainer) -> None:
+    """Raise UserError where a rank would never have anything to do."""
+    groups, ranks = config.rollout.groups, trainer.world_size
+    if ranks > groups:
+        raise UserError(
+            f"{ranks} processes cannot share {groups} groups, a group stays whole: rollout.groups={ranks}, "
+            f"or trainer.devices={groups}"
+        )
 
 
 @contextmanager
@@ -62,5 +83,7 @@ def interruptible(trainer: L.Trainer) -> Iterator[None]:
         if not trainer.interrupted:
             raise
         policy = Path(trainer.default_root_dir) / "policy"
-        left = [f"the policy of the last finished iteration is in {policy}"] if policy.exists() else []
+        left = []
+        if policy.exists():
+            left = [f"the policy of the last finished iteration is in {policy}", f"go on with resume={policy.parent}"]
         raise KeyboardInterrupt(*left) from e

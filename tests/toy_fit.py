@@ -1,0 +1,132 @@
+"""The real program on the toy world, in a fork of this process: a run that takes a second and can be killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import torch
+
+from tests.tiny_fit import ROOT
+from vla_rl import fit
+from vla_rl.entry import run_entry
+
+ARGUMENTS = [
+    "conf=pcm_object_tiny",
+    "iterations=6",
+    "rollout.groups=4",
+    "rollout.group_size=4",
+    "rollout.train_init_states=[0,20]",
+    "grpo.minibatches=2",
+    "optim.lr=0.01",
+    "evaluation.sampled_episodes=4",
+    "evaluation.greedy_episodes=4",
+    "evaluation.every_iterations=2",
+    "mask.budget=3",
+    "mask.refresh_every=2",
+    "policy._target_=tests.toy.ToyPolicy",
+    "sim._target_=tests.toy.ToyPool",
+    "callbacks.phase_plot=null",  # drawing takes longer than all the rest
+    "callbacks.run_plot=null",
+]
+
+
+class Fork:
+    """`work()` in a fork of this process, its output in `folder`/<name>.out and .err."""
+
+    def __init__(self, work: Callable[[], None], folder: Path, name: str = "program") -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._out, self._err = folder / f"{name}.out", folder / f"{name}.err"
+        self._out.touch(), self._err.touch()
+        self.pid = os.fork()
+        if self.pid == 0:
+            self._be(work)
+
+    def _be(self, work: Callable[[], None]) -> None:
+        code = 1
+        try:
+            os.setpgid(0, 0)
+            for path, number in ((self._out, 1), (self._err, 2)):
+                os.dup2(os.open(path, os.O_WRONLY | os.O_TRUNC), number)
+            sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
+            torch.set_num_threads(1)
+            work()
+            code = 0
+        except SystemExit as e:
+            code = e.code if isinstance(e.code, int) else 1
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+        finally:
+            sys.stdout.flush(), sys.stderr.flush()
+            os._exit(code)
+
+    def wait(self) -> int:
+        """Its exit status; negative: the signal that ended it."""
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+    def kill(self, signum: int = signal.SIGKILL) -> None:
+        os.kill(self.pid, signum)
+
+    @property
+    def printed(self) -> str:
+        return self._out.read_text()
+
+    @property
+    def errors(self) -> str:
+        return self._err.read_text()
+
+    def wait_until_printed(self, text: str, timeout_s: float = 30) -> None:
+        until = time.monotonic() + timeout_s
+        while text not in self.printed:
+            assert time.monotonic() < until and psutil.pid_exists(self.pid), self.errors
+            time.sleep(0.002)
+
+
+def start(folder: Path, *overrides: str) -> Fork:
+    """The program with `run_dir=folder`, not waited for."""
+    os.chdir(ROOT)
+    argv = [*ARGUMENTS, f"run_dir={folder}", *overrides]
+    return Fork(lambda: run_entry(fit.main, "about", argv), folder.parent / f"{folder.name}.log")
+
+
+def run(folder: Path, *overrides: str) -> Fork:
+    """The program to its end, which must be a good one."""
+    program = start(folder, *overrides)
+    assert program.wait() == 0, program.errors
+    return program
+
+
+def result(folder: Path) -> dict:
+    """All that a run leaves but its times, in a form that compares bitwise."""
+    last = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    summary = json.loads((folder / "summary.json").read_text())
+    left = {path.name for path in folder.rglob("*") if path.suffix in (".part", ".new", ".old")}
+    return timeless(
+        {
+            "checkpoint": last,
+            "rows": rows,
+            "checkpoints": sorted(path.name for path in (folder / "checkpoints").iterdir()),
+            "best": os.readlink(folder / "checkpoints" / "best.ckpt"),
+            "policy": (folder / "policy" / "model.safetensors").read_bytes(),
+            "success": [summary["success_before"], summary["success_after"]],
+            "leftovers": left,
+        }
+    )
+
+
+def timeless(value):
+    """Without seconds; tensors as bytes; NaN as text, so that it equals itself."""
+    if isinstance(value, dict):
+        return {str(k): timeless(v) for k, v in value.items() if not str(k).startswith("time/")}
+    if isinstance(value, list | tuple):
+        return [timeless(v) for v in value]
+    if isinstance(value, torch.Tensor):
+        return str(value.dtype), tuple(value.shape), value.contiguous().numpy().tobytes()
+    return str(value) if isinstance(value, float) else value
