@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import lightning as L
 import psutil
 import torch
+from lightning.pytorch.utilities import rank_zero_only
+from torch.distributed.tensor import DTensor
 
 from tests.tiny_fit import ROOT
 from vla_rl import fit
@@ -35,6 +39,21 @@ ARGUMENTS = [
     "callbacks.phase_plot=null",  # drawing takes longer than all the rest
     "callbacks.run_plot=null",
 ]
+
+
+class RecordGradients(L.Callback):
+    """`gradients.pt` in the run folder: the whole gradient of each optimizer step, as it is before the step."""
+
+    def __init__(self) -> None:
+        self.gradients: list[torch.Tensor] = []
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
+        whole = [p.grad.full_tensor() if isinstance(p.grad, DTensor) else p.grad for p in pl_module.parameters()]
+        self.gradients.append(torch.cat([gradient.flatten().clone() for gradient in whole]))
+
+    def on_train_end(self, trainer, pl_module) -> None:
+        if trainer.is_global_zero:
+            torch.save(self.gradients, Path(trainer.default_root_dir) / "gradients.pt")
 
 
 class Fork:
@@ -95,6 +114,24 @@ def start(folder: Path, *overrides: str) -> Fork:
     return Fork(lambda: run_entry(fit.main, "about", argv), folder.parent / f"{folder.name}.log")
 
 
+def start_ranks(folder: Path, ranks: int, *overrides: str, arguments: list[str] = ARGUMENTS) -> list[Fork]:
+    """The program as `ranks` processes, started as Lightning starts them."""
+    os.chdir(ROOT)
+    argv = [*arguments, f"run_dir={folder}", f"trainer.devices={ranks}", *overrides]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def work(rank: int) -> None:
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks)}
+        os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0"}
+        rank_zero_only.rank = rank  # Lightning reads the environment when it is imported
+        run_entry(fit.main, "about", argv)
+
+    logs = folder.parent / f"{folder.name}.log"
+    return [Fork(lambda rank=rank: work(rank), logs, f"rank{rank}") for rank in range(ranks)]
+
+
 def run(folder: Path, *overrides: str) -> Fork:
     """The program to its end, which must be a good one."""
     program = start(folder, *overrides)
@@ -105,6 +142,7 @@ def run(folder: Path, *overrides: str) -> Fork:
 def result(folder: Path) -> dict:
     """All that a run leaves but its times, in a form that compares bitwise."""
     last = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    del last["loops"]["validate_loop"]  # Lightning counts the evaluations of this process; nothing reads it
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     summary = json.loads((folder / "summary.json").read_text())
     left = {path.name for path in folder.rglob("*") if path.suffix in (".part", ".new", ".old")}

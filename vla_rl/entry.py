@@ -29,6 +29,7 @@ def run_entry(main: Callable[[list[str]], None], about: str, argv: list[str] | N
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it; it misses kernels nobody asked for
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     warnings.filterwarnings("ignore", message="Total length of `HeldoutBatches` across ranks is zero")  # as asked for
+    warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # what is logged is summed over ranks already
     try:
         main(argv)
     except UserError as e:

@@ -208,8 +208,10 @@ class GRPOModule(L.LightningModule):
 
     def _log_rows(self, batch: ChunkBatch) -> None:
         """Rows this step pays for, and the real chunks they were chosen from, summed over the iteration and ranks."""
-        real = sum(len(t) for t in batch.trajectories)
-        counts = all_reduce_sum(torch.tensor([len(batch), real], dtype=torch.float64), self.trainer)
+        counts = torch.zeros(2, dtype=torch.float64)
+        if batch.token_mask_NLA.any():  # else a row that is there to have one
+            counts += torch.tensor([len(batch), sum(len(t) for t in batch.trajectories)])
+        counts = all_reduce_sum(counts, self.trainer)
         for name, value in zip(("chunks/kept", "chunks/real"), counts.tolist(), strict=True):
             self._log(name, value, reduce_fx="sum")
 

@@ -22,7 +22,10 @@ from vla_rl.errors import UserError
 
 PATTERN = "iteration-*.ckpt"  # in a run's checkpoints/, by the number of iterations done
 # what a run may be given anew: how long it is and where it runs, nothing that its result depends on
-MAY_DIFFER = ("conf", "iterations", "run_dir", "resume", "trainer", "grpo.micro_rows", "sim.workers", "sim.timeout_s")
+MAY_DIFFER = (
+    *("conf", "iterations", "run_dir", "resume", "grpo.micro_rows", "sim.workers", "sim.timeout_s"),
+    *("trainer.accelerator", "trainer.devices", "trainer.num_nodes"),
+)
 
 
 def resume_folder(config: Config) -> Path | None:

@@ -10,6 +10,7 @@ started it.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -19,8 +20,8 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.optim import Optimizer
 
 from vla_rl.errors import UserError, closest, did_you_mean
 
@@ -28,10 +29,7 @@ TIMEOUT = timedelta(hours=12)
 
 
 class FSDP2(ModelParallelStrategy):
-    """Lightning's strategy, with one full checkpoint file that holds trained tensors alone.
-
-    The file has the same content as that of any other strategy, so a run may go on under another one.
-    """
+    """Lightning's strategy, with one full checkpoint file that holds trained tensors alone."""
 
     def __init__(self) -> None:
         super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=False, timeout=TIMEOUT)
@@ -43,8 +41,20 @@ class FSDP2(ModelParallelStrategy):
     def lightning_module_state_dict(self) -> dict[str, Any]:
         return full_state(self.model, trained_only=True)
 
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        state = optimizer.state_dict()
+        # torch would take a step to have a state that it can gather, and that step would count ever after
+        return super().optimizer_state(optimizer) if state["state"] else state
+
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
-        return super().load_checkpoint(checkpoint_path, weights_only=True)
+        stored = torch.load(checkpoint_path, map_location="meta", weights_only=True)["optimizer_states"]
+        optimizers = self.optimizers
+        if not any(state["state"] for state in stored):  # likewise
+            self.optimizers = []
+        try:
+            return super().load_checkpoint(checkpoint_path, weights_only=True)
+        finally:
+            self.optimizers = optimizers
 
 
 STRATEGIES: Mapping[str, Callable[[], Strategy]] = {
@@ -86,13 +96,16 @@ def shard(policy: nn.Module, mesh: torch.distributed.DeviceMesh) -> None:
     for blocks in [m for m in policy.modules() if isinstance(m, nn.ModuleList)]:
         for block in blocks:
             fully_shard(block, mesh=mesh)
-    fully_shard(policy, mesh=mesh)
+    # also after a forward: between rollouts and updates, optimizer and checkpoints have to find shards
+    fully_shard(policy, mesh=mesh, reshard_after_forward=True)
+    # the views are of the outputs of `log_prob`; nobody writes into them
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     for method in ("log_prob", "act"):
         register_fsdp_forward_method(policy, method)
 
 
 def is_sharded(module: nn.Module) -> bool:
-    return any(isinstance(p, DTensor) for p in module.parameters())
+    return any(isinstance(m, FSDPModule) for m in module.modules())
 
 
 def full_state(module: nn.Module, *, trained_only: bool = False) -> dict[str, Any]:
