@@ -16,7 +16,7 @@ from callbacks.budget import check_count
 from vla_rl.errors import Preempted, RunError
 from vla_rl.policy import save_trained
 from vla_rl.random_state import random_states, set_random_state
-from vla_rl.resume import checkpoints
+from vla_rl.resume import checkpoints, iterations_done
 from vla_rl.signals import StopRequest, end_at_sigterm
 from vla_rl.strategies import full_state
 
@@ -24,7 +24,7 @@ BEST = ("heldout/sampled_success", "heldout/greedy_success")  # the first that i
 
 
 class Checkpoint(LightningCheckpoint):
-    """Written every `every_iterations` iterations, before the first, and when the run is told to stop (SIGTERM).
+    """Written every `every_iterations` iterations, before the first, after the last, and when the run is told to stop.
 
     `checkpoints/iteration-<done>.ckpt` holds trainable tensors, optimizer, random generators and callbacks; `last.ckpt`
     and, where held-out success is measured during training, `best.ckpt` are links to one of them. `policy/` is what
@@ -55,13 +55,17 @@ class Checkpoint(LightningCheckpoint):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         done = trainer.current_epoch + 1
         stop, best = self._stop.on_any_rank(trainer), self._is_best(trainer, done)
-        if stop or best or done % self.every_iterations == 0:
+        if stop or best or done % self.every_iterations == 0 or done == trainer.max_epochs:
             self._save(trainer, done)
         if stop:
             raise Preempted(f"saved after iteration {done}; go on with resume={trainer.default_root_dir}")
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         end_at_sigterm()
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.is_global_zero:  # once more: a run that was killed when all was saved has no other occasion
+            self._tidy(Path(trainer.default_root_dir), trainer.current_epoch)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.state.fn == TrainerFn.VALIDATING:
@@ -91,16 +95,18 @@ class Checkpoint(LightningCheckpoint):
                 _replace_folder(run / "policy", lambda folder: save_trained(policy, folder, state))
             trainer.save_checkpoint(run / "checkpoints" / _name(done), weights_only=False)
             if trainer.is_global_zero:
-                self._tidy(run)
+                self._tidy(run, done)
         except (OSError, SafetensorError) as e:
             raise RunError(
                 f"cannot write the checkpoint after iteration {done} ({e}); the one before it is whole: "
                 f"when there is room again, resume={run}"
             ) from e
 
-    def _tidy(self, run: Path) -> None:
+    def _tidy(self, run: Path, done: int) -> None:
         """Links to the last and the best checkpoint, and no more than these and `keep` in all."""
         newest_first = checkpoints(run)
+        while newest_first and iterations_done(newest_first[0]) > done:  # the run has gone on from an older one
+            newest_first.pop(0).unlink()
         names = {"last.ckpt": newest_first[0].name} | ({"best.ckpt": self._best["name"]} if self._best else {})
         for link, name in names.items():
             part = newest_first[0].with_name(f"{link}.part")
