@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,19 +41,28 @@ ARGUMENTS = [
 ]
 
 
+def _print_warning(message, category, filename, lineno, file=None, line=None) -> None:
+    sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
+
+
 class RecordGradients(L.Callback):
-    """`gradients.pt` in the run folder: the whole gradient of each optimizer step, as it is before the step."""
+    """`rank<n>.pt` in the run folder: of each optimizer step the whole gradient, and the rows of this rank in it."""
 
     def __init__(self) -> None:
         self.gradients: list[torch.Tensor] = []
+        self.rows: list[int] = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        self.rows.append(len(batch) if batch.token_mask_NLA.any() else 0)
 
     def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
-        whole = [p.grad.full_tensor() if isinstance(p.grad, DTensor) else p.grad for p in pl_module.parameters()]
+        trained = [p.grad for p in pl_module.parameters() if p.requires_grad]
+        whole = [gradient.full_tensor() if isinstance(gradient, DTensor) else gradient for gradient in trained]
         self.gradients.append(torch.cat([gradient.flatten().clone() for gradient in whole]))
 
     def on_train_end(self, trainer, pl_module) -> None:
-        if trainer.is_global_zero:
-            torch.save(self.gradients, Path(trainer.default_root_dir) / "gradients.pt")
+        path = Path(trainer.default_root_dir) / f"rank{trainer.global_rank}.pt"
+        torch.save({"gradients": self.gradients, "rows": self.rows}, path)
 
 
 class Fork:
@@ -73,6 +83,7 @@ class Fork:
             for path, number in ((self._out, 1), (self._err, 2)):
                 os.dup2(os.open(path, os.O_WRONLY | os.O_TRUNC), number)
             sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
+            warnings.showwarning = _print_warning  # pytest keeps those of its own process
             torch.set_num_threads(1)
             work()
             code = 0
@@ -99,7 +110,7 @@ class Fork:
     def errors(self) -> str:
         return self._err.read_text()
 
-    def wait_until_printed(self, text: str, timeout_s: float = 30) -> None:
+    def wait_until_printed(self, text: str, timeout_s: float = 120) -> None:
         until = time.monotonic() + timeout_s
         while text not in self.printed:
             assert time.monotonic() < until and psutil.pid_exists(self.pid), self.errors

@@ -137,7 +137,7 @@ class GRPOModule(L.LightningModule):
         micro_batches = self._micro_batches(batch, weight_NLA)
         for index, (micro, weight_NLA) in enumerate(micro_batches):
             last = index == len(micro_batches) - 1
-            with nullcontext() if last else self.no_sync():
+            with nullcontext() if last else self.gradients_stay():
                 logprob_NLA, entropy_NLA = self.policy.log_prob(micro, self.temperature)
                 device = logprob_NLA.device
                 weight = weight_NLA.to(device)
@@ -167,8 +167,8 @@ class GRPOModule(L.LightningModule):
             parts += [nothing] * (all_reduce_max(len(parts), self.trainer) - len(parts))
         return parts
 
-    def no_sync(self) -> Any:
-        """A context in which gradients stay on their rank."""
+    def gradients_stay(self) -> Any:
+        """A context in which gradients stay on their rank; under FSDP2 they are always exchanged."""
         strategy = self.trainer.strategy
         return strategy.block_backward_sync() if hasattr(strategy, "block_backward_sync") else nullcontext()
 
