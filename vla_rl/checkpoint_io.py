@@ -20,5 +20,8 @@ class WholeFiles(TorchCheckpointIO):
 
 
 def _save(checkpoint: dict[str, Any], path: Path) -> None:
-    with path.open("wb") as file:  # given a name, torch hides what the system says of a full disk
-        torch.save(checkpoint, file)
+    with path.open("wb") as file:
+        try:
+            torch.save(checkpoint, file)
+        except RuntimeError as e:  # of a full disk torch says only that its archive is not complete
+            raise e.__context__ if isinstance(e.__context__, OSError) else e from None

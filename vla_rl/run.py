@@ -110,10 +110,13 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
     """Let `write` write a file aside, then put it at `path`: whoever reads, and whenever this is killed, there is the
     old file or the new one."""
     part = path.with_name(f"{path.name}.part")
-    write(part)
-    with part.open("rb") as file:
-        os.fsync(file.fileno())  # a machine that loses its power must not have renamed an empty file
-    part.replace(path)
+    try:
+        write(part)
+        with part.open("rb") as file:
+            os.fsync(file.fileno())  # a machine that loses its power must not have renamed an empty file
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)  # where it failed
 
 
 def write_json(path: Path, value: Any) -> None:

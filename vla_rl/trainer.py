@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,7 +16,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from vla_rl.build import build
 from vla_rl.checkpoint_io import WholeFiles
 from vla_rl.config import Config
-from vla_rl.errors import UserError
+from vla_rl.errors import RunError, UserError
 from vla_rl.signals import end_with_parent
 from vla_rl.strategies import pick_strategy
 
@@ -76,9 +77,14 @@ def check_ranks(config: Config, trainer: L.Trainer) -> None:
 
 @contextmanager
 def interruptible(trainer: L.Trainer) -> Iterator[None]:
-    """A Ctrl-C stays a KeyboardInterrupt that says what is left of the run; Lightning's own exit says nothing."""
+    """A Ctrl-C stays a KeyboardInterrupt that says what is left of the run; Lightning's own exit says nothing. An error
+    that comes of another rank's end names that rank."""
     try:
         yield
+    except Exception as e:
+        if (ended := _ended_rank(trainer)) is None:
+            raise
+        raise RunError(f"{ended}; what it said is above; go on with resume={trainer.default_root_dir}") from e
     except SystemExit as e:
         if not trainer.interrupted:
             raise
@@ -87,3 +93,15 @@ def interruptible(trainer: L.Trainer) -> Iterator[None]:
         if policy.exists():
             left = [f"the policy of the last finished iteration is in {policy}", f"go on with resume={policy.parent}"]
         raise KeyboardInterrupt(*left) from e
+
+
+def _ended_rank(trainer: L.Trainer) -> str | None:
+    """Which of the processes that this one has started has failed, and how."""
+    for rank, process in enumerate(getattr(trainer.strategy.launcher, "procs", []), start=1):
+        try:
+            code = process.wait(timeout=0.5)  # its connections close a moment before it has ended
+        except subprocess.TimeoutExpired:
+            continue
+        if code:
+            return f"rank {rank} (process {process.pid}) ended with exit status {code}"
+    return None
