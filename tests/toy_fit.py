@@ -95,9 +95,16 @@ class Fork:
             sys.stdout.flush(), sys.stderr.flush()
             os._exit(code)
 
-    def wait(self) -> int:
+    def wait(self, timeout_s: float = 300) -> int:
         """Its exit status; negative: the signal that ended it."""
-        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        until = time.monotonic() + timeout_s
+        while not (ended := os.waitpid(self.pid, os.WNOHANG))[0]:
+            if time.monotonic() > until:
+                self.kill()
+                os.waitpid(self.pid, 0)
+                raise TimeoutError(f"still running after {timeout_s:g} s: {self.printed}{self.errors}")
+            time.sleep(0.005)
+        return os.waitstatus_to_exitcode(ended[1])
 
     def kill(self, signum: int = signal.SIGKILL) -> None:
         os.kill(self.pid, signum)

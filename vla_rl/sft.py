@@ -20,6 +20,7 @@ from vla_rl.memory_check import rows_that_fit
 from vla_rl.policy import save_trained
 from vla_rl.run import open_run_folder, run_folder
 from vla_rl.sft_module import SFTModule
+from vla_rl.strategies import FSDP2
 from vla_rl.trainer import interruptible, make_trainer
 
 GRAD_CLIP = 1.0  # largest norm of the gradient
@@ -46,6 +47,8 @@ def main(argv: list[str]) -> None:
         enable_checkpointing=False,
         enable_model_summary=False,
     )
+    if isinstance(trainer.strategy, FSDP2):
+        raise UserError("supervised training does not run under fsdp2: trainer.strategy=ddp")
     rows_that_fit(
         config.policy,
         rows=config.sft.batch_rows,
