@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import socket
 import sys
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import lightning as L
+import numpy as np
 import psutil
 import torch
 from lightning.pytorch.utilities import rank_zero_only
@@ -38,11 +40,28 @@ ARGUMENTS = [
     "sim._target_=tests.toy.ToyPool",
     "callbacks.phase_plot=null",  # drawing takes longer than all the rest
     "callbacks.run_plot=null",
+    "callbacks.draws._target_=tests.toy_fit.GlobalDraws",
 ]
 
 
 def _print_warning(message, category, filename, lineno, file=None, line=None) -> None:
     sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
+
+
+class GlobalDraws(L.Callback):
+    """A callback of one's own that draws from the global generators and keeps what it drew."""
+
+    def __init__(self) -> None:
+        self.drawn: list[list[float]] = []
+
+    def on_train_epoch_start(self, trainer, pl_module) -> None:
+        self.drawn.append([random.random(), np.random.rand(), float(torch.rand(()))])
+
+    def state_dict(self):
+        return {"drawn": self.drawn}
+
+    def load_state_dict(self, state_dict) -> None:
+        self.drawn = state_dict["drawn"]
 
 
 class RecordGradients(L.Callback):

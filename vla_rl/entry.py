@@ -30,6 +30,7 @@ def run_entry(main: Callable[[list[str]], None], about: str, argv: list[str] | N
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     warnings.filterwarnings("ignore", message="Total length of `HeldoutBatches` across ranks is zero")  # as asked for
     warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # what is logged is summed over ranks already
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket")  # of class tokens, in DDP
     try:
         main(argv)
     except UserError as e:
