@@ -21,6 +21,7 @@ from vla_rl.memory_check import rows_that_fit
 from vla_rl.module import GRPOModule
 from vla_rl.resume import checkpoint_to_resume, resume_folder
 from vla_rl.run import open_run_folder, run_folder, success_before, write_success_before, write_summary
+from vla_rl.strategies import FSDP2
 from vla_rl.trainer import build_trainer, check_ranks, interruptible
 
 
@@ -41,6 +42,7 @@ def main(argv: list[str]) -> None:
             rows=config.grpo.micro_rows,
             optimizer=config.optim.optimizer,
             device=trainer.strategy.root_device,
+            shards=trainer.world_size if isinstance(trainer.strategy, FSDP2) else 1,
         )
         policy = build(config.policy, "policy")
         data = RolloutDataModule(

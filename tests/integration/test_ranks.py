@@ -92,6 +92,14 @@ def test_two_ranks_go_on_bitwise_after_a_kill(tmp_path, strategy):
     assert len(result(tmp_path / "run")["checkpoint"]["callbacks"]["Checkpoint"]["random_states"]) == 2
 
 
+def test_all_ranks_stop_where_one_is_told_to(tmp_path):
+    programs = toy_fit.start_ranks(tmp_path / "run", 2, "iterations=1000")
+    programs[0].wait_until_printed("iteration 1/1000")
+    programs[1].kill(signal.SIGTERM)
+    assert [program.wait() for program in programs] == [143, 143]
+    assert "terminated; saved after iteration" in programs[0].errors
+
+
 def test_shards_of_blocks_with_adapters_in_bfloat16(tmp_path):
     toy_fit.run(tmp_path / "alone", *ADAPTED, *RECORD)
     run_ranks(tmp_path / "run", *ADAPTED, *RECORD, "trainer.strategy=fsdp2")

@@ -49,7 +49,7 @@ def test_the_labeller_of_the_docs(my_pkg, tmp_path):
 
 
 def test_the_commands_of_the_docs_compose():
-    text = (ROOT / "docs" / "methods.md").read_text() + (ROOT / "README.md").read_text()
+    text = "".join((ROOT / name).read_text() for name in ("docs/methods.md", "docs/scaling.md", "README.md"))
     commands = re.findall(r"^python -m vla_rl\.fit (conf=.*?)(?:\s+#.*)?$", text, re.M)
     assert len(commands) >= 5
     for command in commands:
