@@ -45,8 +45,8 @@ def test_activations_are_what_autograd_keeps():
 
 
 def test_the_7b_in_shards():
-    """Whole at a time: two layers of 4 x 4096^2 + 3 x 4096 x 11008, embeddings and head of 32064 x 4096, the projector's
-    2176 x 8704 + 8704 x 4096 + 4096^2: 738 million parameters, 1.5 GB; the rest of the 15.0 GB is spread over 8."""
+    """Whole at a time: two layers of 4 x 4096^2 + 3 x 4096 x 11008, embeddings and head of 32064 x 4096, the
+    projector's 2176 x 8704 + 8704 x 4096 + 4096^2: 738 million parameters, 1.5 GB; the 15.0 GB are spread over 8."""
     whole = plan(**BFLOAT16_7B, lora=ALL)
     made = plan_memory(BFLOAT16_7B | {"lora": ALL}, rows=12, optimizer="adamw", available=80 * GB, shards=8)
     assert made.weights / GB == pytest.approx(15.0 / 8 + 1.5, abs=0.05)
