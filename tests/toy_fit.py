@@ -102,7 +102,8 @@ class Fork:
             for path, number in ((self._out, 1), (self._err, 2)):
                 os.dup2(os.open(path, os.O_WRONLY | os.O_TRUNC), number)
             sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
-            warnings.showwarning = _print_warning  # pytest keeps those of its own process
+            warnings.showwarning = _print_warning  # as in a process of its own, whatever pytest does with them
+            warnings.filterwarnings("default", category=UserWarning)
             torch.set_num_threads(1)
             work()
             code = 0
