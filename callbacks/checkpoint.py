@@ -1,46 +1,125 @@
-"""What a run can go on from: `checkpoints/last.ckpt`, and the policy itself in `policy/`."""
+"""What a run can go on from: the last checkpoints, the best one, and the policy itself in `policy/`."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
+from lightning.pytorch.trainer.states import TrainerFn
+from safetensors import SafetensorError
 
 from callbacks.budget import check_count
+from vla_rl.errors import Preempted, RunError
 from vla_rl.policy import save_trained
+from vla_rl.random_state import random_states, set_random_state
+from vla_rl.resume import checkpoints, iterations_done
+from vla_rl.signals import StopRequest, end_at_sigterm
+from vla_rl.strategies import full_state
+
+BEST = ("heldout/sampled_success", "heldout/greedy_success")  # the first that is measured during training
 
 
-class Checkpoint(ModelCheckpoint):
-    """Written every `every_iterations` iterations, and before the first, so that a run can be stopped at any time.
+class Checkpoint(LightningCheckpoint):
+    """Written every `every_iterations` iterations, before the first, after the last, and when the run is told to stop.
 
-    `checkpoints/last.ckpt` holds trainable tensors, optimizer and callbacks; `policy/` is what `policy.checkpoint=`
-    or, for adapters, `policy.adapter=` reads. Both are replaced whole.
+    `checkpoints/iteration-<done>.ckpt` holds trainable tensors, optimizer, random generators and callbacks; `last.ckpt`
+    and, where held-out success is measured during training, `best.ckpt` are links to one of them. `policy/` is what
+    `policy.checkpoint=` or, for adapters, `policy.adapter=` reads. All are replaced whole.
+
+    Args:
+        keep: how many of the last checkpoints stay; the best one stays besides.
+
+    Raises:
+        ValueError: a number that is no whole one or below 1.
     """
 
-    def __init__(self, every_iterations: int = 1) -> None:
+    def __init__(self, every_iterations: int = 1, keep: int = 2) -> None:
         check_count("every_iterations", every_iterations, "iteration", "callbacks.checkpoint.every_iterations=1")
-        super().__init__(
-            filename="last", enable_version_counter=False, every_n_epochs=every_iterations, save_on_train_epoch_end=True
-        )
-
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        self.dirpath = str(Path(trainer.default_root_dir) / "checkpoints")
-        super().setup(trainer, pl_module, stage)
+        check_count("keep", keep, "checkpoint", "callbacks.checkpoint.keep=2")
+        self.every_iterations, self.keep = every_iterations, keep
+        self._best: dict[str, Any] = {}  # name of the checkpoint, and its held-out success
+        self._random_states: list[dict[str, Any]] = []  # of the run that goes on, by rank
+        self._stop = StopRequest()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        super().on_train_start(trainer, pl_module)
-        self._save_checkpoint(trainer, str(Path(self.dirpath) / "last.ckpt"))
+        self._stop.listen()
+        if trainer.global_rank < len(self._random_states):
+            set_random_state(self._random_states[trainer.global_rank])
+        if trainer.ckpt_path is None:
+            self._save(trainer, done=0)
 
-    def _save_checkpoint(self, trainer: L.Trainer, filepath: str) -> None:
-        super()._save_checkpoint(trainer, filepath)
-        if trainer.is_global_zero:
-            _replace_folder(
-                Path(trainer.default_root_dir) / "policy",
-                lambda folder: save_trained(trainer.lightning_module.policy, folder),
-            )
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        done = trainer.current_epoch + 1
+        stop, best = self._stop.on_any_rank(trainer), self._is_best(trainer, done)
+        if stop or best or done % self.every_iterations == 0 or done == trainer.max_epochs:
+            self._save(trainer, done)
+        if stop:
+            raise Preempted(f"saved after iteration {done}; go on with resume={trainer.default_root_dir}")
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        end_at_sigterm()
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.is_global_zero:  # once more: a run that was killed when all was saved has no other occasion
+            self._tidy(Path(trainer.default_root_dir), trainer.current_epoch)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.state.fn == TrainerFn.VALIDATING:
+            end_at_sigterm()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self._best, "random_states": self._random_states}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._best, self._random_states = state_dict["best"], state_dict["random_states"]
+
+    def _is_best(self, trainer: L.Trainer, done: int) -> bool:
+        measured = [float(trainer.callback_metrics[tag]) for tag in BEST if tag in trainer.callback_metrics]
+        if not measured or measured[0] <= self._best.get("success", -1.0):
+            return False
+        self._best = {"name": _name(done), "success": measured[0]}
+        return True
+
+    def _save(self, trainer: L.Trainer, done: int) -> None:
+        """The policy first: a run killed before the checkpoint is there does the iteration again, to the same bits."""
+        run = Path(trainer.default_root_dir)
+        policy = trainer.lightning_module.policy
+        adapted = hasattr(getattr(policy, "model", None), "peft_config")
+        self._random_states, state = random_states(trainer), full_state(policy, trained_only=adapted)
+        try:
+            if trainer.is_global_zero:
+                _replace_folder(run / "policy", lambda folder: save_trained(policy, folder, state))
+            trainer.save_checkpoint(run / "checkpoints" / _name(done), weights_only=False)
+            if trainer.is_global_zero:
+                self._tidy(run, done)
+        except (OSError, SafetensorError) as e:
+            raise RunError(
+                f"cannot write the checkpoint after iteration {done} ({e}); the one before it is whole: "
+                f"when there is room again, resume={run}"
+            ) from e
+
+    def _tidy(self, run: Path, done: int) -> None:
+        """Links to the last and the best checkpoint, and no more than these and `keep` in all."""
+        newest_first = checkpoints(run)
+        while newest_first and iterations_done(newest_first[0]) > done:  # the run has gone on from an older one
+            newest_first.pop(0).unlink()
+        names = {"last.ckpt": newest_first[0].name} | ({"best.ckpt": self._best["name"]} if self._best else {})
+        for link, name in names.items():
+            part = newest_first[0].with_name(f"{link}.part")
+            part.unlink(missing_ok=True)
+            part.symlink_to(name)
+            part.replace(part.with_name(link))
+        for path in newest_first[self.keep :]:
+            if path.name not in names.values():
+                path.unlink()
+
+
+def _name(done: int) -> str:
+    return f"iteration-{done}.ckpt"
 
 
 def _replace_folder(folder: Path, write: Callable[[Path], None]) -> None:

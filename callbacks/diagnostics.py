@@ -81,7 +81,7 @@ def unmasked(batch: ChunkBatch, trained: list) -> ChunkBatch:
 
 def gradient(module: GRPOModule, batch: ChunkBatch) -> Tensor | None:
     """The gradient of the batch's loss over all ranks as one vector, float32 on the host; None: nothing counts."""
-    with module.no_sync():  # not inside a training step: nobody would finish the exchange
+    with module.gradients_stay():  # not inside a training step: nobody would finish the exchange
         if not module.compute_gradient(batch):
             return None
     local = torch.cat([p.grad.flatten().float().cpu() for p in module.policy.parameters() if p.grad is not None])

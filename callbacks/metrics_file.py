@@ -8,6 +8,8 @@ from typing import Any
 
 import lightning as L
 
+from vla_rl.run import write_whole
+
 
 class MetricsFile(L.Callback):
     """Keeps the rows in the checkpoint too, so that a resumed run's file is whole."""
@@ -24,7 +26,7 @@ class MetricsFile(L.Callback):
         self.rows.append(row | {name: float(value) for name, value in sorted(trainer.callback_metrics.items())})
         if trainer.is_global_zero:
             path = Path(trainer.default_root_dir) / "metrics.jsonl"
-            path.write_text("".join(json.dumps(row) + "\n" for row in self.rows))
+            write_whole(path, lambda part: part.write_text("".join(json.dumps(row) + "\n" for row in self.rows)))
 
     def state_dict(self) -> dict[str, Any]:
         return {"rows": self.rows}

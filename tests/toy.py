@@ -105,3 +105,17 @@ class ToyPolicy(nn.Module):
     def log_prob(self, batch: ChunkBatch, temperature: float) -> tuple[Tensor, Tensor]:
         logp = self._log_softmax(batch.proprio_NP, temperature)
         return logp.gather(-1, batch.token_NLA[..., None])[..., 0], -(logp.exp() * logp).sum(-1)
+
+
+class ChunkPool(ToyPool):
+    """As `ToyPool`, for policies of OpenVLA-OFT's interface: chunks of 8 control steps, 8 proprioceptive numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.chunk_steps, self.max_chunks = 8, 2
+
+    def _push(self, slot: int, **outcome) -> None:
+        super()._push(slot, **outcome)
+        event = self._ready[-1]
+        event.proprio_P = event.proprio_P.repeat(2)
+        event.instruction = "pick up the alphabet soup and place it in the basket"  # words that its tokenizer knows

@@ -1,63 +1,176 @@
-"""PolicyTrim in the toy world: a run of real Lightning, and what it leaves."""
+"""The real program on the toy world, in a fork of this process: a run that takes a second and can be killed."""
 
 from __future__ import annotations
 
-import json
+import os
+import random
+import signal
+import socket
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
 
 import lightning as L
+import numpy as np
+import psutil
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.utilities import rank_zero_only
+from torch.distributed.tensor import DTensor
 
-from callbacks.metrics_file import MetricsFile
-from tests.toy import ToyPolicy, ToyPool
-from vla_rl.config import EvaluationConfig, GRPOConfig, OptimConfig, RolloutConfig
-from vla_rl.data import RolloutDataModule
-from vla_rl.module import GRPOModule
+from tests.tiny_fit import ROOT
+from vla_rl import fit
+from vla_rl.entry import run_entry
 
-BOTH = {"ratios": [0.5, 1.0], "baseline_episodes": 4}  # windows of 1 and 2 of the toy's 2 steps
+ARGUMENTS = [
+    "conf=pcm_object_tiny",
+    "iterations=6",
+    "rollout.groups=4",
+    "rollout.group_size=4",
+    "rollout.train_init_states=[0,20]",
+    "grpo.minibatches=2",
+    "optim.lr=0.01",
+    "evaluation.sampled_episodes=4",
+    "evaluation.greedy_episodes=4",
+    "evaluation.every_iterations=2",
+    "mask.budget=3",
+    "mask.refresh_every=2",
+    "policy._target_=tests.toy.ToyPolicy",
+    "sim._target_=tests.toy.ToyPool",
+    "callbacks.phase_plot=null",  # drawing takes longer than all the rest
+    "callbacks.run_plot=null",
+    "callbacks.draws._target_=tests.toy_fit.GlobalDraws",
+]
 
 
-class Groups(L.Callback):
-    """Keeps every iteration's groups, and the batches as the step saw them."""
+def _print_warning(message, category, filename, lineno, file=None, line=None) -> None:
+    sys.stderr.write(warnings.formatwarning(message, category, filename, lineno, line))
+
+
+class GlobalDraws(L.Callback):
+    """A callback of one's own that draws from the global generators and keeps what it drew."""
 
     def __init__(self) -> None:
-        self.groups, self.batches = [], []
+        self.drawn: list[list[float]] = []
 
     def on_train_epoch_start(self, trainer, pl_module) -> None:
-        self.groups.append(trainer.train_dataloader.groups)
+        self.drawn.append([random.random(), np.random.rand(), float(torch.rand(()))])
+
+    def state_dict(self):
+        return {"drawn": self.drawn}
+
+    def load_state_dict(self, state_dict) -> None:
+        self.drawn = state_dict["drawn"]
+
+
+class RecordGradients(L.Callback):
+    """`rank<n>.pt` in the run folder: of each optimizer step the whole gradient, and the rows of this rank in it."""
+
+    def __init__(self) -> None:
+        self.gradients: list[torch.Tensor] = []
+        self.rows: list[int] = []
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
-        self.batches.append(batch)
+        self.rows.append(len(batch) if batch.token_mask_NLA.any() else 0)
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
+        trained = [p.grad for p in pl_module.parameters() if p.requires_grad]
+        whole = [gradient.full_tensor() if isinstance(gradient, DTensor) else gradient for gradient in trained]
+        self.gradients.append(torch.cat([gradient.flatten().clone() for gradient in whole]))
+
+    def on_train_end(self, trainer, pl_module) -> None:
+        path = Path(trainer.default_root_dir) / f"rank{trainer.global_rank}.pt"
+        torch.save({"gradients": self.gradients, "rows": self.rows}, path)
+
+
+class Fork:
+    """`work()` in a fork of this process, its output in `folder`/<name>.out and .err."""
+
+    def __init__(self, work: Callable[[], None], folder: Path, name: str = "program") -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._out, self._err = folder / f"{name}.out", folder / f"{name}.err"
+        self._out.touch(), self._err.touch()
+        self.pid = os.fork()
+        if self.pid == 0:
+            self._be(work)
+
+    def _be(self, work: Callable[[], None]) -> None:
+        code = 1
+        try:
+            os.setpgid(0, 0)
+            for path, number in ((self._out, 1), (self._err, 2)):
+                os.dup2(os.open(path, os.O_WRONLY | os.O_TRUNC), number)
+            sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
+            warnings.showwarning = _print_warning  # as in a process of its own, whatever pytest does with them
+            warnings.filterwarnings("default", category=UserWarning)
+            torch.set_num_threads(1)
+            work()
+            code = 0
+        except SystemExit as e:
+            code = e.code if isinstance(e.code, int) else 1
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+        finally:
+            sys.stdout.flush(), sys.stderr.flush()
+            os._exit(code)
+
+    def wait(self, timeout_s: float = 300) -> int:
+        """Its exit status; negative: the signal that ended it."""
+        until = time.monotonic() + timeout_s
+        while not (ended := os.waitpid(self.pid, os.WNOHANG))[0]:
+            if time.monotonic() > until:
+                self.kill()
+                os.waitpid(self.pid, 0)
+                raise TimeoutError(f"still running after {timeout_s:g} s: {self.printed}{self.errors}")
+            time.sleep(0.005)
+        return os.waitstatus_to_exitcode(ended[1])
+
+    def kill(self, signum: int = signal.SIGKILL) -> None:
+        os.kill(self.pid, signum)
 
     @property
-    def trajectories(self):
-        return [t for groups in self.groups for group in groups for t in group.trajectories]
+    def printed(self) -> str:
+        return self._out.read_text()
+
+    @property
+    def errors(self) -> str:
+        return self._err.read_text()
+
+    def wait_until_printed(self, text: str, timeout_s: float = 120) -> None:
+        until = time.monotonic() + timeout_s
+        while text not in self.printed:
+            assert time.monotonic() < until and psutil.pid_exists(self.pid), self.errors
+            time.sleep(0.002)
 
 
-def fit(tmp_path, *callbacks, iterations=2, pool=None, resume=None, save=False, states=(0, 20), **grpo):
-    tmp_path.mkdir(exist_ok=True)
-    policy = ToyPolicy()
-    rollout = RolloutConfig(groups=4, group_size=5, temperature=1.0, train_init_states=states)
-    config = GRPOConfig(**({"minibatches": 2, "micro_rows": 5} | grpo))
-    evaluation = EvaluationConfig(sampled_episodes=6, greedy_episodes=3)
-    data = RolloutDataModule(pool or ToyPool(), policy, rollout=rollout, grpo=config, evaluation=evaluation, seed=3)
-    module = GRPOModule(policy, config, OptimConfig(lr=1e-2, grad_clip=1e6), rollout.temperature)
-    last = ModelCheckpoint(tmp_path, filename="last", enable_version_counter=False, save_on_train_epoch_end=True)
-    saving = [last] if save else []
-    trainer = L.Trainer(
-        accelerator="cpu", max_epochs=iterations, logger=False, enable_checkpointing=save, inference_mode=False,
-        enable_progress_bar=False, enable_model_summary=False, reload_dataloaders_every_n_epochs=1,
-        use_distributed_sampler=False, num_sanity_val_steps=0, check_val_every_n_epoch=iterations + 1,
-        default_root_dir=tmp_path, callbacks=[*callbacks, MetricsFile(), *saving],
-    )  # fmt: skip
-    trainer.fit(module, datamodule=data, ckpt_path=resume, weights_only=True if resume else None)
-    return module
+def start(folder: Path, *overrides: str) -> Fork:
+    """The program with `run_dir=folder`, not waited for."""
+    os.chdir(ROOT)
+    argv = [*ARGUMENTS, f"run_dir={folder}", *overrides]
+    return Fork(lambda: run_entry(fit.main, "about", argv), folder.parent / f"{folder.name}.log")
 
 
-def rows(folder) -> list[dict[str, float]]:
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{tag: value for tag, value in row.items() if not tag.startswith("time/")} for row in lines]
+def start_ranks(folder: Path, ranks: int, *overrides: str, arguments: list[str] = ARGUMENTS) -> list[Fork]:
+    """The program as `ranks` processes, started as Lightning starts them."""
+    os.chdir(ROOT)
+    argv = [*arguments, f"run_dir={folder}", f"trainer.devices={ranks}", *overrides]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def work(rank: int) -> None:
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks)}
+        os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0"}
+        rank_zero_only.rank = rank  # Lightning reads the environment when it is imported
+        run_entry(fit.main, "about", argv)
+
+    logs = folder.parent / f"{folder.name}.log"
+    return [Fork(lambda rank=rank: work(rank), logs, f"rank{rank}") for rank in range(ranks)]
 
 
-def weights(module) -> torch.Tensor:
-    return torch.cat([p.detach().flatten() for p in module.policy.parameters()])
+def run(folder: Path, *overrides: str) -> Fork:
+    """The program to its end, which must be a good one."""
+    program = start(folder, *overrides)
+    assert program.wait() == 0, program.errors
+    return program

@@ -55,6 +55,7 @@ class OptimConfig:
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
     grad_clip: float = 2.0  # largest norm of the gradient
+    max_skipped_steps: int = 3  # in a row, whose loss or gradient is no number; then the run stops
     optimizer: Literal["adamw", "adamw8bit"] = "adamw"  # 8 bits: its moments take a quarter of the memory
 
 
@@ -106,6 +107,7 @@ class Config:
     seed: int = 1  # of initial states, action sampling, masks and minibatches
     iterations: int = 200  # collect, then update
     run_dir: str | None = None  # folder of the run; null = runs/<conf>/<time>
+    resume: str | None = None  # go on with a run: its folder, one of its checkpoints, or auto = the one in run_dir
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     grpo: GRPOConfig = field(default_factory=GRPOConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
@@ -178,6 +180,7 @@ def _grpo(config: Config) -> None:
 def _optim(config: Config) -> None:
     _above_zero("optim.lr", config.optim.lr, 1e-5)
     _above_zero("optim.grad_clip", config.optim.grad_clip, 2.0)
+    _at_least(1, "optim.max_skipped_steps", config.optim.max_skipped_steps, 3)
     _above_zero("sft.lr", config.sft.lr, 1e-3)
     if not all(0 <= beta < 1 for beta in config.optim.betas):
         raise UserError(f"optim.betas must lie in [0, 1), got {list(config.optim.betas)}: optim.betas=[0.9,0.999]")

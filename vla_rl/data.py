@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,12 +18,14 @@ import torch
 
 from vla_rl.choices import pick
 from vla_rl.config import EvaluationConfig, GRPOConfig, RolloutConfig
-from vla_rl.distributed import seeded_generator, stable_seed
+from vla_rl.distributed import gather_lists, seeded_generator, stable_seed
 from vla_rl.errors import UserError
 from vla_rl.evaluation import heldout_episodes
 from vla_rl.groups import GROUP_FILTERS, best_and_worst
 from vla_rl.grpo import ADVANTAGES
+from vla_rl.in_step import InStep
 from vla_rl.rollouts import TimeSplit, collect
+from vla_rl.strategies import is_sharded
 from vla_rl.types import ChunkBatch, Episode, Policy, RolloutGroup, SimulatorPool, Trajectory
 
 RESAMPLED = 10**9  # uids of a round of replacements start this much higher: unique, whatever else is collected
@@ -45,12 +48,19 @@ class RolloutEpoch:
     """
 
     def __init__(
-        self, iteration: int, minibatches: int, epochs: int, seed: int, collect: Callable[[], Collected]
+        self,
+        iteration: int,
+        minibatches: int,
+        epochs: int,
+        seed: int,
+        collect: Callable[[], Collected],
+        gather: Callable[[list[int]], list[int]] = list,
     ) -> None:
         self.iteration = iteration
         self.minibatches, self.epochs, self.seed = minibatches, epochs, seed
-        self._collect = collect
+        self._collect, self._gather = collect, gather
         self._collected: Collected | None = None
+        self._order: list[int] | None = None  # uids of the trajectories trained on, on any rank, shuffled
 
     @property
     def groups(self) -> list[RolloutGroup]:
@@ -74,11 +84,14 @@ class RolloutEpoch:
         return self.minibatches * self.epochs
 
     def __iter__(self) -> Iterator[ChunkBatch]:
-        order = torch.randperm(len(self.trained), generator=seeded_generator(self.seed, "minibatches", self.iteration))
-        trained = [self.trained[i] for i in order.tolist()]
+        if self._order is None:  # over all ranks: a minibatch holds the same trajectories, however they are shared out
+            uids = sorted(self._gather([t.episode.uid for t in self.trained]))
+            generator = seeded_generator(self.seed, "minibatches", self.iteration)
+            self._order = [uids[i] for i in torch.randperm(len(uids), generator=generator).tolist()]
+        own = {t.episode.uid: t for t in self.trained}
         for _ in range(self.epochs):
             for start in range(self.minibatches):
-                yield self._batch(trained[start :: self.minibatches])
+                yield self._batch([own[uid] for uid in self._order[start :: self.minibatches] if uid in own])
 
     def _batch(self, trajectories: list[Trajectory]) -> ChunkBatch:
         if trajectories:
@@ -153,6 +166,7 @@ class RolloutDataModule(L.LightningDataModule):
         super().__init__()
         check_together(pool, policy, rollout)
         self.pool, self.policy = pool, policy
+        self._actor = policy  # what rollouts ask
         self.rollout, self.grpo, self.evaluation = rollout, grpo, evaluation
         self.seed = seed
         self._advantage = pick(grpo.advantage, ADVANTAGES, "grpo.advantage")
@@ -177,7 +191,12 @@ class RolloutDataModule(L.LightningDataModule):
     def train_dataloader(self) -> RolloutEpoch:
         iteration = self.trainer.current_epoch
         return RolloutEpoch(
-            iteration, self.grpo.minibatches, self.grpo.epochs, self.seed, lambda: self._collect_iteration(iteration)
+            iteration,
+            self.grpo.minibatches,
+            self.grpo.epochs,
+            self.seed,
+            lambda: self._collect_iteration(iteration),
+            lambda uids: gather_lists(uids, self.trainer),
         )
 
     def val_dataloader(self) -> HeldoutBatches:
@@ -196,7 +215,8 @@ class RolloutDataModule(L.LightningDataModule):
 
     def run(self, batch: HeldoutBatch) -> tuple[list[Trajectory], TimeSplit]:
         """This rank's share of an evaluation."""
-        return self._collect(batch.episodes[self.trainer.global_rank :: self.trainer.world_size], batch.decoding)
+        with self._all_ranks_acting():
+            return self._collect(batch.episodes[self.trainer.global_rank :: self.trainer.world_size], batch.decoding)
 
     def plan(self, iteration: int, attempt: int = 0) -> list[Episode]:
         """This iteration's episodes over all ranks. Depends on the seed and the iteration alone, so that runs with
@@ -225,6 +245,10 @@ class RolloutDataModule(L.LightningDataModule):
         ]
 
     def _collect_iteration(self, iteration: int) -> Collected:
+        with self._all_ranks_acting():
+            return self._collect_share(iteration)
+
+    def _collect_share(self, iteration: int) -> Collected:
         rank, world = self.trainer.global_rank, self.trainer.world_size
         wanted = {g for g in range(self.rollout.groups) if g % world == rank}
         groups, time = [], TimeSplit()
@@ -262,7 +286,18 @@ class RolloutDataModule(L.LightningDataModule):
 
     def _collect(self, episodes: list[Episode], decoding: str) -> tuple[list[Trajectory], TimeSplit]:
         temperature, greedy = self.rollout.temperature, decoding == "greedy"
-        return collect(self.pool, self.policy, episodes, temperature=temperature, greedy=greedy, on_done=self.on_done)
+        return collect(self.pool, self._actor, episodes, temperature=temperature, greedy=greedy, on_done=self.on_done)
+
+    @contextmanager
+    def _all_ranks_acting(self) -> Iterator[None]:
+        """Collections whose ranks ask the policy equally often, where it is sharded."""
+        if not is_sharded(self.policy):
+            yield
+            return
+        self._actor = InStep(self.policy, self.trainer.strategy)
+        yield
+        self._actor.finish()  # not after an exception: the other ranks end with this one
+        self._actor = self.policy
 
     def _notify(self, hook: str, value: list) -> None:
         for callback in self.trainer.callbacks:

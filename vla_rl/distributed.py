@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -36,3 +38,25 @@ def all_reduce_sum(tensor: Tensor, trainer: Trainer) -> Tensor:
     strategy = trainer.strategy
     # copied: the collective writes in place. Moved: NCCL takes tensors on the GPU only.
     return strategy.reduce(tensor.clone().to(strategy.root_device), reduce_op="sum").to(tensor.device)
+
+
+def all_reduce_max(number: int, trainer: Trainer) -> int:
+    """The largest `number` of any rank; a collective."""
+    largest = torch.tensor(number, device=trainer.strategy.root_device)
+    torch.distributed.all_reduce(largest, torch.distributed.ReduceOp.MAX)
+    return int(largest)
+
+
+def gather_lists(items: list[int], trainer: Trainer) -> list[int]:
+    """The items of all ranks, one rank after the other; a collective."""
+    if trainer.world_size == 1:
+        return items
+    lists: list[list[int]] = [[] for _ in range(trainer.world_size)]
+    torch.distributed.all_gather_object(lists, items)
+    return [item for rank in lists for item in rank]
+
+
+def clip_grad_norm(parameters: Iterable[nn.Parameter], largest: float) -> float:
+    """Scale the gradients down to the norm `largest`, over all shards where they are sharded; their norm before."""
+    norm = nn.utils.clip_grad_norm_(parameters, largest)
+    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)

@@ -9,12 +9,12 @@ from collections.abc import Callable
 
 from vla_rl.compose import conf_names, group_names
 from vla_rl.config import GROUPS
-from vla_rl.errors import UserError
+from vla_rl.errors import Preempted, RunError, UserError
 
 
 def run_entry(main: Callable[[list[str]], None], about: str, argv: list[str] | None = None) -> None:
-    """Run a command. A `UserError` becomes `error: <one line>` on stderr and exit code 2, a Ctrl-C `interrupted` and
-    130, as shells have it.
+    """Run a command. A `UserError` becomes `error: <one line>` on stderr and exit code 2, a `RunError` likewise and 1;
+    a Ctrl-C `interrupted` and 130, a SIGTERM `terminated` and 143, as shells have it.
 
     Args:
         about: what the command does, for `--help` (the module's docstring).
@@ -29,11 +29,19 @@ def run_entry(main: Callable[[list[str]], None], about: str, argv: list[str] | N
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it; it misses kernels nobody asked for
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     warnings.filterwarnings("ignore", message="Total length of `HeldoutBatches` across ranks is zero")  # as asked for
+    warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # what is logged is summed over ranks already
+    warnings.filterwarnings("ignore", message="Grad strides do not match bucket")  # of class tokens, in DDP
     try:
         main(argv)
     except UserError as e:
         print("error:", " ".join(str(e).split()), file=sys.stderr)
         sys.exit(2)
+    except RunError as e:
+        print("error:", " ".join(str(e).split()), file=sys.stderr)
+        sys.exit(1)
+    except Preempted as e:
+        print(f"terminated; {e}", file=sys.stderr)
+        sys.exit(143)
     except KeyboardInterrupt as e:
         print("; ".join(["interrupted", *map(str, e.args)]), file=sys.stderr)
         sys.exit(130)

@@ -1,4 +1,4 @@
-"""The user's mistakes: one exception class, and the words for "did you mean"."""
+"""The user's mistakes and runs that cannot go on: an exception class each; and the words for "did you mean"."""
 
 from __future__ import annotations
 
@@ -9,6 +9,15 @@ from collections.abc import Iterable
 class UserError(ValueError):
     """Something the user gave cannot be used. The message is one line: what was given, what is allowed, and the
     override that fixes it. Entries print it without a traceback."""
+
+
+class RunError(RuntimeError):
+    """A run cannot go on for a reason that lies outside the program: a full disk, a loss that is no number. The message
+    is one line, with how to go on. Entries print it without a traceback, exit code 1."""
+
+
+class Preempted(Exception):
+    """A run was told to stop (SIGTERM) and has saved; the message says how to go on."""
 
 
 def closest(name: str, allowed: Iterable[str]) -> str | None:

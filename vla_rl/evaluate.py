@@ -12,6 +12,11 @@ Writes report.html, report.md, report.json, timing.json, figures/ and videos/ in
 
 from __future__ import annotations
 
+from vla_rl.entry import exit_on_help, run_entry
+
+if __name__ == "__main__":
+    exit_on_help(__doc__)  # before the imports below, which take seconds
+
 from contextlib import closing
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -22,7 +27,6 @@ from vla_rl.build import build, check
 from vla_rl.compose import compose, own_options
 from vla_rl.config import EvaluateConfig, Node, RolloutConfig
 from vla_rl.data import check_together
-from vla_rl.entry import run_entry
 from vla_rl.episode_figures import draw_strips
 from vla_rl.evaluation_plan import EvaluationPlan, checkpoint_name, plan_evaluation
 from vla_rl.evaluator import Evaluated, Evaluator
@@ -56,16 +60,15 @@ def main(argv: list[str]) -> None:
         episodes = plan.episodes(pool)
         # all of them before the first episode: what cannot be loaded is found now and not after hours
         policies = {label: load(node, pool, rollout) for label, node in plan.policies.items()}
-        if trainer.is_global_zero:
-            open_run_folder(folder, config)
-        found = {}
-        for label, policy in policies.items():
-            evaluator = Evaluator(policy, pool, plan.decoding, plan.temperature, options.videos)
-            found[label] = evaluator.evaluate(trainer, episodes)
-        if trainer.is_global_zero:
-            report = make_report(plan, pool, episodes, found)
-            print_results(report)
-            print(f"report {write(folder, report, found)}")
+        with open_run_folder(folder, config):
+            found = {}
+            for label, policy in policies.items():
+                evaluator = Evaluator(policy, pool, plan.decoding, plan.temperature, options.videos)
+                found[label] = evaluator.evaluate(trainer, episodes)
+            if trainer.is_global_zero:
+                report = make_report(plan, pool, episodes, found)
+                print_results(report)
+                print(f"report {write(folder, report, found)}")
 
 
 def load(node: Node, pool: SimulatorPool, rollout: RolloutConfig) -> Policy:

@@ -23,9 +23,11 @@ from vla_rl.data import RolloutDataModule
 from vla_rl.evaluation import SuccessRate
 from vla_rl.memory_check import rows_that_fit
 from vla_rl.module import GRPOModule
-from vla_rl.run import open_run_folder, run_folder, write_summary
+from vla_rl.resume import checkpoint_to_resume, resume_folder
+from vla_rl.run import open_run_folder, run_folder, success_before, write_success_before, write_summary
 from vla_rl.run_report import run_report
-from vla_rl.trainer import build_trainer, interruptible
+from vla_rl.strategies import FSDP2
+from vla_rl.trainer import build_trainer, check_ranks, interruptible
 
 
 def main(argv: list[str]) -> None:
@@ -33,8 +35,11 @@ def main(argv: list[str]) -> None:
     config = compose(argv)
     check(config)
     L.seed_everything(config.seed, verbose=False)
-    folder = run_folder(config.run_dir, config.conf)
+    resumed = resume_folder(config)
+    folder = run_folder(config.run_dir, config.conf, resumed)
+    checkpoint = checkpoint_to_resume(config, folder)
     trainer = build_trainer(config, folder, build_callbacks(config))
+    check_ranks(config, trainer)
     # building the simulators checks suite, tasks, assets and GL; it starts none yet
     with interruptible(trainer), closing(build(config.sim, "sim")) as pool:
         config.grpo.micro_rows = rows_that_fit(
@@ -42,6 +47,7 @@ def main(argv: list[str]) -> None:
             rows=config.grpo.micro_rows,
             optimizer=config.optim.optimizer,
             device=trainer.strategy.root_device,
+            shards=trainer.world_size if isinstance(trainer.strategy, FSDP2) else 1,
         )
         policy = build(config.policy, "policy")
         data = RolloutDataModule(
@@ -50,21 +56,26 @@ def main(argv: list[str]) -> None:
         module = GRPOModule(policy, config.grpo, config.optim, config.rollout.temperature)
         data.check(trainer.callbacks)
 
-        open_run_folder(folder, config)
-        before = measure("before training", trainer, module, data)
-        trainer.fit(module, datamodule=data)
-        after = measure("after training", trainer, module, data)
-    seconds = time.perf_counter() - began
-    path = write_summary(folder, conf=config.conf, seed=config.seed, before=before, after=after, seconds=seconds)
-    rank_zero_only(print)(run_report(folder))
-    print(f"summary {path}")
+        with open_run_folder(folder, config, resumed=resumed is not None):
+            before = success_before(folder)
+            if before is None:
+                before = measure("before training", trainer, module, data)
+                write_success_before(folder, before)
+            trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+            after = measure("after training", trainer, module, data)
+            seconds = time.perf_counter() - began
+            path = write_summary(
+                folder, conf=config.conf, seed=config.seed, before=before, after=after, seconds=seconds
+            )
+            rank_zero_only(print)(run_report(folder))
+            rank_zero_only(print)(f"summary {path}")
 
 
 def measure(when: str, trainer: L.Trainer, module: GRPOModule, data: RolloutDataModule) -> dict[str, SuccessRate]:
     """Success on the held-out initial states, by decoding."""
     trainer.validate(module, datamodule=data, verbose=False)
     for decoding, rate in module.heldout.items():
-        print(f"{when}: held-out success, {decoding}: {rate}", flush=True)
+        rank_zero_only(print)(f"{when}: held-out success, {decoding}: {rate}", flush=True)
     return dict(module.heldout)
 
 

@@ -17,13 +17,20 @@ WORTH_A_LINE = 10**9  # bytes
 
 
 def rows_that_fit(
-    node: Node | None, *, rows: int | None, optimizer: str, device: torch.device, key: str = "grpo.micro_rows"
+    node: Node | None,
+    *,
+    rows: int | None,
+    optimizer: str,
+    device: torch.device,
+    shards: int = 1,
+    key: str = "grpo.micro_rows",
 ) -> int | None:
     """Rows per micro-batch: `rows`, or where it is None as many as the plan has room for.
 
     Args:
         node: the policy's; for a policy of one's own there is no plan.
         device: of this rank.
+        shards: ranks that the weights are spread over.
         key: of `rows` in the config, for messages.
 
     Raises:
@@ -35,7 +42,7 @@ def rows_that_fit(
         return rows
     available = device_memory(device)
     try:
-        plan = plan_memory(node, rows=rows, optimizer=optimizer, available=available)
+        plan = plan_memory(node, rows=rows, optimizer=optimizer, available=available, shards=shards)
     except ValueError as e:
         raise UserError(str(e)) from e
     if plan.total >= WORTH_A_LINE + plan.reserve:

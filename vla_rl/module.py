@@ -7,6 +7,7 @@ normalised by global counts, which is exact with unequal rows per micro-batch an
 
 from __future__ import annotations
 
+import math
 import time
 from contextlib import nullcontext
 from typing import Any
@@ -18,10 +19,12 @@ from torch import Tensor
 
 from vla_rl.config import GRPOConfig, OptimConfig
 from vla_rl.data import HeldoutBatch
-from vla_rl.distributed import all_reduce_sum
+from vla_rl.distributed import all_reduce_max, all_reduce_sum, clip_grad_norm
+from vla_rl.errors import RunError
 from vla_rl.evaluation import SuccessRate
 from vla_rl.grpo import clipped_loss, token_weight
 from vla_rl.optimizer import build_optimizer
+from vla_rl.strategies import FSDP2, is_sharded, shard
 from vla_rl.types import ChunkBatch, Policy
 
 
@@ -40,6 +43,11 @@ class GRPOModule(L.LightningModule):
         self.policy = policy
         self.grpo, self.optim, self.temperature = grpo, optim, temperature
         self.heldout: dict[str, SuccessRate] = {}  # of the last validation, by decoding: sampled, greedy
+        self._skipped = 0  # optimizer steps in a row
+
+    def configure_model(self) -> None:
+        if isinstance(self.trainer.strategy, FSDP2):
+            shard(self.policy, self.device_mesh["data_parallel"])
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         trainable = [p for p in self.policy.parameters() if p.requires_grad]
@@ -76,12 +84,17 @@ class GRPOModule(L.LightningModule):
     def training_step(self, batch: ChunkBatch, batch_idx: int) -> None:
         began = time.perf_counter()
         self._log_rows(batch)
+        self._log("train/skipped_steps", 0.0, reduce_fx="sum")
         self._log("time/update_s", 0.0, reduce_fx="sum")  # also where the whole iteration has nothing to learn from
         totals = self.compute_gradient(batch)
         if not totals:  # every group of this step succeeded throughout or failed throughout
             return
         trainable = [p for p in self.policy.parameters() if p.requires_grad]
-        totals["grad_norm"] = float(torch.nn.utils.clip_grad_norm_(trainable, self.optim.grad_clip))
+        totals["grad_norm"] = clip_grad_norm(trainable, self.optim.grad_clip)
+        if not math.isfinite(totals["loss"] + totals["grad_norm"]):
+            self._skip_step(totals)
+            return
+        self._skipped = 0
         self.optimizers().step()
         if batch_idx == 0:  # nothing was updated since these chunks were sampled: rollout and update must agree
             self._log("train/first_log_ratio_abs", totals["log_ratio_abs"])
@@ -119,15 +132,13 @@ class GRPOModule(L.LightningModule):
     def _backward(self, batch: ChunkBatch, weight_NLA: Tensor) -> dict[str, float]:
         """Accumulate the gradient over micro-batches; gradients are exchanged with other ranks once, at the last."""
         totals: dict[str, float] = {}
-        starts = range(0, len(batch), self.grpo.micro_rows)
-        for start in starts:
-            stop = start + self.grpo.micro_rows
-            micro = batch.rows(start, stop)
-            last = start == starts[-1]
-            with nullcontext() if last else self.no_sync():
+        micro_batches = self._micro_batches(batch, weight_NLA)
+        for index, (micro, weight_NLA) in enumerate(micro_batches):
+            last = index == len(micro_batches) - 1
+            with nullcontext() if last else self.gradients_stay():
                 logprob_NLA, entropy_NLA = self.policy.log_prob(micro, self.temperature)
                 device = logprob_NLA.device
-                weight = weight_NLA[start:stop].to(device)
+                weight = weight_NLA.to(device)
                 loss, stats = clipped_loss(
                     logprob_NLA,
                     micro.logprob_NLA.to(device),
@@ -144,8 +155,18 @@ class GRPOModule(L.LightningModule):
                 totals[name] = totals.get(name, 0.0) + float(value)
         return totals
 
-    def no_sync(self) -> Any:
-        """A context in which gradients stay on their rank."""
+    def _micro_batches(self, batch: ChunkBatch, weight_NLA: Tensor) -> list[tuple[ChunkBatch, Tensor]]:
+        """Rows and their weights, `micro_rows` at a time. Where each forward is a collective, all ranks have as many:
+        those that have fewer go on with a row of no weight."""
+        size = self.grpo.micro_rows
+        parts = [(batch.rows(i, i + size), weight_NLA[i : i + size]) for i in range(0, len(batch), size)]
+        if is_sharded(self.policy):
+            nothing = batch.rows(0, 1), torch.zeros_like(weight_NLA[:1])
+            parts += [nothing] * (all_reduce_max(len(parts), self.trainer) - len(parts))
+        return parts
+
+    def gradients_stay(self) -> Any:
+        """A context in which gradients stay on their rank; under FSDP2 they are always exchanged."""
         strategy = self.trainer.strategy
         return strategy.block_backward_sync() if hasattr(strategy, "block_backward_sync") else nullcontext()
 
@@ -157,14 +178,38 @@ class GRPOModule(L.LightningModule):
         self.heldout[batch.decoding] = SuccessRate.of(successes, episodes)
         self.log(f"heldout/{batch.decoding}_success", successes / episodes, batch_size=1)
 
+    def _skip_step(self, totals: dict[str, float]) -> None:
+        """Leave the policy as it is.
+
+        Raises:
+            RunError: it has happened too often in a row.
+        """
+        self.optimizers().zero_grad()
+        self._skipped += 1
+        self._log("train/skipped_steps", 1.0, reduce_fx="sum")
+        what = f"loss {totals['loss']}, gradient norm {totals['grad_norm']}"
+        where = f"iteration {self.trainer.current_epoch + 1}"
+        if self._skipped >= self.optim.max_skipped_steps:
+            raise RunError(
+                f"{self._skipped} optimizer steps in a row are no numbers ({what} in {where}); the policy and the last "
+                f"checkpoint are as they were before: optim.lr={self.optim.lr / 2:g} in a new run_dir"
+            )
+        rank_zero_warn(f"optimizer step of {where} is skipped: {what}")
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._skipped = checkpoint["skipped_steps"]
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["skipped_steps"] = self._skipped
         trained = {name for name, p in self.named_parameters() if p.requires_grad}
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
 
     def _log_rows(self, batch: ChunkBatch) -> None:
         """Rows this step pays for, and the real chunks they were chosen from, summed over the iteration and ranks."""
-        real = sum(len(t) for t in batch.trajectories)
-        counts = all_reduce_sum(torch.tensor([len(batch), real], dtype=torch.float64), self.trainer)
+        counts = torch.zeros(2, dtype=torch.float64)
+        if batch.token_mask_NLA.any():  # else a row that is there to have one
+            counts += torch.tensor([len(batch), sum(len(t) for t in batch.trajectories)])
+        counts = all_reduce_sum(counts, self.trainer)
         for name, value in zip(("chunks/kept", "chunks/real"), counts.tolist(), strict=True):
             self._log(name, value, reduce_fx="sum")
 

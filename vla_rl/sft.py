@@ -24,6 +24,7 @@ from vla_rl.memory_check import rows_that_fit
 from vla_rl.policy import save_trained
 from vla_rl.run import open_run_folder, run_folder
 from vla_rl.sft_module import SFTModule
+from vla_rl.strategies import FSDP2
 from vla_rl.trainer import interruptible, make_trainer
 
 GRAD_CLIP = 1.0  # largest norm of the gradient
@@ -34,6 +35,8 @@ def main(argv: list[str]) -> None:
     config = compose(argv)
     if config.sft.demos is None:
         raise UserError("no demonstrations given: sft.demos=FILE, an .npz file from tools/collect_demos.py")
+    if config.resume is not None:
+        raise UserError("supervised training has no resume; go on from a policy: policy.checkpoint=RUN_FOLDER/policy")
     L.seed_everything(config.seed, verbose=False)
     folder = run_folder(config.run_dir, config.conf)
     trainer = make_trainer(
@@ -48,6 +51,8 @@ def main(argv: list[str]) -> None:
         enable_checkpointing=False,
         enable_model_summary=False,
     )
+    if isinstance(trainer.strategy, FSDP2):
+        raise UserError("supervised training does not run under fsdp2: trainer.strategy=ddp")
     rows_that_fit(
         config.policy,
         rows=config.sft.batch_rows,
@@ -61,11 +66,10 @@ def main(argv: list[str]) -> None:
         f"libero_{demos[0].suite}", torch.cat([d.action_TA for d in demos]), torch.cat([d.proprio_TP for d in demos])
     )
     data = DemoDataModule(demos, chunk_steps=policy.chunk_steps, batch_rows=config.sft.batch_rows, seed=config.seed)
-    open_run_folder(folder, config)
-    with interruptible(trainer):
+    with open_run_folder(folder, config), interruptible(trainer):
         trainer.fit(SFTModule(policy, config.sft), datamodule=data)
         trainer.validate(ckpt_path=None, model=trainer.lightning_module, datamodule=data)
-    save_trained(policy, folder / "policy")
+        save_trained(policy, folder / "policy")
     print(f"policy {folder / 'policy'}")
 
 

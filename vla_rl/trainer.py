@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from vla_rl.build import build
+from vla_rl.checkpoint_io import WholeFiles
 from vla_rl.config import Config
-from vla_rl.errors import UserError
+from vla_rl.errors import RunError, UserError
 from vla_rl.loggers import run_loggers
+from vla_rl.signals import end_with_parent
+from vla_rl.strategies import pick_strategy
 
 
 def build_trainer(config: Config, folder: Path, callbacks: list[L.Callback]) -> L.Trainer:
@@ -35,8 +39,9 @@ def build_trainer(config: Config, folder: Path, callbacks: list[L.Callback]) -> 
         num_sanity_val_steps=0,  # fit.py measures the start in full
         inference_mode=False,  # tensors made while evaluating may meet a backward later
         log_every_n_steps=1,
-        enable_checkpointing=any(isinstance(c, ModelCheckpoint) for c in callbacks),  # no default one beside the slot's
+        enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks),  # no default one beside the slot's
         enable_progress_bar=any(isinstance(c, ProgressBar) for c in callbacks),  # nor a default one of these
+        plugins=[WholeFiles()],
         enable_model_summary=False,
     )
     return make_trainer(config, **options)
@@ -48,20 +53,56 @@ def make_trainer(config: Config, **options: Any) -> L.Trainer:
     Raises:
         UserError: the devices or the strategy asked for are not to be had on this machine.
     """
+    node = config.trainer
+    if node is not None and isinstance(name := node.get("strategy", "auto"), str):
+        options["strategy"] = pick_strategy(name, node.get("devices", "auto"), node.get("num_nodes", 1))
+        node = {key: value for key, value in node.items() if key != "strategy"}
     try:
-        return build(config.trainer, "trainer", **options)
+        trainer = build(node, "trainer", **options)
     except (MisconfigurationException, TypeError) as e:
         raise UserError(f"{e} (trainer.devices=1, trainer=cpu; without a GPU: conf=pcm_object_tiny)") from e
+    if trainer.local_rank:
+        end_with_parent()  # the other way round, the parent sees to it
+    return trainer
+
+
+def check_ranks(config: Config, trainer: L.Trainer) -> None:
+    """Raise UserError where a rank would never have anything to do."""
+    groups, ranks = config.rollout.groups, trainer.world_size
+    if ranks > groups:
+        raise UserError(
+            f"{ranks} processes cannot share {groups} groups, a group stays whole: rollout.groups={ranks}, "
+            f"or trainer.devices={groups}"
+        )
 
 
 @contextmanager
 def interruptible(trainer: L.Trainer) -> Iterator[None]:
-    """A Ctrl-C stays a KeyboardInterrupt that says what is left of the run; Lightning's own exit says nothing."""
+    """A Ctrl-C stays a KeyboardInterrupt that says what is left of the run; Lightning's own exit says nothing. An error
+    that comes of another rank's end names that rank."""
     try:
         yield
+    except Exception as e:
+        if (ended := _ended_rank(trainer)) is None:
+            raise
+        raise RunError(f"{ended}; what it said is above; go on with resume={trainer.default_root_dir}") from e
     except SystemExit as e:
         if not trainer.interrupted:
             raise
         policy = Path(trainer.default_root_dir) / "policy"
-        left = [f"the policy of the last finished iteration is in {policy}"] if policy.exists() else []
+        left = []
+        if policy.exists():
+            left = [f"the policy of the last finished iteration is in {policy}", f"go on with resume={policy.parent}"]
         raise KeyboardInterrupt(*left) from e
+
+
+def _ended_rank(trainer: L.Trainer) -> str | None:
+    """Which of the processes that this one has started has failed, and how."""
+    for rank, process in enumerate(getattr(trainer.strategy.launcher, "procs", []), start=1):
+        try:
+            code = process.wait(timeout=0.5)  # its connections close a moment before it has ended
+        except subprocess.TimeoutExpired:
+            continue
+        if code:
+            return f"rank {rank} (process {process.pid}) ended with exit status {code}"
+    return None

@@ -90,6 +90,13 @@ MISTAKES = [
     ([TINY, "optim.optimizer=sgd"], "optim.optimizer=adamw"),
     (["conf=pcm_spatial_tiny"], "missing required value: policy.checkpoint"),
     ([TINY, "trainer.devices=x"], "trainer.devices=1"),
+    ([TINY, "trainer.strategy=fsdp"], "trainer.strategy=fsdp2"),
+    ([TINY, "trainer.strategy=horovod"], "Choices: auto, ddp, fsdp2 (trainer.strategy=auto)"),
+    ([TINY, "trainer.devices=9"], "9 processes cannot share 8 groups, a group stays whole: rollout.groups=9"),
+    ([TINY, "optim.max_skipped_steps=0"], "optim.max_skipped_steps=3"),
+    ([TINY, "callbacks.checkpoint.keep=0"], "callbacks.checkpoint.keep=2"),
+    ([TINY, "resume=/nonexistent"], "nothing to resume at /nonexistent"),
+    ([TINY, "trainer=gpu", "trainer.devices=64"], "trainer.devices=1"),
     ([TINY, "trainer.max_epochs=3"], "remove trainer.max_epochs"),
 ]
 

@@ -17,7 +17,7 @@ from callbacks.diagnostics import Diagnostics
 from callbacks.metrics_file import MetricsFile
 from callbacks.pcm import PCM
 from callbacks.policytrim import PolicyTrim
-from tests import make, tiny_fit, toy_fit
+from tests import make, tiny_fit, trim_fit
 from tests.toy import ToyPolicy, ToyPool
 from vla_rl.compose import compose
 from vla_rl.data import RolloutDataModule
@@ -72,8 +72,9 @@ def test_it_prints_success_before_and_after_and_a_line_per_iteration(run):
 def test_the_run_folder_is_complete(run):
     folder, _ = run
     top = {"config.yaml", "versions.json", "metrics.jsonl", "summary.json", "checkpoints", "policy", "figures"}
-    assert {path.name for path in folder.iterdir()} == top | {"tensorboard"}
-    assert [path.name for path in (folder / "checkpoints").iterdir()] == ["last.ckpt"]
+    assert {path.name for path in folder.iterdir()} == top | {"tensorboard", "success_before.json", ".lock"}
+    names = ["best.ckpt", "iteration-1.ckpt", "iteration-2.ckpt", "last.ckpt"]  # the first one is the best: a tie
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == names
     assert json.loads((folder / "versions.json").read_text()) == versions()
     for name in ("phase_allocation", "divergence", "success", "cost"):
         assert imread(folder / "figures" / f"{name}.png").std() > 0.05  # something is drawn on the white
@@ -177,7 +178,7 @@ def made_run(folder: Path) -> set[str]:
 
 def trimmed_run(folder: Path) -> set[str]:
     """Tags of a run with both stages of PolicyTrim."""
-    toy_fit.fit(folder, PolicyTrim(extend_iterations=1, kl_coef=0.1, **toy_fit.BOTH))
+    trim_fit.fit(folder, PolicyTrim(extend_iterations=1, kl_coef=0.1, **trim_fit.BOTH))
     return tags(folder)
 
 

@@ -27,7 +27,8 @@ def test_a_run_can_be_stopped_at_any_time(tmp_path):
     os.killpg(program.pid, signal.SIGINT)  # as a terminal does: the whole process group
     _, errors = program.communicate(timeout=10)
 
-    assert errors == f"interrupted; the policy of the last finished iteration is in {folder}/policy\n"
+    left = f"the policy of the last finished iteration is in {folder}/policy; go on with resume={folder}"
+    assert errors == f"interrupted; {left}\n"
     assert program.returncode == 130
     assert len(simulators) == 2
     gone, alive = psutil.wait_procs(simulators, timeout=1)

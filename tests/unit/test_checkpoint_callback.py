@@ -1,4 +1,4 @@
-"""What a run leaves to go on from: `checkpoints/last.ckpt` and `policy/`, whole at any time."""
+"""What a run leaves to go on from: `checkpoints/` and `policy/`, whole at any time."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from callbacks import checkpoint
 from callbacks.checkpoint import Checkpoint
 from tests.make import MadeData, MadeModule, made_trainer
+from vla_rl.errors import RunError
 from vla_rl.policy import load_policy, save_trained
 
 LORA = {"r": 2, "alpha": 2}
@@ -37,6 +38,10 @@ def first_trained(policy) -> tuple[str, torch.Tensor]:
     return next((name, p) for name, p in policy.named_parameters() if p.requires_grad)
 
 
+def checkpoint_names(folder) -> list[str]:
+    return sorted(path.name for path in (folder / "checkpoints").iterdir())
+
+
 def run(folder, *, lora=None, iterations=1, every_iterations=1, stop_at=None) -> MadeModule:
     module = MadeModule()
     module.policy = load_policy("shipped:object_tiny", lora=lora)
@@ -58,7 +63,7 @@ def test_the_last_iteration_is_what_is_left(tmp_path):
     run(tmp_path, iterations=2)
     assert written(tmp_path) == 2.0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints", "policy"]
-    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["last.ckpt"]
+    assert checkpoint_names(tmp_path) == ["iteration-1.ckpt", "iteration-2.ckpt", "last.ckpt"]
 
 
 def test_there_is_a_policy_before_the_first_iteration_ends(tmp_path):
@@ -87,14 +92,16 @@ def test_with_lora_the_adapters_alone_are_written(tmp_path):
 def test_a_folder_is_swapped_whole_or_not_at_all(tmp_path, monkeypatch):
     module = run(tmp_path)
 
-    def half(policy, folder) -> None:
-        save_trained(policy, folder)
+    def half(policy, folder, state) -> None:
+        save_trained(policy, folder, state)
         (folder / "config.json").rename(folder / "half.json")
         raise OSError("disk full")
 
     monkeypatch.setattr(checkpoint, "save_trained", half)
     trainer = made_trainer(tmp_path, [Change(), Checkpoint()], enable_checkpointing=True)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(
+        RunError, match=rf"after iteration 0 \(disk full\).*when there is room again, resume={tmp_path}"
+    ):
         trainer.fit(module, datamodule=MadeData())
     assert float(first_trained(load_policy(str(tmp_path / "policy")))[1].detach().flatten()[0]) == 1.0
     monkeypatch.undo()
@@ -103,3 +110,35 @@ def test_a_folder_is_swapped_whole_or_not_at_all(tmp_path, monkeypatch):
         trainer.fit(module, datamodule=MadeData())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoints", "policy"]  # and no half one beside it
     assert not (tmp_path / "policy" / "half.json").exists()
+
+
+class Measures(L.Callback):
+    """Logs held-out success: what `successes` says, iteration by iteration."""
+
+    def __init__(self, successes) -> None:
+        self.successes = successes
+
+    def on_train_epoch_start(self, trainer, pl_module) -> None:
+        trainer.callback_metrics.clear()
+        if (success := self.successes[trainer.current_epoch]) is not None:
+            pl_module.log("heldout/sampled_success", success, on_step=False, on_epoch=True, batch_size=1)
+
+
+def test_the_last_ones_stay_and_the_best(tmp_path):
+    module = MadeModule()
+    module.policy = torch.nn.Linear(1, 1)  # a policy of one's own
+    callbacks = [Measures([0.25, None, 0.75, 0.5, 0.75, None]), Checkpoint(every_iterations=2, keep=1)]
+    trainer = made_trainer(tmp_path, callbacks, iterations=6, enable_checkpointing=True)
+    trainer.fit(module, datamodule=MadeData())
+    assert checkpoint_names(tmp_path) == ["best.ckpt", "iteration-3.ckpt", "iteration-6.ckpt", "last.ckpt"]
+    folder = tmp_path / "checkpoints"
+    assert (
+        folder / "best.ckpt"
+    ).readlink().name == "iteration-3.ckpt"  # not due, but the best; as good later is not better
+    assert (folder / "last.ckpt").readlink().name == "iteration-6.ckpt"
+
+
+@pytest.mark.parametrize("option", ["every_iterations", "keep"])
+def test_numbers_are_checked(option):
+    with pytest.raises(ValueError, match=f"callbacks.checkpoint.{option}="):
+        Checkpoint(**{option: 0})

@@ -8,6 +8,7 @@ from lightning.pytorch.callbacks import Callback
 from tests.toy import ToyPolicy, ToyPool
 from vla_rl.config import EvaluationConfig, GRPOConfig, OptimConfig, RolloutConfig
 from vla_rl.data import RolloutDataModule
+from vla_rl.errors import RunError
 from vla_rl.module import GRPOModule
 
 
@@ -116,6 +117,43 @@ def test_heldout_success_is_measured_both_ways(tmp_path):
     assert module.heldout["sampled"].episodes == 6 and module.heldout["greedy"].episodes == 3
     assert metrics["heldout/sampled_success"] == pytest.approx(module.heldout["sampled"].rate)
     assert metrics["heldout/greedy_success"] == pytest.approx(module.heldout["greedy"].rate)
+
+
+class NoNumber(Callback):
+    """Makes the loss of some optimizer steps, counted from 0, a NaN."""
+
+    def __init__(self, steps):
+        self.steps, self.count = steps, 0
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if self.count in self.steps:
+            batch.advantage_N.fill_(float("nan"))
+        self.count += 1
+
+
+def test_a_step_that_is_no_number_is_skipped(tmp_path):
+    with pytest.warns(UserWarning, match="optimizer step of iteration 1 is skipped: loss nan, gradient norm nan"):
+        trainer, module, _, recorder = fit(tmp_path, callbacks=[NoNumber({0, 1, 3})])
+    assert trainer.global_step == len(recorder.gradients) == 1
+    assert [m["train/skipped_steps"] for m in recorder.metrics] == [2, 1]
+    assert module.policy.head.weight.isfinite().all()
+
+
+def test_steps_that_stay_no_numbers_stop_the_run(tmp_path):
+    numberless = NoNumber({1, 2, 3})  # the last one of the first iteration, and both of the second
+    with pytest.warns(UserWarning), pytest.raises(RunError, match="3 optimizer steps in a row.*iteration 2.*optim.lr="):
+        fit(tmp_path, iterations=9, callbacks=[numberless])
+    assert numberless.count == 4
+
+
+def test_how_many_steps_were_skipped_in_a_row_is_in_the_checkpoint(tmp_path):
+    with pytest.warns(UserWarning):
+        _, module, _, _ = fit(tmp_path, iterations=1, callbacks=[NoNumber({0, 1})])
+    checkpoint = {"state_dict": {}}
+    module.on_save_checkpoint(checkpoint)
+    _, other, _, _ = fit(tmp_path, iterations=1)
+    other.on_load_checkpoint(checkpoint)
+    assert other._skipped == 2
 
 
 def test_checkpoints_hold_trainable_tensors_only(tmp_path):

@@ -12,7 +12,7 @@ from callbacks.pcm import PCM
 from callbacks.policytrim import PolicyTrim
 from callbacks.trim_options import windows_of
 from tests.toy import ToyPolicy, ToyPool
-from tests.toy_fit import BOTH, Groups, fit, rows, weights
+from tests.trim_fit import BOTH, Groups, fit, rows, weights
 from vla_rl.compose import compose
 from vla_rl.config import EvaluationConfig, GRPOConfig, OptimConfig, RolloutConfig
 from vla_rl.data import RolloutDataModule

@@ -65,6 +65,12 @@ def test_versions_are_the_installed_ones(monkeypatch):
     assert versions()["torch"] == torch.__version__
 
 
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    """`run_folder` tells the processes that are started later."""
+    monkeypatch.setenv("VLA_RL_RUN_FOLDER", "not a folder of these tests")
+
+
 def test_the_default_folder_is_named_after_conf_and_time():
     folder = run_folder(None, "pcm_object_tiny")
     assert re.fullmatch(r"runs/pcm_object_tiny/\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", str(folder))
@@ -74,7 +80,10 @@ def test_the_default_folder_is_named_after_conf_and_time():
 def test_a_folder_with_a_run_in_it_is_refused(tmp_path):
     assert run_folder(str(tmp_path), "mine") == tmp_path  # it exists, but holds no run
     (tmp_path / "config.yaml").touch()
-    message = f"run folder {tmp_path} holds a run already; name another: run_dir={tmp_path}-2"
+    message = (
+        f"run folder {tmp_path} holds a run already; go on with it: resume={tmp_path}, "
+        f"or name another: run_dir={tmp_path}-2"
+    )
     with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
         run_folder(str(tmp_path), "mine")
 
@@ -97,12 +106,49 @@ def test_json_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
 
 
 def test_a_run_folder_says_what_the_run_is(tmp_path):
-    open_run_folder(tmp_path / "a" / "run", compose(["conf=pcm_object_tiny", "seed=5"]))
+    with open_run_folder(tmp_path / "a" / "run", compose(["conf=pcm_object_tiny", "seed=5", "resume=auto"])):
+        pass
+    assert "resume: null" in (tmp_path / "a" / "run" / "config.yaml").read_text()  # conf=<this file> is a new run
     assert "seed: 5" in (tmp_path / "a" / "run" / "config.yaml").read_text()
     assert json.loads((tmp_path / "a" / "run" / "versions.json").read_text())["torch"] == torch.__version__
 
 
 def test_a_run_folder_that_cannot_be_made_is_named(tmp_path):
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(UserError, match=r"cannot write the run folder .*file/run: Not a directory.*run_dir="):
-        open_run_folder(tmp_path / "file" / "run", compose(["conf=pcm_object_tiny"]))
+    with (
+        pytest.raises(UserError, match=r"cannot write the run folder .*file/run: Not a directory.*run_dir="),
+        open_run_folder(tmp_path / "file" / "run", compose(["conf=pcm_object_tiny"])),
+    ):
+        pass
+
+
+def test_a_run_folder_belongs_to_one_program_at_a_time(tmp_path):
+    config = compose(["conf=pcm_object_tiny"])
+    with open_run_folder(tmp_path, config):
+        with (
+            pytest.raises(
+                UserError, match=rf"another program runs in the run folder {tmp_path}; .*run_dir={tmp_path}-2"
+            ),
+            open_run_folder(tmp_path, config, resumed=True),
+        ):
+            pass
+    with open_run_folder(tmp_path, config, resumed=True):  # free again
+        pass
+    with pytest.raises(UserError, match="holds a run already"), open_run_folder(tmp_path, config):
+        pass
+
+
+def test_other_ranks_take_the_folder_of_the_first_and_write_nothing(tmp_path, monkeypatch):
+    folder = run_folder(None, "mine")
+    monkeypatch.setattr("vla_rl.run.rank_zero_only.rank", 1)
+    monkeypatch.setattr("vla_rl.run.time.strftime", lambda _: "later")
+    assert run_folder(None, "mine") == folder
+    with open_run_folder(tmp_path / "run", compose(["conf=pcm_object_tiny"])):
+        assert not (tmp_path / "run").exists()
+
+
+def test_processes_started_one_by_one_have_to_be_given_a_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")  # as torchrun sets it
+    with pytest.raises(UserError, match="run_dir=runs/mine"):
+        run_folder(None, "mine")
+    assert run_folder(str(tmp_path), "mine") == tmp_path

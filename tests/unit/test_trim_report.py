@@ -12,7 +12,7 @@ from callbacks.policytrim import PolicyTrim
 from callbacks.trim_figures import draw_reward, draw_steps, draw_windows
 from callbacks.trim_report import TrimReport
 from tests.toy import ToyPool
-from tests.toy_fit import BOTH, fit, rows, weights
+from tests.trim_fit import BOTH, fit, rows, weights
 from vla_rl.evaluation import SuccessRate
 from vla_rl.windows import WindowResult
 

@@ -11,23 +11,25 @@ Every tensor is accounted for: one that is missing, not expected, or of another 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
 import torch
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors.torch import save_file
+from torch import Tensor, nn
 
 from vla_rl.policy.action_head import HEAD_FILE, PROPRIO_FILE, WRAPPED, L1Head, read_head
 from vla_rl.policy.actions import Statistics
 from vla_rl.policy.config import OpenVLAConfig, parse_config
-from vla_rl.policy.l1_policy import SCALE_FILE, L1Policy
+from vla_rl.policy.l1_policy import SCALE_FILE, L1Policy, save_scale
 from vla_rl.policy.llama import check_bidirectional
 from vla_rl.policy.model import OpenVLAOFT
 from vla_rl.policy.policy import CheckpointFiles, OpenVLAOFTPolicy
 from vla_rl.policy.vision import unused_shapes
-from vla_rl.policy.weights import INDEX, check_tensors, read_json, read_tensors
+from vla_rl.policy.weights import INDEX, SINGLE, check_tensors, read_json, read_tensors
 from vla_rl.shipped import shipped_folder
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -109,30 +111,40 @@ def check_choice(option: str, value: Any, allowed: Iterable[str]) -> None:
         raise ValueError(f"{option} {value!r} is not one of {', '.join(allowed)}: policy.{option}={allowed[0]}")
 
 
-def save_trained(policy: OpenVLAOFTPolicy, folder: str | Path) -> None:
-    """Write what training changed: the adapters where there are any (`policy.adapter=`), else the whole checkpoint."""
-    if hasattr(policy.model, "peft_config"):
+def save_trained(policy: nn.Module, folder: str | Path, state: Mapping[str, Tensor] | None = None) -> None:
+    """Write what training changed: the adapters where there are any (`policy.adapter=`), else the whole checkpoint; of
+    a policy of one's own, its tensors.
+
+    Args:
+        state: the policy's state dict, where its own tensors are shards.
+    """
+    state = policy.state_dict() if state is None else state
+    if not isinstance(policy, OpenVLAOFTPolicy):
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        save_file({k: v.contiguous() for k, v in state.items()}, Path(folder) / SINGLE)
+    elif hasattr(policy.model, "peft_config"):
         from vla_rl.policy.lora import save_adapter
 
-        save_adapter(policy.model, Path(folder))
+        save_adapter(policy.model, Path(folder), _part(state, "model."))
         if isinstance(policy, L1Policy):
-            policy.save_scale(Path(folder))
+            save_scale(_part(state, "scale."), Path(folder))
     else:
-        save_policy(policy, folder)
+        save_policy(policy, folder, state)
 
 
-def save_policy(policy: OpenVLAOFTPolicy, folder: str | Path) -> None:
-    """Write a checkpoint folder, unused tensors included, of a policy without LoRA."""
+def save_policy(policy: OpenVLAOFTPolicy, folder: str | Path, state: Mapping[str, Tensor] | None = None) -> None:
+    """Write a checkpoint folder, unused tensors included, of a policy without LoRA. `state`: see `save_trained`."""
+    state = policy.state_dict() if state is None else state
     assert not hasattr(policy.model, "peft_config"), "a policy with LoRA is not a checkpoint: save_trained"
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     files = policy.files
-    tensors = policy.model.state_dict() | files.unused
+    tensors = _part(state, "model.") | files.unused
     if isinstance(policy, L1Policy):
-        policy.save_scale(folder)
+        save_scale(_part(state, "scale."), folder)
         for part, name in files.heads.items():
-            module = policy.head if part == "head" else policy.model.proprio_projector
-            torch.save({WRAPPED + key: value for key, value in module.state_dict().items()}, folder / name)
+            head = _part(state, "head." if part == "head" else f"model.{PROPRIO}.")
+            torch.save({WRAPPED + key: value for key, value in head.items()}, folder / name)
         tensors = {name: value for name, value in tensors.items() if not name.startswith(f"{PROPRIO}.")}
     huggingface_hub.save_torch_state_dict({k: v.contiguous() for k, v in tensors.items()}, folder)
     statistics = policy.statistics.content if policy.statistics else {}
@@ -145,6 +157,10 @@ def save_policy(policy: OpenVLAOFTPolicy, folder: str | Path) -> None:
     (folder / TOKENIZER).write_text(files.tokenizer)
     for name, content in files.others.items():
         (folder / name).write_bytes(content)
+
+
+def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
 def resolve_checkpoint(checkpoint: str) -> Path:

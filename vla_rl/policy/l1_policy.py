@@ -6,7 +6,7 @@ Greedy is the released policy: the head's action, no noise. The "token" of a sam
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -82,9 +82,6 @@ class L1Policy(OpenVLAOFTPolicy):
         """With adapters, the released head stays; only the scale learns beside them."""
         self.head.requires_grad_(False)
 
-    def save_scale(self, folder: Path) -> None:
-        save_file({name: value.contiguous() for name, value in self.scale.state_dict().items()}, folder / SCALE_FILE)
-
     def load_scale(self, folder: Path) -> None:
         """Go on from a trained scale.
 
@@ -94,3 +91,8 @@ class L1Policy(OpenVLAOFTPolicy):
         if not (folder / SCALE_FILE).exists():
             raise ValueError(f"adapter {folder} has no {SCALE_FILE}: it was not trained on an L1 checkpoint")
         self.scale.load_state_dict(load_file(folder / SCALE_FILE))
+
+
+def save_scale(state: Mapping[str, Tensor], folder: Path) -> None:
+    """`state`: of the policy's scale."""
+    save_file({name: value.contiguous() for name, value in state.items()}, folder / SCALE_FILE)

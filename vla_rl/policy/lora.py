@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import peft
 import torch
 from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from vla_rl.policy.llama import RowsLinear
 from vla_rl.policy.model import OpenVLAOFT
@@ -62,11 +62,15 @@ def add_lora(model: OpenVLAOFT, r: int, alpha: float, targets: Sequence[str] = T
             module.cast_input_dtype_enabled = False  # the policy computes under autocast
 
 
-def save_adapter(model: OpenVLAOFT, folder: Path) -> None:
-    """Write `adapter_config.json` and `adapter_model.safetensors`; `peft.PeftModel.from_pretrained` reads them too."""
+def save_adapter(model: OpenVLAOFT, folder: Path, state: Mapping[str, Tensor] | None = None) -> None:
+    """Write `adapter_config.json` and `adapter_model.safetensors`; `peft.PeftModel.from_pretrained` reads them too.
+
+    Args:
+        state: the model's state dict, where its own tensors are shards.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     model.peft_config[ADAPTER].save_pretrained(str(folder))
-    state = peft.get_peft_model_state_dict(model, adapter_name=ADAPTER, save_embedding_layers=False)
+    state = peft.get_peft_model_state_dict(model, state, adapter_name=ADAPTER, save_embedding_layers=False)
     save_file({PREFIX + k: v.contiguous().cpu() for k, v in state.items()}, folder / "adapter_model.safetensors")
 
 

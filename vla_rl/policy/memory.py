@@ -58,13 +58,16 @@ class MemoryPlan:
         return f"memory plan in GB: {' + '.join(parts)} = {self.total / 1e9:.2f}"
 
 
-def plan_memory(options: dict[str, Any], *, rows: int | None, optimizer: str, available: int) -> MemoryPlan:
+def plan_memory(
+    options: dict[str, Any], *, rows: int | None, optimizer: str, available: int, shards: int = 1
+) -> MemoryPlan:
     """The plan of one rank.
 
     Args:
         options: of `load_policy`.
         rows: per micro-batch; None for as many as fit into `available` bytes, at least 1.
         optimizer: "adamw" or "adamw8bit".
+        shards: ranks that everything but activations is spread over, block by block (`vla_rl.strategies`).
 
     Raises:
         ValueError: options that cannot be.
@@ -96,11 +99,12 @@ def plan_memory(options: dict[str, Any], *, rows: int | None, optimizer: str, av
     moments = (
         2 * trainable if optimizer == "adamw" else int(2 * BYTES_PER_8BIT_MOMENT * sum(p.numel() for p in trained))
     )
+    gathered = _gathered(model) * dtype.itemsize if shards > 1 else 0
     plan = MemoryPlan(
-        weights=weights,
-        trainable=trainable,
-        gradients=trainable,
-        optimizer=moments,
+        weights=weights // shards + gathered,
+        trainable=trainable // shards,
+        gradients=trainable // shards,
+        optimizer=moments // shards,
         per_row=int(per_row * TRANSIENT),
         rows=rows or 0,
     )
@@ -123,6 +127,13 @@ def _config(options: dict[str, Any]) -> OpenVLAConfig:
 
 def _elements(module: nn.Module, kind: type[nn.Module]) -> int:
     return sum(m.weight.numel() for m in module.modules() if isinstance(m, kind))
+
+
+def _gathered(model: OpenVLAOFT) -> int:
+    """Parameters that are whole at a time where blocks are sharded: those around the blocks, a block and the next."""
+    size = lambda module: sum(p.numel() for p in module.parameters())  # noqa: E731
+    blocks = [size(block) for m in model.modules() if isinstance(m, nn.ModuleList) for block in m]
+    return size(model) - sum(blocks) + 2 * max(blocks)
 
 
 def _activations(model: OpenVLAOFT, *, checkpointing: bool) -> int:

@@ -44,6 +44,24 @@ def test_activations_are_what_autograd_keeps():
     assert plan(checkpoint=None, gradient_checkpointing=True).per_row < 0.7 * plan(checkpoint=None).per_row
 
 
+def test_the_7b_in_shards():
+    """Whole at a time: two layers of 4 x 4096^2 + 3 x 4096 x 11008, embeddings and head of 32064 x 4096, the
+    projector's 2176 x 8704 + 8704 x 4096 + 4096^2: 738 million parameters, 1.5 GB; the 15.0 GB are spread over 8."""
+    made = plan_memory(BFLOAT16_7B | {"lora": ALL}, rows=12, optimizer="adamw", available=80 * GB, shards=8)
+    assert made.weights / GB == pytest.approx(15.0 / 8 + 1.5, abs=0.05)
+
+
+def test_shards_of_the_small_policy():
+    whole = plan(checkpoint=None)
+    half = plan_memory({"checkpoint": None}, rows=12, optimizer="adamw", available=80 * GB, shards=2)
+    assert (half.trainable, half.gradients, half.optimizer) == (
+        whole.trainable // 2,
+        whole.gradients // 2,
+        whole.optimizer // 2,
+    )
+    assert half.per_row == whole.per_row
+
+
 def test_the_7b_in_gigabytes():
     """7.5 billion parameters less what is never run, in bfloat16; 110 million of adapters in float32."""
     base = plan(**BFLOAT16_7B, lora=ALL)

@@ -1,0 +1,45 @@
+"""The global random generators of all ranks, in types that a checkpoint may hold (`weights_only=True`).
+
+What this project draws comes from generators seeded by what is drawn (`vla_rl.distributed`); these are for libraries
+and for callbacks of one's own.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import lightning as L
+import numpy as np
+import torch
+
+
+def random_states(trainer: L.Trainer) -> list[dict[str, Any]]:
+    """Of each rank; a collective."""
+    own = random_state()
+    if trainer.world_size == 1:
+        return [own]
+    states: list[dict[str, Any]] = [{} for _ in range(trainer.world_size)]
+    torch.distributed.all_gather_object(states, own)
+    return states
+
+
+def random_state() -> dict[str, Any]:
+    """Of Python, NumPy, torch, and the CUDA devices this process uses."""
+    name, keys, *rest = np.random.get_state()
+    return {
+        "python": random.getstate(),
+        "numpy": [name, keys.tolist(), *rest],
+        "torch": torch.get_rng_state().tolist(),
+        "cuda": [state.tolist() for state in torch.cuda.get_rng_state_all()] if torch.cuda.is_available() else [],
+    }
+
+
+def set_random_state(state: dict[str, Any]) -> None:
+    """Inverse of `random_state`."""
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    np.random.set_state(tuple(state["numpy"]))
+    torch.set_rng_state(torch.tensor(state["torch"], dtype=torch.uint8))
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all([torch.tensor(device, dtype=torch.uint8) for device in state["cuda"]])
