@@ -82,6 +82,11 @@ def understood(command: Command, monkeypatch: pytest.MonkeyPatch) -> Config | No
     if program == "docker":
         assert "GPU" in command.comment, f"{command}: mark it as needing a GPU"
         return _docker(command, arguments, monkeypatch)
+    if program == "torchrun":
+        return _run(command, "-m", arguments[arguments.index("-m") + 1 :], monkeypatch)
+    if program.endswith(".sh"):
+        assert (ROOT / program).is_file(), f"{command}: no such file"
+        return _run(command, "-m", ["vla_rl.fit", *arguments], monkeypatch)
     assert program == "python", f"{command}: unknown command (label a block that holds none: ```text)"
     if arguments[:2] == ["-m", "mkdocs"]:
         assert arguments[2] in ("serve", "build"), command
