@@ -19,7 +19,7 @@ from tests.make import MadeData, make_trajectory, random_groups, train
 from vla_rl.build import build
 from vla_rl.compose import compose
 from vla_rl.errors import UserError
-from vla_rl.types import RolloutGroup
+from vla_rl.types import ChunkBatch, RolloutGroup
 from vla_rl.video import annotate
 
 
@@ -82,6 +82,15 @@ def test_episodes_that_were_not_trained_on_have_no_kept_chunk(tmp_path, monkeypa
 
     train(tmp_path, OnlyMixed(), Videos(first=99, failures=0), data=NobodyTrains())
     assert len(shown) == 10 and shown[-2:] == [[], []] and all(shown[:-2])
+
+
+def test_a_batch_filled_with_an_episode_of_another_takes_nothing_back():
+    callback = Videos()
+    for weight in (True, False):
+        batch = ChunkBatch.from_trajectories([make_trajectory([0, 8])])
+        batch.token_mask_NLA &= weight
+        callback.on_train_batch_end(None, None, None, batch, 0)
+    assert callback._kept[0].tolist() == [0, 1]
 
 
 def test_tensorboard_plays_them(tmp_path):
