@@ -36,7 +36,8 @@ def runs(tmp_path_factory) -> tuple[Path, Path, str]:
     spoilt = load_policy("shipped:object_tiny")
     torch.nn.init.zeros_(spoilt.model.language_model.lm_head.weight)  # every action is as probable as any other
     save_trained(spoilt, root / "spoilt")
-    arguments = [f"checkpoint=[shipped:object_tiny,{root / 'spoilt'}]", "init_states=[10000,10003]", "videos.first=1"]
+    both = f"checkpoint=[shipped:object_tiny,{root / 'spoilt'}]"
+    arguments = [both, "init_states=[10000,10003]", "videos.first=1", "sim.horizon=144"]
     printed = run(root / "one", *arguments, "sim.workers=2")
     run(root / "two", *arguments, "sim.workers=1")
     return root / "one", root / "two", printed

@@ -55,7 +55,7 @@ def test_remarks_name_what_is_not_as_published():
 
 def test_workers_are_no_fact_of_a_report():
     assert plan("sim.workers=1").simulator() == plan("sim.workers=2").simulator()
-    assert plan().simulator()["horizon"] == 144
+    assert plan("sim.horizon=96").simulator()["horizon"] == 96
 
 
 def test_checkpoints_take_the_place_of_the_confs(tmp_path):
