@@ -10,7 +10,7 @@ fit: setup
 	$(VENV)/bin/python -m vla_rl.fit conf=pcm_object_tiny $(ARGS)
 
 test: setup
-	$(VENV)/bin/python -m pytest $(ARGS)
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 setup: $(VENV)/.ready
 
