@@ -30,9 +30,9 @@ def result(folder: Path) -> dict[str, Any]:
 
 
 def timeless(value: Any) -> Any:
-    """Without seconds; tensors as bytes; NaN as text, so that it equals itself."""
+    """Without seconds and memory; tensors as bytes; NaN as text, so that it equals itself."""
     if isinstance(value, dict):
-        return {str(k): timeless(v) for k, v in value.items() if not str(k).startswith("time/")}
+        return {str(k): timeless(v) for k, v in value.items() if not str(k).startswith(("time/", "split/", "memory/"))}
     if isinstance(value, list | tuple):
         return [timeless(v) for v in value]
     if isinstance(value, torch.Tensor):

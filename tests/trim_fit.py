@@ -56,7 +56,10 @@ def fit(tmp_path, *callbacks, iterations=2, pool=None, resume=None, save=False, 
 
 def rows(folder) -> list[dict[str, float]]:
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{tag: value for tag, value in row.items() if not tag.startswith("time/")} for row in lines]
+    return [
+        {tag: value for tag, value in row.items() if not tag.startswith(("time/", "split/", "memory/"))}
+        for row in lines
+    ]
 
 
 def weights(module) -> torch.Tensor:

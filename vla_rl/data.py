@@ -166,7 +166,7 @@ class RolloutDataModule(L.LightningDataModule):
         super().__init__()
         check_together(pool, policy, rollout)
         self.pool, self.policy = pool, policy
-        self._actor = policy  # what rollouts ask
+        self._actor: InStep | None = None  # what rollouts ask in the place of the policy
         self.rollout, self.grpo, self.evaluation = rollout, grpo, evaluation
         self.seed = seed
         self._advantage = pick(grpo.advantage, ADVANTAGES, "grpo.advantage")
@@ -286,7 +286,8 @@ class RolloutDataModule(L.LightningDataModule):
 
     def _collect(self, episodes: list[Episode], decoding: str) -> tuple[list[Trajectory], TimeSplit]:
         temperature, greedy = self.rollout.temperature, decoding == "greedy"
-        return collect(self.pool, self._actor, episodes, temperature=temperature, greedy=greedy, on_done=self.on_done)
+        actor = self.policy if self._actor is None else self._actor
+        return collect(self.pool, actor, episodes, temperature=temperature, greedy=greedy, on_done=self.on_done)
 
     @contextmanager
     def _all_ranks_acting(self) -> Iterator[None]:
@@ -297,7 +298,7 @@ class RolloutDataModule(L.LightningDataModule):
         self._actor = InStep(self.policy, self.trainer.strategy)
         yield
         self._actor.finish()  # not after an exception: the other ranks end with this one
-        self._actor = self.policy
+        self._actor = None
 
     def _notify(self, hook: str, value: list) -> None:
         for callback in self.trainer.callbacks:

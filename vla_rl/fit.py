@@ -67,8 +67,9 @@ def main(argv: list[str]) -> None:
             path = write_summary(
                 folder, conf=config.conf, seed=config.seed, before=before, after=after, seconds=seconds
             )
-            rank_zero_only(print)(run_report(folder))
-            rank_zero_only(print)(f"summary {path}")
+            if trainer.is_global_zero:  # the others may be here before the summary is written
+                print(run_report(folder))
+                print(f"summary {path}")
 
 
 def measure(when: str, trainer: L.Trainer, module: GRPOModule, data: RolloutDataModule) -> dict[str, SuccessRate]:

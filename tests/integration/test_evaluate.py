@@ -68,7 +68,7 @@ def test_the_same_evaluation_writes_the_same_report(runs):
     reports = {"report.json", "report.md", "report.html"}
     figures = {f"figures/{name}.png" for name in ("tasks", "outcomes", "episodes_A", "episodes_B")}
     videos = {file for file in files if file.startswith("videos/")}
-    assert files == reports | figures | videos | {"config.yaml", "versions.json", "timing.json"}
+    assert files == reports | figures | videos | {"config.yaml", "versions.json", "timing.json", ".lock"}
     for name in sorted(reports | figures):
         assert (one / name).read_bytes() == (two / name).read_bytes(), name
     assert len(videos) >= 3
