@@ -45,7 +45,8 @@ def refused(folder: Path, *overrides: str) -> str:
     """The one line that a program which should not start ends with."""
     program = toy_fit.start(folder, *overrides)
     assert program.wait() == 2, program.errors
-    (line,) = program.errors.splitlines()
+    (line,) = [line for line in program.errors.splitlines() if line.startswith("error: ")]  # after warnings, if any
+    assert program.errors.splitlines()[-1] == line
     return line
 
 
