@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from callbacks.run_figures import PALETTE
+from vla_rl.colours import PALETTE
 from vla_rl.windows import WindowResult
 
 BINS = 24  # of the histogram

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from callbacks.step_baseline import StepBaseline
-from callbacks.trim_stages import Reduction, success_of
+from callbacks.trim_stages import Reduction, steps_of, success_of
 from vla_rl.rewards import step_drift
 from vla_rl.types import RolloutGroup
 
@@ -40,8 +40,7 @@ def iteration_metrics(
     total = dict.fromkeys(names, 0.0)
     for group in groups:
         trajectories, success_G = group.trajectories, success_of(group)
-        steps_G = torch.tensor([float(t.steps) for t in trajectories])
-        drift = step_drift(torch.tensor([t.advantage for t in trajectories]), steps_G, success_G)
+        drift = step_drift(torch.tensor([t.advantage for t in trajectories]), steps_of(group), success_G)
         step_reward_G, penalty_G = reduction.terms(group) if reduction else torch.zeros(2, len(trajectories))
         successes = [t for t in trajectories if t.success]
         for name, value in {

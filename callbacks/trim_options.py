@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from vla_rl.errors import UserError, closest, did_you_mean
+from vla_rl.errors import UserError, no_such_choice
 from vla_rl.rewards import spaced_ratios, window_of
 
 
@@ -14,10 +14,7 @@ def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
     """Refuse a value that is not one of `choices`."""
     choices = list(choices)
     if value not in choices:
-        raise ValueError(
-            f"no {name} named {value!r}{did_you_mean(str(value), choices)} Choices: {', '.join(choices)} "
-            f"(reward.{name}={closest(str(value), choices) or choices[0]})"
-        )
+        raise ValueError(no_such_choice(value, choices, f"reward.{name}"))
 
 
 def check_number(name: str, value: Any, example: float, *, above: bool = False) -> None:

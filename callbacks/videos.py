@@ -34,10 +34,7 @@ class Videos(L.Callback):
     def __init__(self, every_iterations: int = 10, first: int = 0, failures: int = 2, per_group: int = 0) -> None:
         check_count("every_iterations", every_iterations, "iteration", "callbacks.videos.every_iterations=10")
         for name, value in (("first", first), ("failures", failures), ("per_group", per_group)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-                raise ValueError(
-                    f"{name} must be a number of videos, at least 0, got {value!r}: callbacks.videos.{name}=2"
-                )
+            check_count(name, value, "video", f"callbacks.videos.{name}=2", least=0)
         self.every_iterations = every_iterations
         self.rules = VideoConfig(first, failures, per_group)
         self._kept: dict[int, Tensor] = {}  # this iteration: uid -> indices of the chunks that were trained on

@@ -19,11 +19,10 @@ import psutil
 from callbacks.resources import MB, host_bytes
 from vla_rl.build import build, check
 from vla_rl.compose import compose
-from vla_rl.distributed import stable_seed
 from vla_rl.entry import run_entry
+from vla_rl.evaluation import heldout_episodes
 from vla_rl.rollouts import collect
 from vla_rl.run import versions
-from vla_rl.types import Episode
 
 BLOCK = 100  # episodes
 
@@ -39,24 +38,14 @@ def main(argv: list[str]) -> None:
     memory_mb, cpu_s = [], []
     with closing(build(config.sim, "sim")) as pool:
         policy = build(config.policy, "policy")
-        low, high = config.rollout.train_init_states
-        for first in range(0, args.episodes, BLOCK):
-            uids = range(first, min(first + BLOCK, args.episodes))
-            episodes = [
-                Episode(
-                    uid=uid,
-                    task=pool.tasks[uid % len(pool.tasks)],
-                    init_state=low + uid % (high - low),
-                    seed=stable_seed(config.seed, "actions", uid),
-                    group=uid,
-                )
-                for uid in uids
-            ]
+        planned = heldout_episodes(pool.tasks, config.rollout.heldout_init_states, args.episodes, config.seed)
+        for first in range(0, len(planned), BLOCK):
+            episodes = planned[first : first + BLOCK]
             began = cpu_seconds()
             collect(pool, policy, episodes, temperature=config.rollout.temperature)
             memory_mb.append(round(host_bytes() / MB))
-            cpu_s.append(round((cpu_seconds() - began) / len(uids), 3))
-            print(f"episodes {uids.stop}: {memory_mb[-1]} MB, {cpu_s[-1]} s of CPU time each", flush=True)
+            cpu_s.append(round((cpu_seconds() - began) / len(episodes), 3))
+            print(f"episodes {first + len(episodes)}: {memory_mb[-1]} MB, {cpu_s[-1]} s of CPU time each", flush=True)
     print(json.dumps({"episodes": args.episodes, "memory_mb": memory_mb, "cpu_s_per_episode": cpu_s,
                       "sim": config.sim, "versions": versions()}))  # fmt: skip
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vla_rl.build import import_path
-from vla_rl.errors import UserError, closest, did_you_mean
+from vla_rl.errors import UserError, no_such_choice
 
 
 def pick(value: Any, choices: Mapping[str, Any], option: str) -> Any:
@@ -29,9 +29,4 @@ def pick(value: Any, choices: Mapping[str, Any], option: str) -> Any:
         return value
     if isinstance(value, str) and "." in value:
         return import_path(value, f"({option}={value})")
-    names = list(choices)
-    kind = option.rpartition(".")[2]
-    raise UserError(
-        f"no {kind} named '{value}'{did_you_mean(str(value), names)} "
-        f"Choices: {', '.join(names)}, or my_pkg.my_function ({option}={closest(str(value), names) or names[0]})"
-    )
+    raise UserError(no_such_choice(value, choices, option, also=", or my_pkg.my_function"))

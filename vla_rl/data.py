@@ -114,8 +114,8 @@ class HeldoutBatches(list[HeldoutBatch]):
     """One dataloader; Lightning would take a plain list for several of them."""
 
 
-def check_together(pool: SimulatorPool, policy: Policy, rollout: RolloutConfig) -> None:
-    """What only the built parts know of each other; raises UserError."""
+def check_policy(pool: SimulatorPool, policy: Policy) -> None:
+    """What policy and simulators know of each other only when both are built; raises UserError."""
     if pool.chunk_steps != policy.chunk_steps:
         raise UserError(
             f"the policy decides {policy.chunk_steps} control steps at a time, the simulators expect "
@@ -127,6 +127,10 @@ def check_together(pool: SimulatorPool, policy: Policy, rollout: RolloutConfig) 
             f"the policy reads {wanted} images per decision, the simulators render {rendered}: "
             f"sim.wrist_camera={str(wanted > 1).lower()}"
         )
+
+
+def check_init_states(pool: SimulatorPool, rollout: RolloutConfig) -> None:
+    """Raise UserError where training or the held-out evaluation would go beyond what there is."""
     for name in ("train_init_states", "heldout_init_states"):
         low, high = getattr(rollout, name)
         if pool.init_states is not None and high > pool.init_states:
@@ -164,7 +168,8 @@ class RolloutDataModule(L.LightningDataModule):
         seed: int,
     ) -> None:
         super().__init__()
-        check_together(pool, policy, rollout)
+        check_policy(pool, policy)
+        check_init_states(pool, rollout)
         self.pool, self.policy = pool, policy
         self._actor: InStep | None = None  # what rollouts ask in the place of the policy
         self.rollout, self.grpo, self.evaluation = rollout, grpo, evaluation

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,8 @@ from torch.distributed.tensor import DTensor
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
+
+T = TypeVar("T")
 
 
 def stable_seed(*parts: int | str) -> int:
@@ -47,11 +49,11 @@ def all_reduce_max(number: int, trainer: Trainer) -> int:
     return int(largest)
 
 
-def gather_lists(items: list[int], trainer: Trainer) -> list[int]:
+def gather_lists(items: list[T], trainer: Trainer) -> list[T]:
     """The items of all ranks, one rank after the other; a collective."""
     if trainer.world_size == 1:
         return items
-    lists: list[list[int]] = [[] for _ in range(trainer.world_size)]
+    lists: list[list[T]] = [[] for _ in range(trainer.world_size)]
     torch.distributed.all_gather_object(lists, items)
     return [item for rank in lists for item in rank]
 

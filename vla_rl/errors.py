@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class UserError(ValueError):
@@ -30,3 +31,17 @@ def did_you_mean(name: str, allowed: Iterable[str]) -> str:
     """`; did you mean 'floor'?`, or a full stop where nothing is alike: to follow a message about an unknown name."""
     match = closest(name, allowed)
     return f"; did you mean '{match}'?" if match else "."
+
+
+def no_such_choice(value: Any, choices: Iterable[str], option: str, also: str = "") -> str:
+    """The message about a value that is not among `choices`.
+
+    Args:
+        option: where it stands in the config (`mask.labeller`), for the override that fixes it.
+        also: what else it could have been, after the choices.
+    """
+    names = list(choices)
+    return (
+        f"no {option.rpartition('.')[2]} named '{value}'{did_you_mean(str(value), names)} "
+        f"Choices: {', '.join(names)}{also} ({option}={closest(str(value), names) or names[0]})"
+    )

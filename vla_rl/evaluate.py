@@ -18,15 +18,15 @@ if __name__ == "__main__":
     exit_on_help(__doc__)  # before the imports below, which take seconds
 
 from contextlib import closing
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import lightning as L
 
 from vla_rl.build import build, check
 from vla_rl.compose import compose, own_options
-from vla_rl.config import EvaluateConfig, Node, RolloutConfig
-from vla_rl.data import check_together
+from vla_rl.config import EvaluateConfig, Node
+from vla_rl.data import check_policy
 from vla_rl.episode_figures import draw_strips
 from vla_rl.evaluation_plan import EvaluationPlan, checkpoint_name, plan_evaluation
 from vla_rl.evaluator import Evaluated, Evaluator
@@ -55,11 +55,10 @@ def main(argv: list[str]) -> None:
         enable_model_summary=False,
         use_distributed_sampler=False,  # the evaluator shares the episodes out
     )
-    rollout = replace(config.rollout, train_init_states=plan.init_states, heldout_init_states=plan.init_states)
     with interruptible(trainer), closing(build(config.sim, "sim")) as pool:
         episodes = plan.episodes(pool)
         # all of them before the first episode: what cannot be loaded is found now and not after hours
-        policies = {label: load(node, pool, rollout) for label, node in plan.policies.items()}
+        policies = {label: load(node, pool) for label, node in plan.policies.items()}
         with open_run_folder(folder, config):
             found = {}
             for label, policy in policies.items():
@@ -71,10 +70,10 @@ def main(argv: list[str]) -> None:
                 print(f"report {write(folder, report, found)}")
 
 
-def load(node: Node, pool: SimulatorPool, rollout: RolloutConfig) -> Policy:
+def load(node: Node, pool: SimulatorPool) -> Policy:
     """The policy, if it fits the simulators; raises UserError otherwise."""
     policy = build(node, "policy")
-    check_together(pool, policy, rollout)
+    check_policy(pool, policy)
     return policy
 
 

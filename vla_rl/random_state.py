@@ -13,15 +13,12 @@ import lightning as L
 import numpy as np
 import torch
 
+from vla_rl.distributed import gather_lists
+
 
 def random_states(trainer: L.Trainer) -> list[dict[str, Any]]:
     """Of each rank; a collective."""
-    own = random_state()
-    if trainer.world_size == 1:
-        return [own]
-    states: list[dict[str, Any]] = [{} for _ in range(trainer.world_size)]
-    torch.distributed.all_gather_object(states, own)
-    return states
+    return gather_lists([random_state()], trainer)
 
 
 def random_state() -> dict[str, Any]:

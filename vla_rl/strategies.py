@@ -23,7 +23,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.optim import Optimizer
 
-from vla_rl.errors import UserError, closest, did_you_mean
+from vla_rl.errors import UserError, no_such_choice
 
 TIMEOUT = timedelta(hours=12)
 
@@ -72,11 +72,7 @@ def pick_strategy(name: str, devices: Any, num_nodes: int) -> Strategy | str:
     if name == "auto":
         return "auto" if devices in (1, "1") and num_nodes == 1 else STRATEGIES["ddp"]()
     if name not in STRATEGIES:
-        names = ["auto", *STRATEGIES]
-        raise UserError(
-            f"no strategy named '{name}'{did_you_mean(name, names)} Choices: {', '.join(names)} "
-            f"(trainer.strategy={closest(name, names) or 'auto'})"
-        )
+        raise UserError(no_such_choice(name, ["auto", *STRATEGIES], "trainer.strategy"))
     return STRATEGIES[name]()
 
 

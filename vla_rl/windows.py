@@ -11,9 +11,7 @@ import torch
 
 from vla_rl.data import HeldoutBatch, RolloutDataModule
 from vla_rl.distributed import all_reduce_sum
-from vla_rl.evaluation import SuccessRate, heldout_episodes
-
-NORMAL = 1.959964  # quantile of a two-sided 95% interval
+from vla_rl.evaluation import Z_95, SuccessRate, heldout_episodes
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +37,7 @@ class WindowResult:
         if len(self.steps) < 2:
             return math.nan
         variance = sum((s - self.mean_steps) ** 2 for s in self.steps) / (len(self.steps) - 1)
-        return NORMAL * math.sqrt(variance / len(self.steps))
+        return Z_95 * math.sqrt(variance / len(self.steps))
 
     @property
     def calls(self) -> float:

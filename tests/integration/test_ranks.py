@@ -31,8 +31,9 @@ ADAPTED = [
 
 def run_ranks(folder: Path, *overrides: str) -> None:
     programs = toy_fit.start_ranks(folder, 2, *overrides)
-    for program in programs:
-        assert program.wait() == 0, program.errors
+    # all of them before any is blamed: the first to be looked at may only tell that another has gone
+    codes = [program.wait() for program in programs]
+    assert codes == [0, 0], "\n".join(program.errors for program in programs)
 
 
 def recorded(folder: Path, rank: int = 0) -> dict[str, list]:
