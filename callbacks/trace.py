@@ -17,6 +17,8 @@ import lightning as L
 from torch import Tensor
 
 from callbacks.budget import check_count
+from vla_rl.data import RolloutDataModule
+from vla_rl.errors import UserError
 from vla_rl.types import ActionChunk, Episode, Observation, Policy, SimulatorPool, SlotEvent
 
 MAIN = "policy"  # the row of the process that trains
@@ -105,6 +107,13 @@ class Trace(L.Callback):
         self.iteration = iteration
         self._spans: Spans | None = None
         self._step_began = 0.0
+
+    def check_run(self, data: RolloutDataModule, callbacks: Sequence[L.Callback]) -> None:
+        if data.rollout.asynchronous:
+            raise UserError(
+                "a trace shows rollouts that the training waits for: rollout.asynchronous=false, "
+                "or callbacks.trace=null"
+            )
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._begin_before(trainer, trainer.current_epoch + 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -174,3 +175,8 @@ def run(folder: Path, *overrides: str) -> Fork:
     program = start(folder, *overrides)
     assert program.wait() == 0, program.errors
     return program
+
+
+def rows(folder: Path) -> list[dict[str, float]]:
+    """What each iteration logged."""
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

@@ -27,6 +27,7 @@ class RolloutConfig:
     temperature: float = 1.6  # of sampling; log-probabilities are taken at the same one
     train_init_states: tuple[int, int] = (0, 40)  # half-open range that training draws from
     heldout_init_states: tuple[int, int] = (40, 50)  # half-open range that evaluation draws from
+    asynchronous: bool = False  # collect an iteration's episodes while the one before is trained on (`vla_rl.ahead`)
 
 
 @dataclass(slots=True)

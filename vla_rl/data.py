@@ -16,6 +16,7 @@ from typing import Any
 import lightning as L
 import torch
 
+from vla_rl.ahead import RolloutsAhead
 from vla_rl.choices import pick
 from vla_rl.config import EvaluationConfig, GRPOConfig, RolloutConfig
 from vla_rl.distributed import gather_lists, seeded_generator, stable_seed
@@ -172,6 +173,8 @@ class RolloutDataModule(L.LightningDataModule):
         check_init_states(pool, rollout)
         self.pool, self.policy = pool, policy
         self._actor: InStep | None = None  # what rollouts ask in the place of the policy
+        self._ahead = RolloutsAhead(pool, rollout.temperature)
+        self._interrupted: dict[str, Any] = {}  # what the run that goes on was collecting ahead
         self.rollout, self.grpo, self.evaluation = rollout, grpo, evaluation
         self.seed = seed
         self._advantage = pick(grpo.advantage, ADVANTAGES, "grpo.advantage")
@@ -249,17 +252,39 @@ class RolloutDataModule(L.LightningDataModule):
             for i in range(size)
         ]
 
+    def state_dict(self) -> dict[str, Any]:
+        """Of the episodes under way ahead of the iteration: who plays them, and how. A collective."""
+        if not self._ahead.episodes:
+            return {}
+        windows = gather_lists([(episode.uid, episode.window) for episode in self._ahead.episodes], self.trainer)
+        return {"weights": self._ahead.weights(), "windows": dict(windows)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._interrupted = state_dict
+
+    def on_exception(self, exception: BaseException) -> None:
+        """The simulators are about to be closed."""
+        self._ahead.abandon()
+
     def _collect_iteration(self, iteration: int) -> Collected:
+        if self._interrupted:
+            self._collect_ahead(iteration, **self._interrupted)
+            self._interrupted = {}
         with self._all_ranks_acting():
-            return self._collect_share(iteration)
+            collected = self._collect_share(iteration)
+        if self.rollout.asynchronous and iteration + 1 < self.trainer.max_epochs:
+            self._collect_ahead(iteration + 1)
+        return collected
 
     def _collect_share(self, iteration: int) -> Collected:
-        rank, world = self.trainer.global_rank, self.trainer.world_size
-        wanted = {g for g in range(self.rollout.groups) if g % world == rank}
+        wanted = self._own_groups()
         groups, time = [], TimeSplit()
         for attempt in range(1 + (self.grpo.resample_rounds if self.grpo.group_filter == "resample" else 0)):
-            episodes = [e for e in self.plan(iteration, attempt) if e.group in wanted]
-            new, new_time = self._collect_groups(episodes)
+            if self._ahead.episodes:
+                trajectories, new_time = self._ahead.take(self.on_done)
+            else:
+                trajectories, new_time = self._collect(self._planned(iteration, wanted, attempt), "sampled")
+            new = self._scored(trajectories)
             groups, time = groups + new, time + new_time
             wanted -= {group.trajectories[0].episode.group for group in new if self._filter(group)}
             if not wanted:
@@ -267,9 +292,24 @@ class RolloutDataModule(L.LightningDataModule):
         kept = [t for group in groups if self._filter(group) for t in self._teachers(group)]
         return Collected(groups, kept, time)
 
-    def _collect_groups(self, episodes: list[Episode]) -> tuple[list[RolloutGroup], TimeSplit]:
+    def _collect_ahead(self, iteration: int, **interrupted: Any) -> None:
+        """Begin with an iteration's episodes, as they were planned and by the weights of `state_dict` if given."""
+        episodes = self._planned(iteration, self._own_groups())
+        if interrupted:
+            for episode in episodes:  # the reward may have gone on to another stage since they were planned
+                episode.window = interrupted["windows"][episode.uid]
+        self._ahead.start(self.policy, episodes, interrupted.get("weights"))
+
+    def _own_groups(self) -> set[int]:
+        rank, world = self.trainer.global_rank, self.trainer.world_size
+        return {g for g in range(self.rollout.groups) if g % world == rank}
+
+    def _planned(self, iteration: int, groups: set[int], attempt: int = 0) -> list[Episode]:
+        episodes = [e for e in self.plan(iteration, attempt) if e.group in groups]
         self._notify("plan_rollouts", episodes)
-        trajectories, time = self._collect(episodes, "sampled")
+        return episodes
+
+    def _scored(self, trajectories: list[Trajectory]) -> list[RolloutGroup]:
         size = self.rollout.group_size
         groups = [RolloutGroup(trajectories[i : i + size]) for i in range(0, len(trajectories), size)]
         self._notify("score", groups)
@@ -278,7 +318,7 @@ class RolloutDataModule(L.LightningDataModule):
             for trajectory, advantage in zip(group.trajectories, advantage_G.tolist(), strict=True):
                 trajectory.advantage = advantage
         self._notify("set_advantages", groups)
-        return groups, time
+        return groups
 
     def _teachers(self, group: RolloutGroup) -> list[Trajectory]:
         """The trajectories of a group that are trained on."""
@@ -290,6 +330,7 @@ class RolloutDataModule(L.LightningDataModule):
         return [t for t in trajectories if t.advantage]  # the others cost a forward and a backward for nothing
 
     def _collect(self, episodes: list[Episode], decoding: str) -> tuple[list[Trajectory], TimeSplit]:
+        self._ahead.wait()
         temperature, greedy = self.rollout.temperature, decoding == "greedy"
         actor = self.policy if self._actor is None else self._actor
         return collect(self.pool, actor, episodes, temperature=temperature, greedy=greedy, on_done=self.on_done)

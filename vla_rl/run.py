@@ -49,11 +49,12 @@ def run_folder(run_dir: str | None, conf: str, resumed: Path | None = None) -> P
         UserError: the folder has a run in it already; or no `run_dir` for processes that were not started by the
             first of them: each would name a folder of its own.
     """
-    if rank_zero_only.rank and FOLDER_OF_RANK_ZERO in os.environ:
+    given = resumed or run_dir
+    if given is None and rank_zero_only.rank and FOLDER_OF_RANK_ZERO in os.environ:
         return Path(os.environ[FOLDER_OF_RANK_ZERO])
-    if run_dir is None and int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", 1))) > 1:
+    if given is None and int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", 1))) > 1:
         raise UserError("processes started by torchrun or srun have to share a run folder: run_dir=runs/mine")
-    folder = resumed or Path(run_dir or Path("runs") / conf / time.strftime("%Y-%m-%d_%H-%M-%S"))
+    folder = Path(given or Path("runs") / conf / time.strftime("%Y-%m-%d_%H-%M-%S"))
     if rank_zero_only.rank == 0:
         if not resumed:
             _check_unused(folder)

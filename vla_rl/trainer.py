@@ -18,7 +18,7 @@ from vla_rl.config import Config
 from vla_rl.errors import RunError, UserError
 from vla_rl.loggers import run_loggers
 from vla_rl.signals import end_with_parent
-from vla_rl.strategies import pick_strategy
+from vla_rl.strategies import FSDP2, pick_strategy
 
 
 def build_trainer(config: Config, folder: Path, callbacks: list[L.Callback]) -> L.Trainer:
@@ -67,12 +67,17 @@ def make_trainer(config: Config, **options: Any) -> L.Trainer:
 
 
 def check_ranks(config: Config, trainer: L.Trainer) -> None:
-    """Raise UserError where a rank would never have anything to do."""
+    """Raise UserError where a rank would never have anything to do, or could not do what it is asked."""
     groups, ranks = config.rollout.groups, trainer.world_size
     if ranks > groups:
         raise UserError(
             f"{ranks} processes cannot share {groups} groups, a group stays whole: rollout.groups={ranks}, "
             f"or trainer.devices={groups}"
+        )
+    if config.rollout.asynchronous and isinstance(trainer.strategy, FSDP2):
+        raise UserError(
+            "rollout.asynchronous=true needs the whole policy on every rank, and strategy fsdp2 shards it: "
+            "trainer.strategy=ddp, or rollout.asynchronous=false"
         )
 
 

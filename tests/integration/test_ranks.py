@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import torch
 
 from tests import toy_fit
 from tests.results import result
+from tests.toy_fit import rows
 
 STRATEGIES = ["ddp", "fsdp2"]
 # five groups for two ranks, and so many minibatches that a rank has more rows in one, fewer in another, and often none
@@ -42,10 +42,6 @@ def recorded(folder: Path, rank: int = 0) -> dict[str, list]:
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
     return torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-
-
-def rows(folder: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 @pytest.fixture(scope="module")

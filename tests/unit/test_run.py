@@ -147,6 +147,13 @@ def test_other_ranks_take_the_folder_of_the_first_and_write_nothing(tmp_path, mo
         assert not (tmp_path / "run").exists()
 
 
+def test_other_ranks_take_the_folder_they_are_given_whatever_ran_before(tmp_path, monkeypatch):
+    run_folder(None, "an earlier run of this process")
+    monkeypatch.setattr("vla_rl.run.rank_zero_only.rank", 1)
+    assert run_folder(str(tmp_path), "mine") == tmp_path
+    assert run_folder(None, "mine", resumed=tmp_path) == tmp_path
+
+
 def test_processes_started_one_by_one_have_to_be_given_a_folder(tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")  # as torchrun sets it
     with pytest.raises(UserError, match="run_dir=runs/mine"):

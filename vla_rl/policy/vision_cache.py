@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections import OrderedDict
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,6 +22,10 @@ class VisionCache:
     def __init__(self, rows: int) -> None:
         self.rows = rows
         self._kept: OrderedDict[bytes, Tensor] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> VisionCache:
+        return self  # a copy of the policy has the same frozen towers, and may compute in another thread
 
     @torch.no_grad()
     def features(self, frame_NHWC: Tensor, compute: Callable[[Tensor], Tensor], device: torch.device) -> Tensor:
@@ -28,6 +34,10 @@ class VisionCache:
         Args:
             compute: features of the frames that are not known.
         """
+        with self._lock:
+            return self._features(frame_NHWC, compute).to(device)
+
+    def _features(self, frame_NHWC: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
         keys = [hashlib.blake2b(frame.cpu().numpy().tobytes(), digest_size=16).digest() for frame in frame_NHWC]
         new = [n for n, key in enumerate(keys) if key not in self._kept]
         found = {key: self._kept[key] for key in keys if key in self._kept}
@@ -39,4 +49,4 @@ class VisionCache:
             self._kept.move_to_end(key)
         while len(self._kept) > self.rows:
             self._kept.popitem(last=False)
-        return torch.stack([found[key] for key in keys]).to(device)
+        return torch.stack([found[key] for key in keys])

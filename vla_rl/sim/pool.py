@@ -104,7 +104,6 @@ class ProcessPool:
         self._end()
 
     def start(self, slot: int, episode: Episode) -> None:
-        assert self._end.alive, "the pool is closed"
         assert episode.task in self.tasks, f"task {episode.task} is not one of the pool's, {self.tasks}"
         state = self._slots[slot]
         assert state.episode is None, f"slot {slot} still has an episode under way"
@@ -150,6 +149,7 @@ class ProcessPool:
 
     def _begin(self, slot: int) -> None:
         """Send the episode's start and its commands so far, to a new worker if the slot has none."""
+        assert self._end.alive, "the pool is closed"
         state = self._slots[slot]
         if state.worker is None:
             state.worker = Worker(self._frames, slot)
