@@ -4,9 +4,10 @@
     python tools/study.py --arms none,random,pcm --seeds 1,2 --out benchmarks/short iterations=4
 
 Every run is `python -m vla_rl.fit conf=pcm_object_tiny` with its mask and seed; key=value arguments go to all of them.
-Runs of one seed see the same initial states, and all collect the same number of episodes. Finished runs are kept: the
-same command again goes on where it stopped, and a run that was cut off starts afresh. OUT gets a folder for each run,
-and after each run `table.md`, the figures of tools/compare_runs.py, and `README.md` with the commands and versions.
+Runs of one seed see the same initial states, and all collect the same number of episodes; success before training is
+measured in the first of them. Finished runs are kept: the same command again goes on where it stopped, and a run that
+was cut off starts afresh. OUT gets a folder for each run, and after each run `table.md`, the figures of
+tools/compare_runs.py, and `README.md` with the commands and versions.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 from callbacks.run_figures import write_comparison
 from vla_rl.compose import compose
 from vla_rl.errors import UserError
+from vla_rl.run import BEFORE
 from vla_rl.runs import Run, table
 
 CONF = "conf=pcm_object_tiny"
@@ -48,6 +51,7 @@ def main() -> None:
             print(f"{folder} is finished", flush=True)
             continue
         shutil.rmtree(folder, ignore_errors=True)
+        share_start(folder, commands)
         print(" ".join(command), flush=True)
         subprocess.run([sys.executable, *command[1:]], check=True)
         report(commands, args.out)
@@ -73,6 +77,15 @@ def plan(arms: list[str], seeds: list[str], budget: int, out: Path, overrides: l
 
 def finished(folder: Path) -> bool:
     return (folder / "summary.json").exists()
+
+
+def share_start(folder: Path, commands: Iterable[Path]) -> None:
+    """Runs of one seed begin with the same policy and see the same held-out episodes: its success is measured once."""
+    for other in commands:
+        if other.name == folder.name and finished(other):
+            folder.mkdir(parents=True)
+            shutil.copy(other / BEFORE, folder)
+            return
 
 
 def report(commands: dict[Path, list[str]], out: Path) -> None:

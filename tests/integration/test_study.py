@@ -3,10 +3,12 @@
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 
 import pytest
 
 from tests.tiny_fit import ARGUMENTS, ROOT
+from vla_rl.evaluation import SuccessRate
 
 SMALLEST = [a for a in ARGUMENTS if not a.startswith(("conf=", "mask.", "iterations="))] + [
     "iterations=1", "evaluation.sampled_episodes=2", "evaluation.greedy_episodes=0"
@@ -22,6 +24,8 @@ def test_it_runs_what_is_missing_and_reports_all(tmp_path):
     first = study(tmp_path, "--arms", "none", "--seeds", "1", *SMALLEST)
     assert first.returncode == 0, first.stderr
     before = (tmp_path / "none" / "seed1" / "summary.json").stat().st_mtime_ns
+    start = tmp_path / "none" / "seed1" / "success_before.json"
+    start.write_text(json.dumps({"sampled": asdict(SuccessRate.of(7, 9))}))
     cut_off = tmp_path / "random" / "seed1"
     cut_off.mkdir(parents=True)
     (cut_off / "config.yaml").touch()  # of a run that was stopped
@@ -38,6 +42,8 @@ def test_it_runs_what_is_missing_and_reports_all(tmp_path):
     assert f"python -m vla_rl.fit conf=pcm_object_tiny mask=random mask.budget=3 seed=1 {' '.join(SMALLEST)}" in readme
     for name in ("success", "cost", "arms"):
         assert (tmp_path / f"{name}.png").stat().st_size > 10_000
+    assert "before training" not in second.stdout  # the first run of the seed has measured it
+    assert json.loads((cut_off / "summary.json").read_text())["success_before"]["sampled"]["successes"] == 7
     states = [
         json.loads((tmp_path / arm / "seed1" / "summary.json").read_text())["chunks_real"] for arm in ("none", "random")
     ]
