@@ -9,6 +9,7 @@ import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from vla_rl.colours import PALETTE
 from vla_rl.evaluation import SuccessRate
@@ -65,38 +66,52 @@ def draw_cost(runs: Sequence[Run]) -> Figure:
         memory.bar(index, sum(used) / len(used), color=colour)
         for i, run in enumerate(members):
             update.plot(range(1, len(run.rows) + 1), run.update_seconds, color=colour, label=None if i else arm)
-    thresholds.set(title="Time to success (all seeds reach it)", xlabel="success", ylabel="seconds")
+    thresholds.set(title="Time to success (all seeds reach it)", xlabel="success", ylabel="seconds", xlim=(0.45, 1))
     memory.set(title="Activation memory", ylabel="MB", xticks=[])
     update.set(title="Updates", xlabel="iteration", ylabel="cumulative seconds")
     if not any("memory/activations_mb" in row for run in runs for row in run.rows):
         memory.text(0.5, 0.5, "not measured", ha="center", transform=memory.transAxes)
+        memory.set(yticks=[])
     return _finished(figure)
 
 
 def draw_arms(runs: Sequence[Run]) -> Figure:
-    """Held-out success after training, of all seeds together, with 95% Wilson intervals: by budget, and by arm."""
-    figure = Figure(figsize=(11, 4), layout="constrained")
-    sweep, bars = figure.subplots(1, 2, sharey=True)
-    masks: dict[str, list[tuple[int, SuccessRate]]] = {}
-    for index, (colour, (_, members)) in enumerate(_coloured(runs)):
-        if (rate := pooled(members, "success_after", "sampled")) is None:
-            continue
+    """Held-out success after training, of all seeds together, with 95% Wilson intervals: a bar for each arm, and a line
+    for each mask over its budgets where one has runs of several."""
+    found = {
+        arm: (colour, members[0], rate)
+        for colour, (arm, members) in _coloured(runs)
+        if (rate := pooled(members, "success_after", "sampled")) is not None
+    }
+    masks: dict[str, list[tuple[int, SuccessRate, str]]] = {}
+    for colour, run, rate in found.values():
+        if run.budget is not None:
+            masks.setdefault(run.mask, []).append((run.budget, rate, colour))
+    swept = any(len(points) > 1 for points in masks.values())
+    figure = Figure(figsize=(11 if swept else 6, 4), layout="constrained")
+    *sweeps, bars = figure.subplots(1, 1 + swept, sharey=True, squeeze=False)[0]
+    for index, (colour, _, rate) in enumerate(found.values()):
         bars.bar(index, rate.rate, color=colour, yerr=_bar(rate), capsize=3)
-        if members[0].budget is not None:
-            masks.setdefault(members[0].mask, []).append((members[0].budget, rate))
-    for colour, (mask, points) in zip(PALETTE * len(masks), masks.items(), strict=False):
-        budgets, rates = zip(*sorted(points, key=lambda point: point[0]), strict=True)
-        error = list(zip(*((bar[0][0], bar[1][0]) for bar in map(_bar, rates)), strict=True))
-        sweep.errorbar(budgets, [r.rate for r in rates], yerr=error, marker="o", capsize=3, color=colour, label=mask)
-    names = list(arms(runs))
-    bars.set_xticks(range(len(names)), names, rotation=30, ha="right")
-    bars.set(title="Arms")
-    sweep.set(title="Budgets", xlabel="chunks kept of a trajectory", ylabel="held-out success, sampled", ylim=(0, 1))
-    if masks:
-        sweep.legend(frameon=False)
-    for axes in (sweep, bars):
+    bars.set_xticks(range(len(found)), list(found), rotation=30, ha="right")
+    bars.set(title="Arms", ylabel="held-out success, sampled", ylim=(0, 1))
+    for sweep in sweeps:
+        _draw_sweep(sweep, masks)
+        bars.set(ylabel=None)
+    for axes in figure.axes:
         _plain(axes)
     return figure
+
+
+def _draw_sweep(axes: Axes, masks: Mapping[str, list[tuple[int, SuccessRate, str]]]) -> None:
+    """Budgets along x; each mask in the colour of its first arm."""
+    for mask, points in masks.items():
+        budgets, rates, _ = zip(*sorted(points, key=lambda point: point[0]), strict=True)
+        error = list(zip(*((bar[0][0], bar[1][0]) for bar in map(_bar, rates)), strict=True))
+        style = {"marker": "o", "capsize": 3, "color": points[0][2], "label": mask}
+        axes.errorbar(budgets, [r.rate for r in rates], yerr=error, **style)
+    axes.set(title="Budgets", xlabel="chunks kept of a trajectory", ylabel="held-out success, sampled")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(frameon=False)
 
 
 def write_comparison(runs: Sequence[Run], folder: Path) -> None:

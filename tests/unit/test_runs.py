@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from matplotlib.colors import to_hex
 
 from callbacks.run_figures import draw_arms, draw_cost, draw_success
 from callbacks.run_plot import RunPlot
@@ -100,6 +101,9 @@ def test_figures(tmp_path):
     sweep, bars = draw_arms(runs).axes
     assert [bar.get_height() for bar in bars.patches] == pytest.approx([4 / 20, 8 / 20, 8 / 10])
     assert sweep.lines[0].get_xdata().tolist() == [4, 8]
+    assert to_hex(sweep.lines[0].get_color()) == to_hex(bars.patches[0].get_facecolor())
+    (bars,) = draw_arms(runs[1:]).axes  # one budget is no sweep
+    assert [bar.get_height() for bar in bars.patches] == pytest.approx([8 / 20, 8 / 10])
 
 
 def test_one_run_without_a_summary_yet(tmp_path):
