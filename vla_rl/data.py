@@ -146,8 +146,8 @@ class RolloutDataModule(L.LightningDataModule):
 
     Callbacks of the trainer may take part: `check_run(data, callbacks)` before anything is written (it may raise a
     `UserError`), `plan_rollouts(episodes)` before a collection (it may set each episode's window and augmentation),
-    `score(groups)` after it (it may shape each trajectory's reward), `set_advantages(groups)` when advantages have been
-    taken from the rewards (it may replace them).
+    `score(groups)` after it (it may shape each trajectory's reward), `set_advantages(groups)` once, on every rank, when
+    advantages have been taken from the rewards of all the iteration's groups (it may replace them, and ask the policy).
 
     Args:
         pool: the simulators; the caller closes them.
@@ -251,9 +251,12 @@ class RolloutDataModule(L.LightningDataModule):
 
     def _collect_iteration(self, iteration: int) -> Collected:
         with self._all_ranks_acting():
-            return self._collect_share(iteration)
+            groups, time = self._collect_share(iteration)
+        self._notify("set_advantages", groups)  # not before: where forwards are collectives, other ranks still act
+        kept = [t for group in groups if self._filter(group) for t in self._teachers(group)]
+        return Collected(groups, kept, time)
 
-    def _collect_share(self, iteration: int) -> Collected:
+    def _collect_share(self, iteration: int) -> tuple[list[RolloutGroup], TimeSplit]:
         rank, world = self.trainer.global_rank, self.trainer.world_size
         wanted = {g for g in range(self.rollout.groups) if g % world == rank}
         groups, time = [], TimeSplit()
@@ -264,8 +267,7 @@ class RolloutDataModule(L.LightningDataModule):
             wanted -= {group.trajectories[0].episode.group for group in new if self._filter(group)}
             if not wanted:
                 break
-        kept = [t for group in groups if self._filter(group) for t in self._teachers(group)]
-        return Collected(groups, kept, time)
+        return groups, time
 
     def _collect_groups(self, episodes: list[Episode]) -> tuple[list[RolloutGroup], TimeSplit]:
         self._notify("plan_rollouts", episodes)
@@ -277,7 +279,6 @@ class RolloutDataModule(L.LightningDataModule):
             advantage_G = self._advantage(group.reward_G, self.grpo.advantage_eps)
             for trajectory, advantage in zip(group.trajectories, advantage_G.tolist(), strict=True):
                 trajectory.advantage = advantage
-        self._notify("set_advantages", groups)
         return groups, time
 
     def _teachers(self, group: RolloutGroup) -> list[Trajectory]:
