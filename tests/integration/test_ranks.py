@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,8 +30,8 @@ ADAPTED = [
 ]
 
 
-def run_ranks(folder: Path, *overrides: str) -> None:
-    programs = toy_fit.start_ranks(folder, 2, *overrides)
+def run_ranks(folder: Path, *overrides: str, **options: Any) -> None:
+    programs = toy_fit.start_ranks(folder, 2, *overrides, **options)
     # all of them before any is blamed: the first to be looked at may only tell that another has gone
     codes = [program.wait() for program in programs]
     assert codes == [0, 0], "\n".join(program.errors for program in programs)
