@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +12,16 @@ import torch
 
 from callbacks.trim_report import TrimReport
 from tests import toy_fit
-from tests.integration.test_ranks import STRATEGIES, rows, run_ranks, weights
+from tests.integration.test_ranks import STRATEGIES, kill_ranks, rows, run_ranks, weights
 from tests.results import result
 
 # an iteration of stage 1, then three of stage 2; windows of 1 and 2 of the toy's 2 steps; rank 0 has three of the five
-# groups, so that ranks differ in groups, in episodes of every measurement, and in forwards of the divergence
+# groups, and in one iteration collects another: ranks differ in groups, in episodes of every measurement, in rounds of
+# rollouts and in forwards of the divergence
 BOTH_STAGES = [
     *("reward=policytrim", "reward.ratios=[0.5,1.0]", "reward.extend_iterations=1", "reward.kl_coef=20"),
     *("reward.baseline_episodes=3", "iterations=4", "rollout.groups=5", "grpo.minibatches=4", "grpo.micro_rows=2"),
+    "grpo.group_filter=resample",
     *("evaluation.sampled_episodes=1", "evaluation.greedy_episodes=0", "evaluation.every_iterations=0"),
 ]
 REPORT = [
@@ -61,6 +62,7 @@ def test_two_ranks_are_one(alone, tmp_path, strategy):
 
     assert [row["policytrim/stage"] for row in rows(one)] == [1, 2, 2, 2]
     assert rows(one)[-1]["policytrim/kl"] > 1e-3
+    assert [row["rollout/groups"] for row in rows(one)] == [5, 5, 6, 5]
     for there, here in zip(rows(one), rows(two), strict=True):
         compared = [tag for tag in there if tag.startswith(("policytrim/", "rollout/", "pcm/", "chunks/"))]
         # the same episodes; advantages, and with them drift and KL, see weights that differ as below
@@ -88,11 +90,7 @@ def test_two_ranks_are_one(alone, tmp_path, strategy):
 def test_two_ranks_go_on_bitwise_after_a_kill_in_stage_2(tmp_path, strategy):
     arguments = [*BOTH_STAGES, f"trainer.strategy={strategy}"]
     run_ranks(tmp_path / "whole", *arguments)
-    killed = toy_fit.start_ranks(tmp_path / "run", 2, *arguments)
-    killed[0].wait_until_printed("iteration 3/4")
-    for program in killed:
-        program.kill()
-    assert [program.wait() for program in killed] == [-signal.SIGKILL] * 2
+    kill_ranks(tmp_path / "run", "iteration 3/4", *arguments)
     left = state(tmp_path / "run")
     assert left["trimming"] and not torch.equal(
         left["reference"]["head.bias"], weights(tmp_path / "run")["policy.head.bias"]
