@@ -156,21 +156,17 @@ class PolicyTrim(L.Callback):
             if advantage_G is not None:
                 for trajectory, advantage in zip(group.trajectories, advantage_G.tolist(), strict=True):
                     trajectory.advantage = advantage
-            if self.trimming and self.kl_coef:
-                self._hold_back(group)
+        if self.trimming and self.kl_coef:
+            self._hold_back(groups)
 
-    def _hold_back(self, group: RolloutGroup) -> None:
+    def _hold_back(self, groups: Sequence[RolloutGroup]) -> None:
         """A -= kl_coef (KL - mean KL of the group), where there is anything to learn from."""
-        if not group.has_spread:
-            return
-        rows = self.data.grpo.micro_rows
-        kl = [
-            self.reference.divergence(self.data.policy, t, self.data.rollout.temperature, rows)
-            for t in group.trajectories
-        ]
-        self._kl += kl
-        for trajectory, value in zip(group.trajectories, kl, strict=True):
-            trajectory.advantage -= self.kl_coef * (value - sum(kl) / len(kl))
+        trajectories = [t for group in groups if group.has_spread for t in group.trajectories]
+        self._kl = self.reference.divergence(self.data, trajectories, filler=groups[0].trajectories[0])
+        kl_BG = torch.tensor(self._kl, dtype=torch.float64).view(-1, self.data.rollout.group_size)
+        above_mean_BG = kl_BG - kl_BG.mean(1, keepdim=True)
+        for trajectory, above_mean in zip(trajectories, above_mean_BG.flatten().tolist(), strict=True):
+            trajectory.advantage -= self.kl_coef * above_mean
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         groups = trainer.train_dataloader.groups
@@ -184,7 +180,7 @@ class PolicyTrim(L.Callback):
         if self.trimming and self.kl_coef:
             count = torch.tensor([sum(self._kl), len(self._kl)], dtype=torch.float64)
             kl, trajectories = all_reduce_sum(count, trainer).tolist()
-            found["kl"], self._kl = kl / max(trajectories, 1), []
+            found["kl"] = kl / max(trajectories, 1)
         self.counts = [*self.counts, [successes_M.tolist(), episodes_M.tolist()]][-self.switch_iterations :]
         self.history.append(found)
         for name, value in found.items():

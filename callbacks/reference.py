@@ -2,52 +2,84 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
+from vla_rl.data import RolloutDataModule
+from vla_rl.in_step import forwards_to_add
 from vla_rl.types import ChunkBatch, Policy, Trajectory
 
 
 class Reference:
-    """The trainable weights (adapters, where there are any) as they were at the last `snapshot`."""
+    """The trainable weights (adapters, where there are any) as they were at the last `snapshot`, whole."""
 
     def __init__(self) -> None:
         self.weights: dict[str, Tensor] = {}
 
     def snapshot(self, policy: nn.Module) -> None:
-        self.weights = {name: p.detach().cpu().clone() for name, p in _trainable(policy)}
+        """A collective where the policy is sharded."""
+        self.weights = {name: _whole(p.detach()).cpu().clone() for name, p in _trainable(policy)}
 
     @torch.no_grad()
-    def divergence(self, policy: Policy, trajectory: Trajectory, temperature: float, rows: int) -> float:
-        """How much likelier the policy has made what it did: the mean of log pi - log pi_ref over the executed tokens.
-        Its expectation is the Kullback-Leibler divergence of a token (nats).
+    def divergence(
+        self, data: RolloutDataModule, trajectories: Sequence[Trajectory], filler: Trajectory
+    ) -> list[float]:
+        """How much likelier the policy has made what each trajectory did: the mean of log pi - log pi_ref over its
+        executed tokens. Its expectation is the Kullback-Leibler divergence of a token (nats). A collective where the
+        policy is sharded.
 
         Args:
-            rows: chunks per forward.
+            data: with the policy, the temperature, and how many rows a forward takes.
+            filler: what a rank that has fewer forwards to run than another goes on with.
         """
-        batch = ChunkBatch.from_trajectories([trajectory])
+        policy, temperature, rows = data.policy, data.rollout.temperature, data.grpo.micro_rows
+        nothing = ChunkBatch.from_trajectories([filler]).rows(0, 1)
+        to_add = forwards_to_add(sum(math.ceil(len(t) / rows) for t in trajectories), policy, data.trainer)
         with self._in_place(policy):
-            parts = [
-                policy.log_prob(batch.rows(start, start + rows), temperature)[0].cpu()
-                for start in range(0, len(batch), rows)
-            ]
-        return float((batch.logprob_NLA - torch.cat(parts))[batch.token_mask_NLA].mean())
+            found = [_log_ratio(policy, t, temperature, rows) for t in trajectories]
+            for _ in range(to_add):  # with the reference in place: the others gather this rank's shards
+                policy.log_prob(nothing, temperature)
+        return found
 
     @contextmanager
     def _in_place(self, policy: nn.Module) -> Iterator[None]:
-        """The policy computes with the reference's weights; its own come back as they were, bit for bit."""
-        own = [(p, p.data) for _, p in _trainable(policy)]
+        """The policy computes with the reference's weights; its own come back as they were, bit for bit. Values change
+        places, not tensors: FSDP2 gathers from the storage that it has laid out."""
+        trained = [(self.weights[name], p.detach()) for name, p in _trainable(policy)]
+        own = [p.clone() for _, p in trained]
         try:
-            for name, p in _trainable(policy):
-                p.data = self.weights[name].to(p.device)
+            for weight, p in trained:
+                p.copy_(_laid_out_as(p, weight))
             yield
         finally:
-            for p, data in own:
-                p.data = data
+            for (_, p), value in zip(trained, own, strict=True):
+                p.copy_(value)
+
+
+def _log_ratio(policy: Policy, trajectory: Trajectory, temperature: float, rows: int) -> float:
+    """The mean of log pi_then - log pi over the executed tokens, pi_then the policy that acted."""
+    batch = ChunkBatch.from_trajectories([trajectory])
+    parts = [
+        policy.log_prob(batch.rows(start, start + rows), temperature)[0].cpu() for start in range(0, len(batch), rows)
+    ]
+    return float((batch.logprob_NLA - torch.cat(parts))[batch.token_mask_NLA].mean())
 
 
 def _trainable(policy: nn.Module) -> list[tuple[str, nn.Parameter]]:
     return [(name, p) for name, p in policy.named_parameters() if p.requires_grad]
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def _laid_out_as(p: Tensor, whole: Tensor) -> Tensor:
+    """`whole`, or this rank's shard of it where `p` is one; every rank has the whole, so nothing is sent."""
+    if not isinstance(p, DTensor):
+        return whole
+    return distribute_tensor(whole.to(p.device), p.device_mesh, p.placements, src_data_rank=None)

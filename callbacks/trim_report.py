@@ -11,6 +11,7 @@ from callbacks.budget import check_count
 from callbacks.policytrim import PolicyTrim
 from callbacks.run_figures import save_figures
 from callbacks.trim_figures import draw_reward, draw_steps, draw_windows
+from vla_rl.distributed import gather_lists
 from vla_rl.run import write_json
 from vla_rl.windows import WindowResult, measure_windows
 
@@ -28,18 +29,20 @@ class TrimReport(L.Callback):
         check_count("episodes", episodes, "episode", "callbacks.trim_report.episodes=60")
         self.episodes = episodes
         self.before: list[WindowResult] = []
-        self._scores: list[tuple[float, float, float]] = []  # of the last iteration's successes: S, reward, penalty
+        # of the last iteration's successes, those of all ranks: S, reward, penalty
+        self._scores: list[tuple[float, float, float]] = []
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not self.before:  # a resumed run has it in its checkpoint
             self.before = self._measure("before", trainer)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._scores, trim = [], _trim(trainer)
+        own, trim = [], _trim(trainer)
         for group in trainer.train_dataloader.groups if trim and trim.trimming else ():
             for t, penalty in zip(group.trajectories, trim.reduction.terms(group)[1].tolist(), strict=True):
                 if t.success:
-                    self._scores.append((t.steps, t.reward, penalty))
+                    own.append((t.steps, t.reward, penalty))
+        self._scores = gather_lists(own, trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         after = self._measure("after", trainer)

@@ -152,8 +152,10 @@ def start(folder: Path, *overrides: str) -> Fork:
     return Fork(lambda: run_entry(fit.main, "about", argv), folder.parent / f"{folder.name}.log")
 
 
-def start_ranks(folder: Path, ranks: int, *overrides: str, arguments: list[str] = ARGUMENTS) -> list[Fork]:
-    """The program as `ranks` processes, started as Lightning starts them."""
+def start_ranks(
+    folder: Path, ranks: int, *overrides: str, arguments: list[str] = ARGUMENTS, main: Callable = fit.main
+) -> list[Fork]:
+    """A program as `ranks` processes, started as Lightning starts them."""
     os.chdir(ROOT)
     argv = [*arguments, f"run_dir={folder}", f"trainer.devices={ranks}", *overrides]
     with socket.socket() as free:
@@ -164,7 +166,7 @@ def start_ranks(folder: Path, ranks: int, *overrides: str, arguments: list[str] 
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks)}
         os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0"}
         rank_zero_only.rank = rank  # Lightning reads the environment when it is imported
-        run_entry(fit.main, "about", argv)
+        run_entry(main, "about", argv)
 
     logs = folder.parent / f"{folder.name}.log"
     return [Fork(lambda rank=rank: work(rank), logs, f"rank{rank}") for rank in range(ranks)]

@@ -35,8 +35,8 @@ from callbacks.full_padded import FullPadded
 from callbacks.pcm import PCM
 from vla_rl.build import build
 from vla_rl.compose import compose
-from vla_rl.data import Collected, RolloutEpoch
 from vla_rl.entry import run_entry
+from vla_rl.epoch import Collected, RolloutEpoch
 from vla_rl.errors import UserError
 from vla_rl.memory_check import rows_that_fit
 from vla_rl.module import GRPOModule

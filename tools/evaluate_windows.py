@@ -17,11 +17,13 @@ import lightning as L
 
 from vla_rl.build import build, check
 from vla_rl.compose import compose
+from vla_rl.config import Config
 from vla_rl.data import RolloutDataModule
 from vla_rl.entry import run_entry
 from vla_rl.errors import UserError
+from vla_rl.module import GRPOModule
 from vla_rl.trainer import build_trainer
-from vla_rl.windows import measure_windows
+from vla_rl.windows import WindowResult, measure_windows
 
 
 def main(argv: list[str]) -> None:
@@ -40,11 +42,25 @@ def main(argv: list[str]) -> None:
         data = RolloutDataModule(
             pool, policy, rollout=config.rollout, grpo=config.grpo, evaluation=config.evaluation, seed=config.seed
         )
-        data.trainer = build_trainer(config, Path(folder), callbacks=[])
-        results = measure_windows(data, windows, args.episodes, "greedy" if args.greedy else "sampled")
-    for result in results:
-        print(result)
-    print(json.dumps([result.to_dict() for result in results]))
+        data.trainer = trainer = build_trainer(config, Path(folder), callbacks=[])
+        module = WindowMeasurement(config, data, args.episodes, "greedy" if args.greedy else "sampled")
+        trainer.test(module, dataloaders=windows, verbose=False)
+    if trainer.is_global_zero:
+        for result in module.results:
+            print(result)
+        print(json.dumps([result.to_dict() for result in module.results]))
+
+
+class WindowMeasurement(GRPOModule):
+    """Measures a window after the other, for `Trainer.test`: Lightning brings devices and ranks."""
+
+    def __init__(self, config: Config, data: RolloutDataModule, episodes: int, decoding: str) -> None:
+        super().__init__(data.policy, config.grpo, config.optim, config.rollout.temperature)
+        self.data, self.episodes, self.decoding = data, episodes, decoding
+        self.results: list[WindowResult] = []
+
+    def test_step(self, window: int, batch_idx: int) -> None:
+        self.results += measure_windows(self.data, [window], self.episodes, self.decoding)
 
 
 def checked_windows(text: str, chunk_steps: int) -> list[int]:

@@ -1,8 +1,7 @@
 """`RolloutDataModule`: each iteration's training data are fresh rollout groups of the current policy.
 
 Lightning asks for a dataloader every epoch (`reload_dataloaders_every_n_epochs=1`); one epoch is one iteration of
-reinforcement learning. The dataloader is a `RolloutEpoch`: cheap to make, it collects on first use and only once,
-because Lightning may iterate or rebuild it more often than that.
+reinforcement learning. The dataloader is a `vla_rl.epoch.RolloutEpoch`, which asks for its episodes when it is used.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ from vla_rl.ahead import RolloutsAhead
 from vla_rl.choices import pick
 from vla_rl.config import EvaluationConfig, GRPOConfig, RolloutConfig
 from vla_rl.distributed import gather_lists, seeded_generator, stable_seed
+from vla_rl.epoch import Collected, RolloutEpoch
 from vla_rl.errors import UserError
 from vla_rl.evaluation import heldout_episodes
 from vla_rl.groups import GROUP_FILTERS, best_and_worst
@@ -27,80 +27,9 @@ from vla_rl.grpo import ADVANTAGES
 from vla_rl.in_step import InStep
 from vla_rl.rollouts import TimeSplit, collect
 from vla_rl.strategies import is_sharded
-from vla_rl.types import ChunkBatch, Episode, Policy, RolloutGroup, SimulatorPool, Trajectory
+from vla_rl.types import Episode, Policy, RolloutGroup, SimulatorPool, Trajectory
 
 RESAMPLED = 10**9  # uids of a round of replacements start this much higher: unique, whatever else is collected
-
-
-@dataclass(slots=True)
-class Collected:
-    """An iteration's rollouts on this rank."""
-
-    groups: list[RolloutGroup]  # all of them, those nothing can be learnt from included
-    trained: list[Trajectory]  # what the update may use: the group filter and the down-sampling have left it
-    time: TimeSplit
-
-
-class RolloutEpoch:
-    """One iteration's data on this rank: a sized iterable of `ChunkBatch`, one per optimizer step.
-
-    Its length is fixed by the config, never by what was collected: ranks with different numbers of batches would hang.
-    A batch left without any useful trajectory holds one row of zero weight.
-    """
-
-    def __init__(
-        self,
-        iteration: int,
-        minibatches: int,
-        epochs: int,
-        seed: int,
-        collect: Callable[[], Collected],
-        gather: Callable[[list[int]], list[int]] = list,
-    ) -> None:
-        self.iteration = iteration
-        self.minibatches, self.epochs, self.seed = minibatches, epochs, seed
-        self._collect, self._gather = collect, gather
-        self._collected: Collected | None = None
-        self._order: list[int] | None = None  # uids of the trajectories trained on, on any rank, shuffled
-
-    @property
-    def groups(self) -> list[RolloutGroup]:
-        """All groups of this rank, those that are not trained on included; collected on first access."""
-        return self._result().groups
-
-    @property
-    def trained(self) -> list[Trajectory]:
-        return self._result().trained
-
-    @property
-    def time(self) -> TimeSplit:
-        return self._result().time
-
-    def _result(self) -> Collected:
-        if self._collected is None:
-            self._collected = self._collect()
-        return self._collected
-
-    def __len__(self) -> int:
-        return self.minibatches * self.epochs
-
-    def __iter__(self) -> Iterator[ChunkBatch]:
-        if self._order is None:  # over all ranks: a minibatch holds the same trajectories, however they are shared out
-            uids = sorted(self._gather([t.episode.uid for t in self.trained]))
-            generator = seeded_generator(self.seed, "minibatches", self.iteration)
-            self._order = [uids[i] for i in torch.randperm(len(uids), generator=generator).tolist()]
-        own = {t.episode.uid: t for t in self.trained}
-        for _ in range(self.epochs):
-            for start in range(self.minibatches):
-                yield self._batch([own[uid] for uid in self._order[start :: self.minibatches] if uid in own])
-
-    def _batch(self, trajectories: list[Trajectory]) -> ChunkBatch:
-        if trajectories:
-            return ChunkBatch.from_trajectories(trajectories)
-        batch = ChunkBatch.from_trajectories(self.groups[0].trajectories[:1])
-        batch.select_(torch.tensor([0]))
-        batch.token_mask_NLA.zero_()
-        return batch
 
 
 @dataclass(slots=True)
@@ -147,8 +76,8 @@ class RolloutDataModule(L.LightningDataModule):
 
     Callbacks of the trainer may take part: `check_run(data, callbacks)` before anything is written (it may raise a
     `UserError`), `plan_rollouts(episodes)` before a collection (it may set each episode's window and augmentation),
-    `score(groups)` after it (it may shape each trajectory's reward), `set_advantages(groups)` when advantages have been
-    taken from the rewards (it may replace them).
+    `score(groups)` after it (it may shape each trajectory's reward), `set_advantages(groups)` once, on every rank, when
+    advantages have been taken from the rewards of all the iteration's groups (it may replace them, and ask the policy).
 
     Args:
         pool: the simulators; the caller closes them.
@@ -271,12 +200,14 @@ class RolloutDataModule(L.LightningDataModule):
             self._collect_ahead(iteration, **self._interrupted)
             self._interrupted = {}
         with self._all_ranks_acting():
-            collected = self._collect_share(iteration)
+            groups, time = self._collect_share(iteration)
+        self._notify("set_advantages", groups)  # not before: where forwards are collectives, other ranks still act
+        kept = [t for group in groups if self._filter(group) for t in self._teachers(group)]
         if self.rollout.asynchronous and iteration + 1 < self.trainer.max_epochs:
             self._collect_ahead(iteration + 1)
-        return collected
+        return Collected(groups, kept, time)
 
-    def _collect_share(self, iteration: int) -> Collected:
+    def _collect_share(self, iteration: int) -> tuple[list[RolloutGroup], TimeSplit]:
         wanted = self._own_groups()
         groups, time = [], TimeSplit()
         for attempt in range(1 + (self.grpo.resample_rounds if self.grpo.group_filter == "resample" else 0)):
@@ -289,8 +220,7 @@ class RolloutDataModule(L.LightningDataModule):
             wanted -= {group.trajectories[0].episode.group for group in new if self._filter(group)}
             if not wanted:
                 break
-        kept = [t for group in groups if self._filter(group) for t in self._teachers(group)]
-        return Collected(groups, kept, time)
+        return groups, time
 
     def _collect_ahead(self, iteration: int, **interrupted: Any) -> None:
         """Begin with an iteration's episodes, as they were planned and by the weights of `state_dict` if given."""
@@ -317,7 +247,6 @@ class RolloutDataModule(L.LightningDataModule):
             advantage_G = self._advantage(group.reward_G, self.grpo.advantage_eps)
             for trajectory, advantage in zip(group.trajectories, advantage_G.tolist(), strict=True):
                 trajectory.advantage = advantage
-        self._notify("set_advantages", groups)
         return groups
 
     def _teachers(self, group: RolloutGroup) -> list[Trajectory]:

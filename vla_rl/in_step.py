@@ -1,7 +1,8 @@
-"""Rollouts of a policy whose forwards are collectives: all ranks ask it equally often, whatever their simulators do.
+"""A policy whose forwards are collectives: all ranks run equally many, whatever their simulators do.
 
-A rank that has fewer rows waiting than another pads its own, and one whose episodes have all ended goes on with rows of
-no meaning until the last rank is done.
+In a rollout a rank that has fewer rows waiting than another pads its own, and one whose episodes have all ended goes on
+with rows of no meaning until the last rank is done. Elsewhere the number of forwards is known before the first of them
+(`forwards_to_add`).
 """
 
 from __future__ import annotations
@@ -9,10 +10,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import fields
 
+import lightning as L
 import torch
 from lightning.pytorch.strategies import Strategy
 
+from vla_rl.distributed import all_reduce_max
+from vla_rl.strategies import is_sharded
 from vla_rl.types import ActionChunk, Observation, Policy
+
+
+def forwards_to_add(forwards: int, policy: Policy, trainer: L.Trainer) -> int:
+    """How many forwards of no meaning this rank has to run after its own `forwards`, to run as many as any other; none
+    where a forward is no collective. All ranks ask before the first of theirs."""
+    return all_reduce_max(forwards, trainer) - forwards if is_sharded(policy) else 0
 
 
 class InStep:

@@ -19,12 +19,13 @@ from torch import Tensor
 
 from vla_rl.config import GRPOConfig, OptimConfig
 from vla_rl.data import HeldoutBatch
-from vla_rl.distributed import all_reduce_max, all_reduce_sum, clip_grad_norm
+from vla_rl.distributed import all_reduce_sum, clip_grad_norm
 from vla_rl.errors import RunError
 from vla_rl.evaluation import SuccessRate
 from vla_rl.grpo import clipped_loss, token_weight
+from vla_rl.in_step import forwards_to_add
 from vla_rl.optimizer import build_optimizer
-from vla_rl.strategies import FSDP2, is_sharded, shard
+from vla_rl.strategies import FSDP2, shard
 from vla_rl.types import ChunkBatch, Policy
 
 
@@ -160,10 +161,8 @@ class GRPOModule(L.LightningModule):
         those that have fewer go on with a row of no weight."""
         size = self.grpo.micro_rows
         parts = [(batch.rows(i, i + size), weight_NLA[i : i + size]) for i in range(0, len(batch), size)]
-        if is_sharded(self.policy):
-            nothing = batch.rows(0, 1), torch.zeros_like(weight_NLA[:1])
-            parts += [nothing] * (all_reduce_max(len(parts), self.trainer) - len(parts))
-        return parts
+        nothing = batch.rows(0, 1), torch.zeros_like(weight_NLA[:1])
+        return parts + [nothing] * forwards_to_add(len(parts), self.policy, self.trainer)
 
     def gradients_stay(self) -> Any:
         """A context in which gradients stay on their rank; under FSDP2 they are always exchanged."""

@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from tests import toy_fit
+from tests.integration.test_ranks import STRATEGIES, run_ranks
 from tools import evaluate_windows
 from vla_rl.entry import run_entry
 
@@ -17,6 +19,16 @@ def test_each_window_runs_the_same_episodes(capsys):
     *lines, last = capsys.readouterr().out.splitlines()
     assert lines == [f"window {w}: success 0.000 [0.000, 0.658] (0/2)" for w in (4, 8)]  # 16 steps are too few
     assert json.loads(last) == [{"window": w, "episodes": 2, "steps": []} for w in (4, 8)]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_two_ranks_count_every_episode_once(tmp_path, capsys, strategy):
+    asked = ["--windows", "1,2", "--episodes", "5"]
+    evaluate_windows.main([*asked, *toy_fit.ARGUMENTS])
+    alone = capsys.readouterr().out
+    assert [len(result["steps"]) for result in json.loads(alone.splitlines()[-1])] == [5, 5]
+    run_ranks(tmp_path / "run", *asked, f"trainer.strategy={strategy}", main=evaluate_windows.main)
+    assert [(tmp_path / "run.log" / f"rank{rank}.out").read_text() for rank in (0, 1)] == [alone, ""]
 
 
 @pytest.mark.parametrize("windows", ["16", "0,8", "8;4", ""])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -29,11 +30,20 @@ ADAPTED = [
 ]
 
 
-def run_ranks(folder: Path, *overrides: str) -> None:
-    programs = toy_fit.start_ranks(folder, 2, *overrides)
+def run_ranks(folder: Path, *overrides: str, **options: Any) -> None:
+    programs = toy_fit.start_ranks(folder, 2, *overrides, **options)
     # all of them before any is blamed: the first to be looked at may only tell that another has gone
     codes = [program.wait() for program in programs]
     assert codes == [0, 0], "\n".join(program.errors for program in programs)
+
+
+def kill_ranks(folder: Path, moment: str, *overrides: str) -> None:
+    """Started as in `run_ranks`; killed when the first rank has printed `moment`."""
+    programs = toy_fit.start_ranks(folder, 2, *overrides)
+    programs[0].wait_until_printed(moment)
+    for program in programs:
+        program.kill()
+    assert [program.wait() for program in programs] == [-signal.SIGKILL] * 2
 
 
 def recorded(folder: Path, rank: int = 0) -> dict[str, list]:
@@ -79,11 +89,7 @@ def test_two_ranks_are_one(alone, tmp_path, strategy):
 def test_two_ranks_go_on_bitwise_after_a_kill(tmp_path, strategy):
     few = [f"trainer.strategy={strategy}", "iterations=3"]
     run_ranks(tmp_path / "whole", *few)
-    killed = toy_fit.start_ranks(tmp_path / "run", 2, *few)
-    killed[0].wait_until_printed("iteration 2/3")
-    for program in killed:
-        program.kill()
-    assert [program.wait() for program in killed] == [-signal.SIGKILL] * 2
+    kill_ranks(tmp_path / "run", "iteration 2/3", *few)
     run_ranks(tmp_path / "run", *few, "resume=auto")
     assert result(tmp_path / "run") == result(tmp_path / "whole")
     assert len(result(tmp_path / "run")["checkpoint"]["callbacks"]["Checkpoint"]["random_states"]) == 2

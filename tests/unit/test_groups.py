@@ -182,6 +182,19 @@ class TestResample:
         assert len({group.trajectories[0].episode.init_state for group in epoch.groups}) > 5
         assert len(list(epoch)) == 3  # batches without weight
 
+    def test_advantages_are_set_once_for_all_rounds(self):
+        """What sets them may ask the policy, and ranks have different numbers of rounds."""
+
+        class Calls:
+            groups: list[int] = []
+
+            def set_advantages(self, groups):
+                self.groups.append(len(groups))
+
+        callbacks = [Rewards(1, 1, 1, 1), Calls()]
+        epoch = data_module(callbacks=callbacks, group_filter="resample", resample_rounds=3).train_dataloader()
+        assert len(epoch.groups) == 20 and Calls.groups == [20]
+
     def test_ranks_collect_what_one_would(self):
         key = lambda epoch: sorted(t.episode.uid for g in epoch.groups for t in g.trajectories)  # noqa: E731
         alone = key(data_module(groups=12, group_filter="resample").train_dataloader())
