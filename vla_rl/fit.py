@@ -23,7 +23,7 @@ from vla_rl.data import RolloutDataModule
 from vla_rl.evaluation import SuccessRate
 from vla_rl.memory_check import rows_that_fit
 from vla_rl.module import GRPOModule
-from vla_rl.resume import checkpoint_to_resume, resume_folder
+from vla_rl.resume import checkpoint_to_resume, iterations_done, resume_folder
 from vla_rl.run import open_run_folder, run_folder, success_before, write_success_before, write_summary
 from vla_rl.run_report import run_report
 from vla_rl.strategies import FSDP2
@@ -38,7 +38,8 @@ def main(argv: list[str]) -> None:
     resumed = resume_folder(config)
     folder = run_folder(config.run_dir, config.conf, resumed)
     checkpoint = checkpoint_to_resume(config, folder)
-    trainer = build_trainer(config, folder, build_callbacks(config))
+    done = iterations_done(checkpoint) if checkpoint else 0
+    trainer = build_trainer(config, folder, build_callbacks(config), done)
     check_ranks(config, trainer)
     # building the simulators checks suite, tasks, assets and GL; it starts none yet
     with interruptible(trainer), closing(build(config.sim, "sim")) as pool:

@@ -19,10 +19,13 @@ class OneFileTensorBoard(TensorBoardLogger):
 
     Lightning closes its file after every stage and opens another for the next one; a run has three, since its policy
     is measured before and after training.
+
+    Args:
+        steps: done by the run that goes on; what it logged later, before it was killed, is hidden.
     """
 
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder, name="", version="tensorboard")
+    def __init__(self, folder: Path, steps: int = 0) -> None:
+        super().__init__(folder, name="", version="tensorboard", purge_step=steps + 1 if steps else None)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
@@ -45,9 +48,13 @@ def wandb(save_dir: Path, project: str = "vla_rl", name: str | None = None, offl
     return WandbLogger(name=name or Path(save_dir).name, save_dir=save_dir, project=project, offline=offline)
 
 
-def run_loggers(config: Config, folder: Path) -> list[Logger]:
-    """TensorBoard's, and `config.logger` if there is one, which gets the configuration too."""
-    loggers: list[Logger] = [OneFileTensorBoard(folder)]
+def run_loggers(config: Config, folder: Path, iterations: int = 0) -> list[Logger]:
+    """TensorBoard's, and `config.logger` if there is one, which gets the configuration too.
+
+    Args:
+        iterations: done by the run that goes on.
+    """
+    loggers: list[Logger] = [OneFileTensorBoard(folder, iterations * config.grpo.minibatches * config.grpo.epochs)]
     if config.logger is not None:
         loggers.append(build(config.logger, "logger", save_dir=folder))
         loggers[-1].log_hyperparams(asdict(config))

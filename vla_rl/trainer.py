@@ -21,8 +21,11 @@ from vla_rl.signals import end_with_parent
 from vla_rl.strategies import FSDP2, pick_strategy
 
 
-def build_trainer(config: Config, folder: Path, callbacks: list[L.Callback]) -> L.Trainer:
+def build_trainer(config: Config, folder: Path, callbacks: list[L.Callback], iterations: int = 0) -> L.Trainer:
     """A Trainer whose epochs are iterations. `config.trainer` chooses devices, strategy and precision.
+
+    Args:
+        iterations: done by the run that goes on.
 
     Raises:
         UserError: the devices or the strategy asked for are not to be had on this machine.
@@ -31,7 +34,7 @@ def build_trainer(config: Config, folder: Path, callbacks: list[L.Callback]) -> 
     options = dict(
         callbacks=callbacks,
         default_root_dir=folder,
-        logger=run_loggers(config, folder),
+        logger=run_loggers(config, folder, iterations),
         max_epochs=config.iterations,
         reload_dataloaders_every_n_epochs=1,  # fresh rollouts every iteration
         use_distributed_sampler=False,  # a rank trains on what it collected

@@ -12,6 +12,7 @@ import lightning as L
 import pytest
 import torch
 import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from tests import toy_fit
 from tests.results import result
@@ -65,6 +66,17 @@ def test_killed_at_any_moment_and_resumed_is_uninterrupted(uninterrupted, tmp_pa
         killed += program.wait() == -signal.SIGKILL
     toy_fit.run(tmp_path / "run", "resume=auto")
     assert result(tmp_path / "run") == result(folder)
+
+
+def test_tensorboard_shows_every_iteration_once(tmp_path):
+    toy_fit.run(tmp_path / "run", "callbacks.checkpoint.keep=9")
+    again = f"resume={tmp_path / 'run' / 'checkpoints' / 'iteration-2.ckpt'}"
+    toy_fit.run(tmp_path / "run", "callbacks.checkpoint.keep=9", again)
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    # two optimizer steps an iteration; held out before, after the second, fourth and sixth iteration, and at the end
+    assert [event.step for event in events.Scalars("rollout/success")] == [1, 3, 5, 7, 9, 11]
+    assert len(events.Scalars("heldout/sampled_success")) == 5
 
 
 class KilledWhileSaving(L.Callback):
