@@ -58,7 +58,7 @@ class PhasePlot(L.Callback):
         if len(self.iterations) % self.every_iterations == 0:
             self._draw(trainer)
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if len(self.iterations) % self.every_iterations:
             self._draw(trainer)
 

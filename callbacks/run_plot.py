@@ -14,7 +14,7 @@ from vla_rl.runs import Run
 class RunPlot(L.Callback):
     """Draws `figures/success` and `figures/cost` at the end of training, from the `metrics.jsonl` of the run."""
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         path = Path(trainer.default_root_dir) / "metrics.jsonl"
         if not trainer.is_global_zero or not path.exists():
             return

@@ -44,7 +44,7 @@ class TrimReport(L.Callback):
                     own.append((t.steps, t.reward, penalty))
         self._scores = gather_lists(own, trainer)
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         after = self._measure("after", trainer)
         if not trainer.is_global_zero:
             return

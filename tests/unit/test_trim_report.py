@@ -9,6 +9,7 @@ import pytest
 from matplotlib.image import imread
 
 from callbacks.policytrim import PolicyTrim
+from callbacks.run_plot import RunPlot
 from callbacks.trim_figures import draw_reward, draw_steps, draw_windows
 from callbacks.trim_report import TrimReport
 from tests.toy import ToyPool
@@ -91,3 +92,15 @@ def test_figures_of_extremes(tmp_path):
 def test_a_bad_number_of_episodes():
     with pytest.raises(ValueError, match="callbacks.trim_report.episodes=60"):
         TrimReport(episodes=0)
+
+
+def test_a_run_that_was_killed_before_its_report_makes_it_when_it_is_resumed(tmp_path):
+    fit(tmp_path, PolicyTrim(baseline_episodes=2), TrimReport(episodes=4), RunPlot(), save=True)
+    whole = json.loads((tmp_path / "windows.json").read_text())
+    for path in (tmp_path / "windows.json", *(tmp_path / "figures").iterdir()):
+        path.unlink()
+    nothing_left = {"resume": tmp_path / "last.ckpt", "save": True}
+    fit(tmp_path, PolicyTrim(baseline_episodes=2), TrimReport(episodes=4), RunPlot(), **nothing_left)
+    assert json.loads((tmp_path / "windows.json").read_text()) == whole
+    names = {"steps.png", "windows.png", "trim_reward.png", "success.png", "cost.png"}
+    assert {path.name for path in (tmp_path / "figures").iterdir()} == names
