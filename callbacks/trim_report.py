@@ -66,10 +66,11 @@ class TrimReport(L.Callback):
         return found
 
     def state_dict(self) -> dict[str, Any]:
-        return {"before": [result.to_dict() for result in self.before]}
+        return {"before": [result.to_dict() for result in self.before], "scores": self._scores}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.before = [WindowResult.from_dict(content) for content in state_dict["before"]]
+        self._scores = state_dict["scores"]
 
 
 def _trim(trainer: L.Trainer) -> PolicyTrim | None:

@@ -94,7 +94,9 @@ def test_a_bad_number_of_episodes():
         TrimReport(episodes=0)
 
 
-def test_a_run_that_was_killed_before_its_report_makes_it_when_it_is_resumed(tmp_path):
+def test_a_run_that_was_killed_before_its_report_makes_it_when_it_is_resumed(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr("callbacks.trim_report.draw_reward", lambda *given: drawn.append(given) or draw_reward(*given))
     fit(tmp_path, PolicyTrim(baseline_episodes=2), TrimReport(episodes=4), RunPlot(), save=True)
     whole = json.loads((tmp_path / "windows.json").read_text())
     for path in (tmp_path / "windows.json", *(tmp_path / "figures").iterdir()):
@@ -104,3 +106,4 @@ def test_a_run_that_was_killed_before_its_report_makes_it_when_it_is_resumed(tmp
     assert json.loads((tmp_path / "windows.json").read_text()) == whole
     names = {"steps.png", "windows.png", "trim_reward.png", "success.png", "cost.png"}
     assert {path.name for path in (tmp_path / "figures").iterdir()} == names
+    assert drawn[0] == drawn[1] and drawn[0][1]
