@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import lightning as L
+import numpy as np
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -15,7 +16,7 @@ from vla_rl.colours import PALETTE
 from vla_rl.evaluation import SuccessRate
 from vla_rl.runs import Run, arms, pooled, table
 
-THRESHOLDS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 
 
 def save_figures(figures: Mapping[str, Figure], trainer: L.Trainer) -> None:
@@ -33,25 +34,35 @@ def save_figures(figures: Mapping[str, Figure], trainer: L.Trainer) -> None:
 
 
 def draw_success(runs: Sequence[Run]) -> Figure:
-    """Success over iterations and over seconds: a thin line per run; dots with bars, of all seeds of an arm together,
-    held out before and after training with 95% Wilson intervals."""
+    """Success over iterations and over seconds: a thin line per run, a thick one for the mean of an arm's seeds; dots
+    with bars, of all seeds together, held out before and after training with 95% Wilson intervals."""
     figure = Figure(figsize=(10, 3.8), layout="constrained")
     by_iteration, by_time = figure.subplots(1, 2, sharey=True)
     for colour, (arm, members) in _coloured(runs):
-        for i, run in enumerate(members):
-            iterations, rates = zip(*run.success, strict=True)
-            style = {"color": colour, "linewidth": 1, "alpha": 0.7, "marker": "." if len(rates) < 3 else None}
-            by_iteration.plot(iterations, rates, label=None if i else arm, **style)
-            by_time.plot([run.seconds[n - 1] for n in iterations], rates, **style)
+        curves = [_curve(run) for run in members]
+        style = {"color": colour, "marker": "." if len(curves[0][0]) < 3 else None}
+        for iterations, seconds, rates in curves if len(curves) > 1 else []:
+            by_iteration.plot(iterations, rates, linewidth=1, alpha=0.25, **style)
+            by_time.plot(seconds, rates, linewidth=1, alpha=0.25, **style)
+        shortest = min(len(rates) for _, _, rates in curves)
+        iterations, seconds, rates = np.mean([np.array(curve)[:, :shortest] for curve in curves], axis=0)
+        by_iteration.plot(iterations, rates, label=arm, **style)
+        by_time.plot(seconds, rates, **style)
         last = max(len(run.rows) for run in members)
-        seconds = max(run.seconds[-1] for run in members)
-        for axes, end in ((by_iteration, last), (by_time, seconds)):
+        spent = sum(run.seconds[-1] for run in members) / len(members)
+        for axes, end in ((by_iteration, last), (by_time, spent)):
             for at, when in ((0.0, "success_before"), (end, "success_after")):
                 if members[0].summary and (rate := pooled(members, when, "sampled")):
                     axes.errorbar(at, rate.rate, yerr=_bar(rate), fmt="o", color=colour, capsize=3)
     by_iteration.set(xlabel="iteration", ylabel="success", ylim=(0, 1))
     by_time.set(xlabel="seconds of rollouts and updates")
     return _finished(figure)
+
+
+def _curve(run: Run) -> tuple[list[float], list[float], list[float]]:
+    """Iterations done, seconds, success."""
+    iterations, rates = zip(*run.success, strict=True)
+    return list(iterations), [run.seconds[n - 1] for n in iterations], list(rates)
 
 
 def draw_cost(runs: Sequence[Run]) -> Figure:
@@ -66,7 +77,10 @@ def draw_cost(runs: Sequence[Run]) -> Figure:
         memory.bar(index, sum(used) / len(used), color=colour)
         for i, run in enumerate(members):
             update.plot(range(1, len(run.rows) + 1), run.update_seconds, color=colour, label=None if i else arm)
-    thresholds.set(title="Time to success (all seeds reach it)", xlabel="success", ylabel="seconds", xlim=(0.45, 1))
+    if not any(len(line.get_xdata()) for line in thresholds.lines):
+        thresholds.text(0.5, 0.5, "not reached", ha="center", transform=thresholds.transAxes)
+        thresholds.set(yticks=[])
+    thresholds.set(title="Time to success (all seeds reach it)", xlabel="success", ylabel="seconds", xlim=(0.25, 1))
     memory.set(title="Activation memory", ylabel="MB", xticks=[])
     update.set(title="Updates", xlabel="iteration", ylabel="cumulative seconds")
     if not any("memory/activations_mb" in row for run in runs for row in run.rows):

@@ -96,8 +96,17 @@ def test_figures(tmp_path):
     assert by_time.lines[0].get_xdata().tolist() == [4.0, 8.0, 12.0, 16.0]
     assert [text.get_text() for text in by_time.figure.legends[0].get_texts()] == ["pcm B=4", "pcm B=8", "none"]
     thresholds, memory, update = draw_cost(runs).axes
-    assert thresholds.lines[0].get_xdata().tolist() == [0.5, 0.6] and memory.texts[0].get_text() == "not measured"
+    assert (
+        thresholds.lines[0].get_xdata().tolist() == [0.3, 0.4, 0.5, 0.6]
+        and memory.texts[0].get_text() == "not measured"
+    )
     assert update.lines[0].get_ydata().tolist() == [1.0, 2.0, 3.0, 4.0]
+    never = [
+        Run.read(write_run(tmp_path / str(seed), seed=seed, **{"heldout/sampled_success": 0.1})) for seed in (1, 2)
+    ]
+    assert draw_cost(never).axes[0].texts[0].get_text() == "not reached"
+    one, other, mean = draw_success(never).axes[0].lines[:3]
+    assert one.get_alpha() == other.get_alpha() == 0.25 and mean.get_ydata().tolist() == pytest.approx([0.1] * 4)
     sweep, bars = draw_arms(runs).axes
     assert [bar.get_height() for bar in bars.patches] == pytest.approx([4 / 20, 8 / 20, 8 / 10])
     assert sweep.lines[0].get_xdata().tolist() == [4, 8]
