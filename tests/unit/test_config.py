@@ -184,7 +184,7 @@ NAMES = [
     (
         [TINY, "rollout.x=3"],
         "unknown key 'rollout.x'. Keys: rollout.groups, rollout.group_size, rollout.temperature, "
-        "rollout.train_init_states, rollout.heldout_init_states",
+        "rollout.train_init_states, rollout.heldout_init_states, rollout.asynchronous",
     ),
     ([TINY, "iterations"], "expected key=value, got 'iterations' (for example mask.budget=8)"),
     ([TINY, "mask..budget=3"], "expected key=value, got 'mask..budget=3' (for example mask.budget=8)"),
