@@ -4,9 +4,10 @@
     python tools/bench_asynchronous.py --iterations 8 conf=pcm_object
 
 Runs `python -m vla_rl.fit` twice, one after the other, without evaluations, and prints one line of JSON last. For both
-ways: seconds per iteration and their split, from the second iteration on (the first has nothing to overlap with); the
-success of the rollouts; and how far the policy had moved from the one that acted before the first optimizer step
-(`first_log_ratio_abs`, 0 where rollouts are awaited) and on average, with the share of clipped ratios.
+ways: seconds per iteration and their split, without the first iteration, which collects twice, and the last, which does
+not collect ahead; the success of the rollouts; and how far the policy had moved from the one that acted before the
+first optimizer step (`first_log_ratio_abs`, 0 where rollouts are awaited) and on average, with the share of clipped
+ratios.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pathlib import Path
 
 from vla_rl.compose import compose
 from vla_rl.entry import run_entry
-from vla_rl.errors import RunError
+from vla_rl.errors import RunError, UserError
 from vla_rl.run import versions
 
 TAGS = (
@@ -31,9 +32,11 @@ TAGS = (
 
 def main(argv: list[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--iterations", type=int, default=4)
+    parser.add_argument("--iterations", type=int, default=5, help="at least 3 (%(default)s)")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="conf= and any other value")
     args = parser.parse_intermixed_args(argv)
+    if args.iterations < 3:
+        raise UserError(f"the first and the last iteration do not count, got {args.iterations}: --iterations 5")
     fixed = [f"iterations={args.iterations}", "evaluation.sampled_episodes=0", "evaluation.greedy_episodes=0"]
     compose([*args.overrides, *fixed])  # a mistake is found now
     with tempfile.TemporaryDirectory() as folder:
@@ -46,11 +49,11 @@ def main(argv: list[str]) -> None:
 
 
 def measure(folder: Path, overrides: list[str]) -> dict[str, float]:
-    """Means over the iterations after the first."""
+    """Means over the iterations but the first and the last."""
     done = subprocess.run([sys.executable, "-m", "vla_rl.fit", *overrides, f"run_dir={folder}"], check=False)
     if done.returncode:
         raise RunError(f"the run with {overrides[-1]} ended with exit status {done.returncode}; what it said is above")
-    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()][1:]
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()][1:-1]
     return {tag: sum(row.get(tag, 0.0) for row in rows) / len(rows) for tag in TAGS}
 
 

@@ -18,7 +18,7 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_what_it_measures():
     smallest = [argument for argument in ARGUMENTS if not argument.startswith("iterations=")]
-    done = bench("--iterations", "2", *smallest)
+    done = bench("--iterations", "3", *smallest)
     assert done.returncode == 0, done.stderr
     line = json.loads(done.stdout.splitlines()[-1])
     awaited, ahead = line["awaited"], line["ahead"]
@@ -27,8 +27,15 @@ def test_what_it_measures():
     assert awaited["train/first_log_ratio_abs"] < 1e-6 < ahead["train/first_log_ratio_abs"]
 
 
-def test_a_mistake_is_one_line():
-    done = bench("conf=pcm_object_tiny", "rollout.grops=3")
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["rollout.grops=3"], "error: unknown key 'rollout.grops'; did you mean 'rollout.groups'?"),
+        (["--iterations", "2"], "error: the first and the last iteration do not count, got 2: --iterations 5"),
+    ],
+)
+def test_a_mistake_is_one_line(arguments, message):
+    done = bench("conf=pcm_object_tiny", *arguments)
     assert done.returncode == 2 and done.stdout == ""
     (line,) = done.stderr.splitlines()
-    assert line.startswith("error: unknown key 'rollout.grops'; did you mean 'rollout.groups'?")
+    assert line.startswith(message)
