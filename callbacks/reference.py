@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from vla_rl.data import RolloutDataModule
+from vla_rl.distributed import whole
 from vla_rl.in_step import forwards_to_add
+from vla_rl.optimizer import trained
 from vla_rl.types import ChunkBatch, Policy, Trajectory
 
 
@@ -23,7 +25,7 @@ class Reference:
 
     def snapshot(self, policy: nn.Module) -> None:
         """A collective where the policy is sharded."""
-        self.weights = {name: _whole(p.detach()).cpu().clone() for name, p in _trainable(policy)}
+        self.weights = {name: whole(p.detach()).cpu().clone() for name, p in trained(policy).items()}
 
     @torch.no_grad()
     def divergence(
@@ -50,14 +52,14 @@ class Reference:
     def _in_place(self, policy: nn.Module) -> Iterator[None]:
         """The policy computes with the reference's weights; its own come back as they were, bit for bit. Values change
         places, not tensors: FSDP2 gathers from the storage that it has laid out."""
-        trained = [(self.weights[name], p.detach()) for name, p in _trainable(policy)]
-        own = [p.clone() for _, p in trained]
+        changed = [(self.weights[name], p.detach()) for name, p in trained(policy).items()]
+        own = [p.clone() for _, p in changed]
         try:
-            for weight, p in trained:
+            for weight, p in changed:
                 p.copy_(_laid_out_as(p, weight))
             yield
         finally:
-            for (_, p), value in zip(trained, own, strict=True):
+            for (_, p), value in zip(changed, own, strict=True):
                 p.copy_(value)
 
 
@@ -70,16 +72,8 @@ def _log_ratio(policy: Policy, trajectory: Trajectory, temperature: float, rows:
     return float((batch.logprob_NLA - torch.cat(parts))[batch.token_mask_NLA].mean())
 
 
-def _trainable(policy: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    return [(name, p) for name, p in policy.named_parameters() if p.requires_grad]
-
-
-def _whole(tensor: Tensor) -> Tensor:
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
-def _laid_out_as(p: Tensor, whole: Tensor) -> Tensor:
-    """`whole`, or this rank's shard of it where `p` is one; every rank has the whole, so nothing is sent."""
+def _laid_out_as(p: Tensor, weight: Tensor) -> Tensor:
+    """`weight`, or this rank's shard of it where `p` is one; every rank has the whole, so nothing is sent."""
     if not isinstance(p, DTensor):
-        return whole
-    return distribute_tensor(whole.to(p.device), p.device_mesh, p.placements, src_data_rank=None)
+        return weight
+    return distribute_tensor(weight.to(p.device), p.device_mesh, p.placements, src_data_rank=None)

@@ -78,14 +78,12 @@ def draw_cost(runs: Sequence[Run]) -> Figure:
         for i, run in enumerate(members):
             update.plot(range(1, len(run.rows) + 1), run.update_seconds, color=colour, label=None if i else arm)
     if not any(len(line.get_xdata()) for line in thresholds.lines):
-        thresholds.text(0.5, 0.5, "not reached", ha="center", transform=thresholds.transAxes)
-        thresholds.set(yticks=[])
+        _leave_empty(thresholds, "not reached")
     thresholds.set(title="Time to success (all seeds reach it)", xlabel="success", ylabel="seconds", xlim=(0.25, 1))
     memory.set(title="Activation memory", ylabel="MB", xticks=[])
     update.set(title="Updates", xlabel="iteration", ylabel="cumulative seconds")
     if not any("memory/activations_mb" in row for run in runs for row in run.rows):
-        memory.text(0.5, 0.5, "not measured", ha="center", transform=memory.transAxes)
-        memory.set(yticks=[])
+        _leave_empty(memory, "not measured")
     return _finished(figure)
 
 
@@ -107,10 +105,10 @@ def draw_arms(runs: Sequence[Run]) -> Figure:
     for index, (colour, _, rate) in enumerate(found.values()):
         bars.bar(index, rate.rate, color=colour, yerr=_bar(rate), capsize=3)
     bars.set_xticks(range(len(found)), list(found), rotation=30, ha="right")
-    bars.set(title="Arms", ylabel="held-out success, sampled", ylim=(0, 1))
+    bars.set(title="Arms", ylim=(0, 1))
     for sweep in sweeps:
         _draw_sweep(sweep, masks)
-        bars.set(ylabel=None)
+    figure.axes[0].set(ylabel="held-out success, sampled")
     for axes in figure.axes:
         _plain(axes)
     return figure
@@ -123,7 +121,7 @@ def _draw_sweep(axes: Axes, masks: Mapping[str, list[tuple[int, SuccessRate, str
         error = list(zip(*((bar[0][0], bar[1][0]) for bar in map(_bar, rates)), strict=True))
         style = {"marker": "o", "capsize": 3, "color": points[0][2], "label": mask}
         axes.errorbar(budgets, [r.rate for r in rates], yerr=error, **style)
-    axes.set(title="Budgets", xlabel="chunks kept of a trajectory", ylabel="held-out success, sampled")
+    axes.set(title="Budgets", xlabel="chunks kept of a trajectory")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False)
 
@@ -143,6 +141,11 @@ def _coloured(runs: Sequence[Run]) -> list[tuple[str, tuple[str, list[Run]]]]:
 
 def _bar(rate: SuccessRate) -> list[list[float]]:
     return [[rate.rate - rate.wilson_low], [rate.wilson_high - rate.rate]]
+
+
+def _leave_empty(axes: Axes, why: str) -> None:
+    axes.text(0.5, 0.5, why, ha="center", transform=axes.transAxes)
+    axes.set(yticks=[])
 
 
 def _plain(axes: Axes) -> None:

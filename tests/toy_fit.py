@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
@@ -18,11 +17,12 @@ import numpy as np
 import psutil
 import torch
 from lightning.pytorch.utilities import rank_zero_only
-from torch.distributed.tensor import DTensor
 
 from tests.tiny_fit import ROOT
 from vla_rl import fit
+from vla_rl.distributed import whole
 from vla_rl.entry import run_entry
+from vla_rl.optimizer import trained
 
 ARGUMENTS = [
     "conf=pcm_object_tiny",
@@ -76,9 +76,8 @@ class RecordGradients(L.Callback):
         self.rows.append(len(batch) if batch.token_mask_NLA.any() else 0)
 
     def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
-        trained = [p.grad for p in pl_module.parameters() if p.requires_grad]
-        whole = [gradient.full_tensor() if isinstance(gradient, DTensor) else gradient for gradient in trained]
-        self.gradients.append(torch.cat([gradient.flatten().clone() for gradient in whole]))
+        gradients = [whole(p.grad) for p in trained(pl_module).values()]
+        self.gradients.append(torch.cat([gradient.flatten().clone() for gradient in gradients]))
 
     def on_train_end(self, trainer, pl_module) -> None:
         path = Path(trainer.default_root_dir) / f"rank{trainer.global_rank}.pt"
@@ -177,8 +176,3 @@ def run(folder: Path, *overrides: str) -> Fork:
     program = start(folder, *overrides)
     assert program.wait() == 0, program.errors
     return program
-
-
-def rows(folder: Path) -> list[dict[str, float]]:
-    """What each iteration logged."""
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

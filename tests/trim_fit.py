@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
-
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from callbacks.metrics_file import MetricsFile
+from tests import results
+from tests.results import MEASURED
 from tests.toy import ToyPolicy, ToyPool
 from vla_rl.config import EvaluationConfig, GRPOConfig, OptimConfig, RolloutConfig
 from vla_rl.data import RolloutDataModule
@@ -55,11 +55,8 @@ def fit(tmp_path, *callbacks, iterations=2, pool=None, resume=None, save=False, 
 
 
 def rows(folder) -> list[dict[str, float]]:
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [
-        {tag: value for tag, value in row.items() if not tag.startswith(("time/", "split/", "memory/"))}
-        for row in lines
-    ]
+    """What each iteration logged, but what was measured."""
+    return [{tag: value for tag, value in row.items() if not tag.startswith(MEASURED)} for row in results.rows(folder)]
 
 
 def weights(module) -> torch.Tensor:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from vla_rl.optimizer import trained
 from vla_rl.rollouts import TimeSplit, collect
 from vla_rl.types import ActionChunk, Episode, Observation, Policy, SimulatorPool, Trajectory
 
@@ -27,7 +28,7 @@ class Abandoned(Exception):
 
 
 class RolloutsAhead:
-    """One collection at a time, in a thread; nobody else may use the pool until it is `done` with.
+    """One collection at a time, in a thread; nobody else may use the pool before `wait` returns.
 
     Args:
         temperature: of the sampling.
@@ -50,7 +51,7 @@ class RolloutsAhead:
             self._actor = _copy(policy)
         with torch.no_grad():
             source = dict(policy.named_parameters()) if weights is None else weights
-            for name, p in _trained(self._actor).items():
+            for name, p in trained(self._actor).items():
                 p.copy_(source[name])
         self.episodes = episodes
         self._thread = threading.Thread(target=self._run, name="rollouts ahead", daemon=True)
@@ -89,7 +90,7 @@ class RolloutsAhead:
 
     def weights(self) -> dict[str, Tensor]:
         """What is trained of the policy that collects `episodes`, on the host."""
-        return {name: p.detach().cpu().clone() for name, p in _trained(self._actor).items()}
+        return {name: p.detach().cpu().clone() for name, p in trained(self._actor).items()}
 
     def act(self, observation: Observation, seed_N: Sequence[int] | None, temperature: float) -> ActionChunk:
         """As `vla_rl.types.Policy`, by the copy."""
@@ -111,7 +112,3 @@ def _copy(policy: nn.Module) -> nn.Module:
     """The policy, with trained tensors of its own; the frozen ones, which are most of it, are shared."""
     frozen = {id(p): p for p in policy.parameters() if not p.requires_grad}
     return copy.deepcopy(policy, frozen)
-
-
-def _trained(policy: nn.Module) -> dict[str, nn.Parameter]:
-    return {name: p for name, p in policy.named_parameters() if p.requires_grad}

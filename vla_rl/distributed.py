@@ -61,4 +61,9 @@ def gather_lists(items: list[T], trainer: Trainer) -> list[T]:
 def clip_grad_norm(parameters: Iterable[nn.Parameter], largest: float) -> float:
     """Scale the gradients down to the norm `largest`, over all shards where they are sharded; their norm before."""
     norm = nn.utils.clip_grad_norm_(parameters, largest)
-    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
+    return float(whole(norm))
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A sharded tensor put together, a collective; any other as it is."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

@@ -24,7 +24,7 @@ from vla_rl.errors import RunError
 from vla_rl.evaluation import SuccessRate
 from vla_rl.grpo import clipped_loss, token_weight
 from vla_rl.in_step import forwards_to_add
-from vla_rl.optimizer import build_optimizer
+from vla_rl.optimizer import build_optimizer, trained
 from vla_rl.strategies import FSDP2, shard
 from vla_rl.types import ChunkBatch, Policy
 
@@ -51,8 +51,7 @@ class GRPOModule(L.LightningModule):
             shard(self.policy, self.device_mesh["data_parallel"])
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        trainable = [p for p in self.policy.parameters() if p.requires_grad]
-        return build_optimizer(trainable, self.optim)
+        return build_optimizer(trained(self.policy).values(), self.optim)
 
     def on_train_epoch_start(self) -> None:
         epoch = self.trainer.train_dataloader
@@ -90,8 +89,7 @@ class GRPOModule(L.LightningModule):
         totals = self.compute_gradient(batch)
         if not totals:  # every group of this step succeeded throughout or failed throughout
             return
-        trainable = [p for p in self.policy.parameters() if p.requires_grad]
-        totals["grad_norm"] = clip_grad_norm(trainable, self.optim.grad_clip)
+        totals["grad_norm"] = clip_grad_norm(trained(self.policy).values(), self.optim.grad_clip)
         if not math.isfinite(totals["loss"] + totals["grad_norm"]):
             self._skip_step(totals)
             return
@@ -200,8 +198,8 @@ class GRPOModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["skipped_steps"] = self._skipped
-        trained = {name for name, p in self.named_parameters() if p.requires_grad}
-        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
+        kept = trained(self)
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in kept}
 
     def _log_rows(self, batch: ChunkBatch) -> None:
         """Rows this step pays for, and the real chunks they were chosen from, summed over the iteration and ranks."""

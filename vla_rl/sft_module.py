@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vla_rl.config import SFTConfig
 from vla_rl.demo_data import DemoBatch
+from vla_rl.optimizer import trained
 
 WARMUP_STEPS = 20
 BETAS = (0.9, 0.95)  # the second moment forgets fast: a run has only hundreds of steps
@@ -44,8 +45,8 @@ class SFTModule(L.LightningModule):
         return F.cross_entropy(logits_NLAB.flatten(0, 2), token_NLA.flatten())
 
     def configure_optimizers(self) -> dict[str, Any]:
-        trainable = [p for p in self.policy.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(trainable, lr=self.sft.lr, betas=BETAS, weight_decay=self.sft.weight_decay)
+        parameters = trained(self.policy).values()
+        optimizer = torch.optim.AdamW(parameters, lr=self.sft.lr, betas=BETAS, weight_decay=self.sft.weight_decay)
         scale = partial(warm_cosine, steps=self.sft.steps)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, scale)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

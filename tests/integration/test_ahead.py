@@ -15,8 +15,9 @@ import pytest
 import torch
 
 from tests import tiny_fit, toy_fit
+from tests.integration.test_ranks import run_ranks
 from tests.make import made_trainer
-from tests.results import result, timeless
+from tests.results import result, rows, timeless
 from tests.toy import ToyPolicy, ToyPool
 from vla_rl.config import EvaluationConfig, GRPOConfig, OptimConfig, RolloutConfig
 from vla_rl.data import RolloutDataModule
@@ -80,7 +81,7 @@ def test_an_iteration_is_collected_by_the_policy_before_the_last_update(tmp_path
         assert all(torch.equal(a, b) for a, b in zip(tokens[iteration], start[iteration], strict=True))
     assert not all(a.shape == b.shape and torch.equal(a, b) for a, b in zip(tokens[2], start[2], strict=True))
 
-    off_policy = [row["train/first_log_ratio_abs"] for row in toy_fit.rows(tmp_path / "ahead")]
+    off_policy = [row["train/first_log_ratio_abs"] for row in rows(tmp_path / "ahead")]
     assert off_policy[0] < 1e-6 < 1e-3 < min(off_policy[1:])
 
 
@@ -106,13 +107,9 @@ def test_goes_on_bitwise_though_the_stage_has_changed_since(tmp_path):
 def test_two_ranks_are_one(tmp_path):
     few = [AHEAD, "iterations=3", "grpo.group_filter=keep"]
     toy_fit.run(tmp_path / "alone", *few)
-    programs = toy_fit.start_ranks(tmp_path / "two", 2, *few)
-    codes = [program.wait() for program in programs]
-    assert codes == [0, 0], "\n".join(program.errors for program in programs)
+    run_ranks(tmp_path / "two", *few)
     for tag in ("rollout/success", "rollout/steps", "chunks/kept"):
-        assert [row[tag] for row in toy_fit.rows(tmp_path / "two")] == [
-            row[tag] for row in toy_fit.rows(tmp_path / "alone")
-        ]
+        assert [row[tag] for row in rows(tmp_path / "two")] == [row[tag] for row in rows(tmp_path / "alone")]
 
 
 def test_an_error_elsewhere_ends_the_thread(tmp_path):
@@ -173,8 +170,8 @@ def test_what_cannot_be_ahead_is_refused(tmp_path, overrides, message):
 
 def test_times_are_what_the_iteration_waited_for(tmp_path):
     toy_fit.run(tmp_path / "run", AHEAD, "iterations=3")
-    rows = toy_fit.rows(tmp_path / "run")
-    assert all(timeless(row) != row for row in rows)
-    for row in rows[1:]:
+    metrics = rows(tmp_path / "run")
+    assert all(timeless(row) != row for row in metrics)
+    for row in metrics[1:]:
         assert row["split/infer_s"] == 0
         assert row["split/simulate_s"] == row["time/rollout_s"] <= row["time/iteration_s"]

@@ -18,6 +18,7 @@ from callbacks.metrics_file import MetricsFile
 from callbacks.pcm import PCM
 from callbacks.policytrim import PolicyTrim
 from tests import make, tiny_fit, trim_fit
+from tests.results import MEASURED, rows
 from tests.toy import ToyPolicy, ToyPool
 from vla_rl.compose import compose
 from vla_rl.data import RolloutDataModule
@@ -35,10 +36,6 @@ def run(tmp_path_factory) -> tuple[Path, str]:
     """The run folder and what was printed."""
     folder = tmp_path_factory.mktemp("fit") / "run"
     return folder, tiny_fit.fit(folder, *EVALUATION)
-
-
-def rows(folder: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
 def test_it_prints_success_before_and_after_and_a_line_per_iteration(run):
@@ -131,8 +128,7 @@ def test_the_same_seed_repeats_the_run_whatever_the_workers(run, tmp_path):
     tiny_fit.fit(tmp_path / "run", *EVALUATION, "sim.workers=1")
     for name, value in load_file(folder / "policy" / "model.safetensors").items():
         assert torch.equal(value, load_file(tmp_path / "run" / "policy" / "model.safetensors")[name])
-    measured = ("time/", "split/", "memory/")
-    timeless = [[{tag: value for tag, value in row.items() if not tag.startswith(measured)} for row in rows(of)]
+    timeless = [[{tag: value for tag, value in row.items() if not tag.startswith(MEASURED)} for row in rows(of)]
                 for of in (folder, tmp_path / "run")]  # fmt: skip
     assert timeless[0] == timeless[1]
     assert len(timeless[0][0]) > 20

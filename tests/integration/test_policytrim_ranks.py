@@ -12,8 +12,8 @@ import torch
 
 from callbacks.trim_report import TrimReport
 from tests import toy_fit
-from tests.integration.test_ranks import STRATEGIES, kill_ranks, rows, run_ranks, weights
-from tests.results import result
+from tests.integration.test_ranks import STRATEGIES, kill_ranks, run_ranks, weights
+from tests.results import result, rows
 
 # an iteration of stage 1, then three of stage 2; windows of 1 and 2 of the toy's 2 steps; rank 0 has three of the five
 # groups, and in one iteration collects another: ranks differ in groups, in episodes of every measurement, in rounds of

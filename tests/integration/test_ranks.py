@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from tests import toy_fit
-from tests.results import result
-from tests.toy_fit import rows
+from tests.results import result, rows
 
 STRATEGIES = ["ddp", "fsdp2"]
 # five groups for two ranks, and so many minibatches that a rank has more rows in one, fewer in another, and often none

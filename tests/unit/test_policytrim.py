@@ -205,7 +205,12 @@ def test_no_reward_is_the_default_of_the_main_job_whatever_the_conf():
     conf = compose(["conf=pcm_object_tiny"])
     assert conf.reward is None
     assert compose(["conf=policytrim_object_tiny", "reward=none"]).reward is None
-    assert compose(["conf=pcm_object_tiny", "reward=none"]) == conf
+    both = compose(
+        ["conf=pcm_policytrim_object_tiny", "reward=none", f"iterations={conf.iterations}", "sim=libero_object_tiny"]
+    )
+    both.conf, both.rollout, both.evaluation = conf.conf, conf.rollout, conf.evaluation
+    assert both.callbacks.pop("trim_report")
+    assert both == conf
 
 
 # --------------------------------------------------------------------------------------------------- divergence

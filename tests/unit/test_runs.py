@@ -96,10 +96,8 @@ def test_figures(tmp_path):
     assert by_time.lines[0].get_xdata().tolist() == [4.0, 8.0, 12.0, 16.0]
     assert [text.get_text() for text in by_time.figure.legends[0].get_texts()] == ["pcm B=4", "pcm B=8", "none"]
     thresholds, memory, update = draw_cost(runs).axes
-    assert (
-        thresholds.lines[0].get_xdata().tolist() == [0.3, 0.4, 0.5, 0.6]
-        and memory.texts[0].get_text() == "not measured"
-    )
+    assert thresholds.lines[0].get_xdata().tolist() == [0.3, 0.4, 0.5, 0.6]
+    assert memory.texts[0].get_text() == "not measured"
     assert update.lines[0].get_ydata().tolist() == [1.0, 2.0, 3.0, 4.0]
     never = [
         Run.read(write_run(tmp_path / str(seed), seed=seed, **{"heldout/sampled_success": 0.1})) for seed in (1, 2)
