@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
+from vla_rl.optimizer import trained
 from vla_rl.run import write_whole
 
 
@@ -25,3 +27,10 @@ def _save(checkpoint: dict[str, Any], path: Path) -> None:
             torch.save(checkpoint, file)
         except RuntimeError as e:  # of a full disk torch says only that its archive is not complete
             raise e.__context__ if isinstance(e.__context__, OSError) else e from None
+
+
+def keep_trained(checkpoint: dict[str, Any], module: L.LightningModule) -> None:
+    """Leave the tensors that are trained: the others are where the policy came from. Loading them is not strict then
+    (`strict_loading`)."""
+    kept = trained(module)
+    checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in kept}

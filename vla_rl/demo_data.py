@@ -5,15 +5,16 @@ One row is a control step and the commands that follow it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import lightning as L
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset
 
 from vla_rl.demos import Demo
+from vla_rl.distributed import seeded_generator
 from vla_rl.types import Observation
 
 
@@ -60,12 +61,25 @@ def _chunks(action_TA: Tensor, chunk_steps: int) -> Tensor:
 class DemoDataModule(L.LightningDataModule):
     """Shuffled rows of all demonstrations but some held out, which give the validation loss.
 
+    A Lightning epoch is `iteration_steps` optimizer steps, not a pass over the demonstrations. Which rows a step reads
+    depends on the seed and the number of the step alone: a run that goes on reads what it would have read.
+
     Args:
+        batch_rows: of a step on each rank.
+        steps: of the whole run.
         heldout: demonstrations held out, the last of the list.
     """
 
     def __init__(
-        self, demos: Sequence[Demo], *, chunk_steps: int, batch_rows: int, seed: int, heldout: int = 1
+        self,
+        demos: Sequence[Demo],
+        *,
+        chunk_steps: int,
+        batch_rows: int,
+        steps: int,
+        iteration_steps: int,
+        seed: int,
+        heldout: int = 1,
     ) -> None:
         super().__init__()
         if len(demos) <= heldout:
@@ -77,14 +91,26 @@ class DemoDataModule(L.LightningDataModule):
                 f"a batch of {batch_rows} rows is more than the demonstrations' {len(self.train)} control steps: "
                 f"sft.batch_rows={len(self.train)}"
             )
-        self.batch_rows, self.seed = batch_rows, seed
+        self.batch_rows, self.steps, self.iteration_steps, self.seed = batch_rows, steps, iteration_steps, seed
 
     def train_dataloader(self) -> DataLoader:
-        shuffled = torch.Generator().manual_seed(self.seed)
-        return self._loader(self.train, shuffle=True, drop_last=True, generator=shuffled)
+        """This rank's batches of the iteration under way."""
+        rank, ranks, done = self.trainer.global_rank, self.trainer.world_size, self.trainer.current_epoch
+        steps = range(done * self.iteration_steps, min((done + 1) * self.iteration_steps, self.steps))
+        return _loader(self.train, [self.rows_of(s * ranks + rank) for s in steps])
 
     def val_dataloader(self) -> DataLoader:
-        return self._loader(self.heldout)
+        return _loader(self.heldout, BatchSampler(range(len(self.heldout)), self.batch_rows, drop_last=False))
 
-    def _loader(self, rows: DemoRows, **options: object) -> DataLoader:
-        return DataLoader(rows, self.batch_rows, collate_fn=lambda batch: batch, **options)
+    def rows_of(self, batch: int) -> list[int]:
+        """The rows of one batch, of all ranks' batches in the order of steps. Each pass over the demonstrations has an
+        order of its own; the rows left at its end, too few for a batch, are dropped."""
+        passes, place = divmod(batch, len(self.train) // self.batch_rows)
+        order = torch.randperm(len(self.train), generator=seeded_generator(self.seed, "demonstrations", passes))
+        return order[place * self.batch_rows : (place + 1) * self.batch_rows].tolist()
+
+
+def _loader(rows: DemoRows, batches: Iterable[list[int]]) -> DataLoader:
+    """`rows` gives whole batches. A loader draws a seed for processes it might start: here not from the global
+    generator, from which a run that goes on would have drawn less often."""
+    return DataLoader(rows, batch_sampler=batches, collate_fn=lambda batch: batch, generator=torch.Generator())

@@ -48,13 +48,13 @@ def wandb(save_dir: Path, project: str = "vla_rl", name: str | None = None, offl
     return WandbLogger(name=name or Path(save_dir).name, save_dir=save_dir, project=project, offline=offline)
 
 
-def run_loggers(config: Config, folder: Path, iterations: int = 0) -> list[Logger]:
+def run_loggers(config: Config, folder: Path, steps: int = 0) -> list[Logger]:
     """TensorBoard's, and `config.logger` if there is one, which gets the configuration too.
 
     Args:
-        iterations: done by the run that goes on.
+        steps: optimizer steps done by the run that goes on.
     """
-    loggers: list[Logger] = [OneFileTensorBoard(folder, iterations * config.grpo.minibatches * config.grpo.epochs)]
+    loggers: list[Logger] = [OneFileTensorBoard(folder, steps)]
     if config.logger is not None:
         loggers.append(build(config.logger, "logger", save_dir=folder))
         loggers[-1].log_hyperparams(asdict(config))

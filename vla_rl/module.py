@@ -17,6 +17,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from vla_rl.checkpoint_io import keep_trained
 from vla_rl.config import GRPOConfig, OptimConfig
 from vla_rl.data import HeldoutBatch
 from vla_rl.distributed import all_reduce_sum, clip_grad_norm
@@ -198,8 +199,7 @@ class GRPOModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["skipped_steps"] = self._skipped
-        kept = trained(self)
-        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in kept}
+        keep_trained(checkpoint, self)
 
     def _log_rows(self, batch: ChunkBatch) -> None:
         """Rows this step pays for, and the real chunks they were chosen from, summed over the iteration and ranks."""

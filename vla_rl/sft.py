@@ -1,7 +1,8 @@
 """`python -m vla_rl.sft conf=sft_object_tiny [key=value ...]`: train a policy on demonstrations.
 
-Starts from `policy.checkpoint` (null: random weights) and writes the policy to `policy/` in the run folder.
+Starts from `policy.checkpoint` (null: random weights) and keeps the policy in `policy/` of the run folder.
 Then: `python -m vla_rl.evaluate conf=pcm_object_tiny policy.checkpoint=RUN_FOLDER/policy`.
+The run is saved after every 100 optimizer steps, an iteration: stopped or killed, it goes on with `resume=RUN_FOLDER`.
 """
 
 from __future__ import annotations
@@ -11,44 +12,53 @@ from vla_rl.entry import exit_on_help, run_entry
 if __name__ == "__main__":
     exit_on_help(__doc__)  # before the imports below, which take seconds
 
+import math
+import sys
+
 import lightning as L
 import torch
 
 from vla_rl.build import build
+from vla_rl.checkpoint_io import WholeFiles
 from vla_rl.compose import compose
 from vla_rl.demo_data import DemoDataModule
 from vla_rl.demos import load_demos
 from vla_rl.errors import UserError
 from vla_rl.loggers import run_loggers
 from vla_rl.memory_check import rows_that_fit
-from vla_rl.policy import save_trained
-from vla_rl.run import open_run_folder, run_folder
+from vla_rl.resume import checkpoint_to_resume, iterations_done, resume_folder
+from vla_rl.run import open_run_folder, run_folder, write_json
 from vla_rl.sft_module import SFTModule
 from vla_rl.strategies import FSDP2
 from vla_rl.trainer import interruptible, make_trainer
 
 GRAD_CLIP = 1.0  # largest norm of the gradient
-HELDOUT_EVERY_STEPS = 100
+ITERATION_STEPS = 100
 
 
 def main(argv: list[str]) -> None:
     config = compose(argv)
     if config.sft.demos is None:
         raise UserError("no demonstrations given: sft.demos=FILE, an .npz file from tools/collect_demos.py")
-    if config.resume is not None:
-        raise UserError("supervised training has no resume; go on from a policy: policy.checkpoint=RUN_FOLDER/policy")
     L.seed_everything(config.seed, verbose=False)
-    folder = run_folder(config.run_dir, config.conf)
+    resumed = resume_folder(config)
+    folder = run_folder(config.run_dir, config.conf, resumed)
+    checkpoint = checkpoint_to_resume(config, folder)
+    done = iterations_done(checkpoint) if checkpoint else 0
     trainer = make_trainer(
         config,
+        # of the slots this one alone: the others look at rollouts
+        callbacks=[build(config.callbacks.get("checkpoint"), "callbacks.checkpoint"), LossLines()],
         default_root_dir=folder,
-        logger=run_loggers(config, folder),
-        max_steps=config.sft.steps,
+        logger=run_loggers(config, folder, done * ITERATION_STEPS),
+        max_epochs=math.ceil(config.sft.steps / ITERATION_STEPS),
+        reload_dataloaders_every_n_epochs=1,  # each iteration's own batches
+        use_distributed_sampler=False,  # which the data module shares out
         gradient_clip_val=GRAD_CLIP,
-        val_check_interval=HELDOUT_EVERY_STEPS,
-        check_val_every_n_epoch=None,  # count steps, not passes over the demonstrations
         num_sanity_val_steps=0,
-        enable_checkpointing=False,
+        log_every_n_steps=1,
+        plugins=[WholeFiles()],
+        enable_progress_bar=sys.stderr.isatty(),
         enable_model_summary=False,
     )
     if isinstance(trainer.strategy, FSDP2):
@@ -65,12 +75,31 @@ def main(argv: list[str]) -> None:
     policy.learn_statistics(
         f"libero_{demos[0].suite}", torch.cat([d.action_TA for d in demos]), torch.cat([d.proprio_TP for d in demos])
     )
-    data = DemoDataModule(demos, chunk_steps=policy.chunk_steps, batch_rows=config.sft.batch_rows, seed=config.seed)
-    with open_run_folder(folder, config), interruptible(trainer):
-        trainer.fit(SFTModule(policy, config.sft), datamodule=data)
-        trainer.validate(ckpt_path=None, model=trainer.lightning_module, datamodule=data)
-        save_trained(policy, folder / "policy")
-    print(f"policy {folder / 'policy'}")
+    data = DemoDataModule(
+        demos,
+        chunk_steps=policy.chunk_steps,
+        batch_rows=config.sft.batch_rows,
+        steps=config.sft.steps,
+        iteration_steps=ITERATION_STEPS,
+        seed=config.seed,
+    )
+    module = SFTModule(policy, config.sft)
+    with open_run_folder(folder, config, resumed=resumed is not None), interruptible(trainer):
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        (measured,) = trainer.validate(module, datamodule=data, verbose=False)
+        if trainer.is_global_zero:
+            write_json(folder / "summary.json", {"steps": config.sft.steps} | measured)
+            print(f"held-out loss {measured['sft/heldout_loss']:.3f}, policy {folder / 'policy'}")
+
+
+class LossLines(L.Callback):
+    """A line per iteration where the output is no terminal (a log file), and Lightning's bar is off."""
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.is_global_zero and not sys.stderr.isatty():
+            loss, heldout = (float(trainer.callback_metrics[f"sft/{name}"]) for name in ("loss", "heldout_loss"))
+            steps = f"step {trainer.global_step}/{pl_module.sft.steps}"
+            print(f"{steps}  loss {loss:.3f}  held-out loss {heldout:.3f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vla_rl.checkpoint_io import keep_trained
 from vla_rl.config import SFTConfig
 from vla_rl.demo_data import DemoBatch
 from vla_rl.optimizer import trained
@@ -28,6 +29,7 @@ class SFTModule(L.LightningModule):
 
     def __init__(self, policy: Any, sft: SFTConfig) -> None:
         super().__init__()
+        self.strict_loading = False  # checkpoints hold trainable tensors only
         self.policy = policy
         self.sft = sft
 
@@ -43,6 +45,9 @@ class SFTModule(L.LightningModule):
         logits_NLAB = self.policy.logits(batch.observation)
         token_NLA = self.policy.tokenize(batch.command_NLA).to(logits_NLAB.device)
         return F.cross_entropy(logits_NLAB.flatten(0, 2), token_NLA.flatten())
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        keep_trained(checkpoint, self)
 
     def configure_optimizers(self) -> dict[str, Any]:
         parameters = trained(self.policy).values()

@@ -34,7 +34,7 @@ def build_trainer(config: Config, folder: Path, callbacks: list[L.Callback], ite
     options = dict(
         callbacks=callbacks,
         default_root_dir=folder,
-        logger=run_loggers(config, folder, iterations),
+        logger=run_loggers(config, folder, iterations * config.grpo.minibatches * config.grpo.epochs),
         max_epochs=config.iterations,
         reload_dataloaders_every_n_epochs=1,  # fresh rollouts every iteration
         use_distributed_sampler=False,  # a rank trains on what it collected

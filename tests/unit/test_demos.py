@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -77,25 +79,38 @@ def test_rows_are_control_steps_and_the_commands_that_follow():
     assert batch.observation.instruction_N == ["do it 4 times", "do it 4 times", "do it 2 times"]
 
 
-def seen(loader):
-    return torch.cat([batch.observation.proprio_NP[:, 0] for batch in loader])
+def data_of(demos, batch_rows=4, steps=10, seed=1):
+    return DemoDataModule(demos, chunk_steps=8, batch_rows=batch_rows, steps=steps, iteration_steps=6, seed=seed)
+
+
+def read(data, iteration, rank=0, ranks=1):
+    """The rows of each step of an iteration, told apart by their proprioception."""
+    data.trainer = SimpleNamespace(current_epoch=iteration, global_rank=rank, world_size=ranks)
+    return [batch.observation.proprio_NP[:, 0].tolist() for batch in data.train_dataloader()]
 
 
 def test_the_last_demonstration_is_held_out_and_the_seed_decides_the_order():
     demos = [make_demo(8), make_demo(9), make_demo(5)]
-    data = DemoDataModule(demos, chunk_steps=8, batch_rows=4, seed=1)
-    heldout = seen(data.val_dataloader())
+    (heldout,) = [batch.observation.proprio_NP[:, 0] for batch in data_of(demos, batch_rows=5).val_dataloader()]
     assert torch.equal(heldout, demos[2].proprio_TP[:, 0])
-    first = seen(data.train_dataloader())
-    assert len(first) == 16  # 17 rows in batches of 4, the rest dropped
-    assert not set(first.tolist()) & set(heldout.tolist())
-    assert torch.equal(first, seen(data.train_dataloader()))
-    other = DemoDataModule(demos, chunk_steps=8, batch_rows=4, seed=2)
-    assert not torch.equal(first, seen(other.train_dataloader()))
+    steps = read(data_of(demos), 0) + read(data_of(demos), 1)
+    assert [len(rows) for rows in steps] == [4] * 10  # 6 steps and the 4 that are left
+    passes = [sum(steps[:4], []), sum(steps[4:8], [])]  # 17 rows in batches of 4, the rest dropped
+    assert all(len(set(rows)) == 16 and not set(rows) & set(heldout.tolist()) for rows in passes)
+    assert passes[0] != passes[1]
+    assert steps[6:] == read(data_of(demos), 1)  # whatever was read before
+    assert steps[:6] != read(data_of(demos, seed=2), 0)
+
+
+def test_processes_share_the_rows_of_a_step():
+    demos = [make_demo(8), make_demo(8), make_demo(5)]
+    one = read(data_of(demos), 1)
+    first, second = (read(data_of(demos, batch_rows=2), 1, rank, ranks=2) for rank in (0, 1))
+    assert one == [a + b for a, b in zip(first, second, strict=True)]
 
 
 def test_too_few_demonstrations():
     with pytest.raises(ValueError, match="1 demonstrations, of which 1 are held out"):
-        DemoDataModule([make_demo(3)], chunk_steps=8, batch_rows=2, seed=1)
+        data_of([make_demo(3)], batch_rows=2)
     with pytest.raises(ValueError, match="sft.batch_rows=3"):
-        DemoDataModule([make_demo(3), make_demo(4)], chunk_steps=8, batch_rows=4, seed=1)
+        data_of([make_demo(3), make_demo(4)])

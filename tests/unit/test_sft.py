@@ -1,14 +1,19 @@
 """`python -m vla_rl.sft` on a handful of made-up demonstrations."""
 
 import json
+import signal
 
+import lightning as L
 import pytest
 import torch
 
+from tests.results import timeless
+from tests.toy_fit import Fork, start_ranks
 from tests.unit.test_demos import make_demo
 from vla_rl import sft
 from vla_rl.demo_data import DemoRows
 from vla_rl.demos import load_demos, save_demos
+from vla_rl.entry import run_entry
 from vla_rl.errors import UserError
 from vla_rl.policy import load_policy
 
@@ -41,8 +46,7 @@ def test_it_learns_and_saves_a_checkpoint(demos, trained):
     statistics = json.loads((trained / "policy" / "dataset_statistics.json").read_text())
     assert list(statistics) == ["libero_object"]
     assert policy.statistics.action.q99[0] == pytest.approx(0.5)
-    batch = sft.DemoDataModule(sft.load_demos(demos), chunk_steps=8, batch_rows=4, seed=0)
-    rows = next(iter(batch.val_dataloader()))
+    rows = DemoRows(load_demos(demos)[-1:], chunk_steps=8).__getitems__([0, 1, 2, 3])
     with torch.no_grad():
         loss = torch.nn.functional.cross_entropy(
             policy.logits(rows.observation).flatten(0, 2), policy.tokenize(rows.command_NLA).flatten()
@@ -63,6 +67,62 @@ def test_it_goes_on_from_a_checkpoint_with_the_checkpoints_statistics(trained, t
     assert 0 < change < 1e-4  # one warm-up step of AdamW moves a weight by lr / 20 = 5e-5
 
 
+SHORT = ["conf=sft_object_tiny", "sft.steps=5", "sft.batch_rows=4"]
+
+
+@pytest.fixture
+def short_iterations(monkeypatch):
+    monkeypatch.setattr(sft, "ITERATION_STEPS", 2)
+
+
+@pytest.fixture(scope="module")
+def whole(demos, tmp_path_factory):
+    """A run in short iterations that nothing has stopped."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sft, "ITERATION_STEPS", 2)
+        sft.main([*SHORT, f"sft.demos={demos}", f"run_dir={folder}"])
+    return folder
+
+
+def left(folder):
+    """Weights, optimizer, schedule, callbacks and random generators."""
+    return timeless(torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True))
+
+
+@pytest.mark.parametrize("sent, code, said", [(signal.SIGKILL, -9, ""), (signal.SIGTERM, 143, "go on with resume=")])
+def test_stopped_and_resumed_is_uninterrupted(demos, whole, tmp_path, short_iterations, sent, code, said):
+    folder, arguments = tmp_path / "stopped", [*SHORT, f"sft.demos={demos}"]
+    program = Fork(lambda: run_entry(sft.main, "about", [*arguments, f"run_dir={folder}"]), tmp_path / "log")
+    program.wait_until_printed("step 2/5")
+    program.kill(sent)
+    assert program.wait() == code and said in program.errors
+    assert not (folder / "summary.json").exists()
+    sft.main([*arguments, f"resume={folder}"])
+    assert left(folder) == left(whole)
+    for name in ("policy/model.safetensors", "summary.json"):
+        assert (folder / name).read_bytes() == (whole / name).read_bytes()
+
+
+def weights(policy):
+    return torch.cat([p.detach().flatten() for p in policy.parameters()])
+
+
+def test_two_processes_share_each_steps_rows(demos, whole, tmp_path, short_iterations):
+    arguments = [*SHORT, f"sft.demos={demos}", "sft.batch_rows=2"]  # on each
+    ranks = start_ranks(tmp_path / "two", 2, arguments=arguments, main=sft.main)
+    assert [rank.wait() for rank in ranks] == [0, 0], ranks[0].errors + ranks[1].errors
+    L.seed_everything(1, verbose=False)
+    start = weights(load_policy(None))
+    one, two = (weights(load_policy(str(folder / "policy"))) for folder in (whole, tmp_path / "two"))
+    assert (one - two).norm() < 0.01 * (one - start).norm()
+
+
+def test_a_run_that_would_save_nothing(demos, tmp_path):
+    with pytest.raises(UserError, match="callbacks.checkpoint"):
+        sft.main([*SHORT, f"sft.demos={demos}", "callbacks.checkpoint=null", f"run_dir={tmp_path / 'run'}"])
+
+
 def test_no_demonstrations():
     with pytest.raises(UserError, match="sft.demos=FILE"):
         sft.main(["conf=sft_object_tiny", "sft.demos=null"])
@@ -80,6 +140,8 @@ def test_adapters_of_a_frozen_bfloat16_policy_learn_like_the_7b(trained, tmp_pat
     sft.main(["conf=sft_object_tiny", f"sft.demos={demos}", *arguments, f"run_dir={tmp_path / 'run'}"])
     adapter = tmp_path / "run" / "policy"
     assert sorted(f.name for f in adapter.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
+    checkpoint = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert all("lora_" in name for name in checkpoint["state_dict"])  # the rest is where it came from
     batch = DemoRows(load_demos(demos), chunk_steps=8).__getitems__([0, 5])
     nll = []
     for policy in (load_policy(base), load_policy(base, lora=lora, adapter=str(adapter))):
