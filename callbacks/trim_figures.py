@@ -43,9 +43,10 @@ def draw_windows(results: Mapping[str, Sequence[WindowResult]]) -> Figure:
     figure = Figure(figsize=(12, 3.8), layout="constrained")
     success, steps, calls = figure.subplots(1, 3)
     windows = [result.window for result in next(iter(results.values()))]
+    colours = PALETTE[6], *reversed(PALETTE[: len(results) - 1])  # the last as in `draw_steps`
     for n, (when, found) in enumerate(results.items()):
         at = [i + OFFSET * (2 * n - len(results) + 1) for i in range(len(found))]
-        style = {"fmt": "o-", "capsize": 3, "color": (PALETTE[6], *PALETTE)[n]}
+        style = {"fmt": "o-", "capsize": 3, "color": colours[n]}
         rates = [result.success for result in found]
         bars = [[r.rate - r.wilson_low for r in rates], [r.wilson_high - r.rate for r in rates]]
         success.errorbar(at, [r.rate for r in rates], yerr=bars, label=when, **style)
@@ -61,7 +62,7 @@ def draw_windows(results: Mapping[str, Sequence[WindowResult]]) -> Figure:
         _plain(axes)
     for axes in (steps, calls):
         axes.set_ylim(bottom=0)
-    figure.legend(loc="outside lower center", ncols=2, frameon=False)
+    figure.legend(loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 

@@ -1,6 +1,6 @@
 """Success, steps and calls of a policy at each window, on the same held-out episodes.
 
-    python tools/evaluate_windows.py --windows 8,12,16 conf=policytrim_object_tiny_h16 policy.checkpoint=FOLDER
+    python tools/evaluate_windows.py --windows 8,12,16 conf=policytrim_object_tiny_h16 [policy.checkpoint=FOLDER]
 
 Prints a line for each window, and one line of JSON last.
 """

@@ -1,4 +1,4 @@
-"""`shipped:NAME` in a config: a folder in the package with a trained policy and the demonstrations it learnt from."""
+"""`shipped:NAME` in a config: a folder in the package with a trained policy, and `object_tiny`'s demonstrations."""
 
 from __future__ import annotations
 

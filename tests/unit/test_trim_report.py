@@ -35,20 +35,24 @@ def test_a_window_without_success():
     assert str(result) == "window 8: success 0.000 [0.000, 0.658] (0/2)"
 
 
-def test_before_and_after_on_the_same_heldout_episodes(tmp_path, capsys):
+def test_before_between_and_after_on_the_same_heldout_episodes(tmp_path, capsys):
     pool, report = ToyPool(), TrimReport(episodes=10)
     fit(tmp_path, PolicyTrim(extend_iterations=1, **BOTH), report, pool=pool, iterations=2)
     lines = [line for line in capsys.readouterr().out.splitlines() if "held-out, sampled, window" in line]
-    assert [line.split(":")[0] for line in lines] == ["before training"] * 2 + ["after training"] * 2
+    times = ["before training", "after stage 1", "after training"]
+    assert [line.split(":")[0] for line in lines] == [when for when in times for _ in range(2)]
     content = json.loads((tmp_path / "windows.json").read_text())
-    for when in ("before", "after"):
+    assert list(content) == times
+    for when in times:
         assert [(r["window"], r["episodes"]) for r in content[when]] == [(1, 10), (2, 10)]
         assert all(4 <= s <= 12 for r in content[when] for s in r["steps"])
     keys = [(e.task, e.init_state, e.seed) for e in pool.started]
-    before, after = keys[8:28], keys[-20:]  # after S_base, and at the end
-    assert sorted(before) == sorted(after) and len(set(before)) == 10
+    # after S_base; after the first of two iterations of 20 episodes; and at the end
+    before, between, after = keys[8:28], keys[48:68], keys[-20:]
+    assert sorted(before) == sorted(between) == sorted(after) and len(set(before)) == 10
+    assert len(keys) == 8 + 20 + 20 + 20 + 20 + 20
     assert [e.window for e in pool.started[8:28]] == [1] * 10 + [2] * 10
-    assert content["before"] == [r.to_dict() for r in report.before]
+    assert content["before training"] == [r.to_dict() for r in report.results["before training"]]
     for name in ("steps", "windows", "trim_reward"):
         assert imread(tmp_path / "figures" / f"{name}.png").std() > 0.05
 
@@ -59,14 +63,14 @@ def test_a_resumed_run_keeps_what_was_measured_before(tmp_path):
     fit(first, PolicyTrim(baseline_episodes=2), report, iterations=1, save=True)
     pool, resumed = ToyPool(), TrimReport(episodes=4)
     fit(second, PolicyTrim(baseline_episodes=2), resumed, iterations=2, pool=pool, resume=first / "last.ckpt")
-    assert resumed.before == report.before
+    assert resumed.results["before training"] == report.results["before training"]
     assert len(pool.started) == 20 + 4  # an iteration, and the end
 
 
 def test_without_policytrim_the_whole_chunk_is_reported(tmp_path):
     fit(tmp_path, TrimReport(episodes=4), iterations=1)
     content = json.loads((tmp_path / "windows.json").read_text())
-    assert [r["window"] for r in content["after"]] == [2]
+    assert [r["window"] for r in content["after training"]] == [2]
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {"steps.png", "windows.png"}
 
 
