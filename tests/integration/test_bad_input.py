@@ -55,7 +55,6 @@ MISTAKES = [
     ([TRIM, "reward.extend_iterations=5"], "reward.extend_iterations=0 takes stage 2 alone"),
     ([TRIM, "reward.base_window=8", "reward.extend_iterations=5"], "reward.extend_iterations=0 takes stage 2 alone"),
     ([TRIM, "callbacks.trim_report.episodes=0"], "callbacks.trim_report.episodes=60"),
-    (["conf=pcm_goal_tiny"], "missing required value: policy.checkpoint"),
     (["conf=policytrim_object_tiny_h16", "policy.checkpoint=shipped:object_tiny"], "sim.chunk_steps=8"),
     ([TINY, "policy.chunk_steps=0"], "policy.chunk_steps=8"),
     ([TINY, "mask.floor=0"], "mask.floor=0.1"),
