@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
@@ -52,20 +54,22 @@ class Timing(L.Callback):
     """
 
     def __init__(self) -> None:
-        self._began = self._paused = self._step_began = 0.0  # time.perf_counter()
+        self._began = self._step_began = 0.0  # time.perf_counter()
         self._update_s = self._rollout_pixels_s = self._update_pixels_s = 0.0
         self._pixels: ForwardTimer | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         pixels = getattr(trainer.datamodule.policy, "pixels", None)
         self._pixels = ForwardTimer(pixels) if isinstance(pixels, nn.Module) else None
+        trainer.datamodule.evaluating = self._pause
         self._began = time.perf_counter()
 
-    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._paused = time.perf_counter()
-
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._began += time.perf_counter() - self._paused
+    @contextmanager
+    def _pause(self) -> Iterator[None]:
+        """What an evaluation takes counts to no iteration."""
+        paused = time.perf_counter()
+        yield
+        self._began += time.perf_counter() - paused
         self._take_pixels()
 
     def on_train_batch_start(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,6 +109,7 @@ class RolloutDataModule(L.LightningDataModule):
         self._advantage = pick(grpo.advantage, ADVANTAGES, "grpo.advantage")
         self._filter = pick(grpo.group_filter, GROUP_FILTERS, "grpo.group_filter")
         self.on_done: Callable[[Trajectory], None] | None = None  # called with each episode that ends (progress)
+        self.evaluating: Callable[[], AbstractContextManager[None]] = nullcontext  # evaluations run in it (clocks)
 
     @property
     def max_chunks(self) -> int:
@@ -152,7 +153,7 @@ class RolloutDataModule(L.LightningDataModule):
 
     def run(self, batch: HeldoutBatch) -> tuple[list[Trajectory], TimeSplit]:
         """This rank's share of an evaluation."""
-        with self._all_ranks_acting():
+        with self.evaluating(), self._all_ranks_acting():
             return self._collect(batch.episodes[self.trainer.global_rank :: self.trainer.world_size], batch.decoding)
 
     def plan(self, iteration: int, attempt: int = 0) -> list[Episode]:

@@ -13,7 +13,7 @@ from callbacks.metrics_file import MetricsFile
 from callbacks.timing import PARTS, Timing
 from tests.toy import ToyPolicy, ToyPool
 from vla_rl.compose import compose
-from vla_rl.data import RolloutDataModule
+from vla_rl.data import HeldoutBatch, RolloutDataModule
 from vla_rl.module import GRPOModule
 from vla_rl.trainer import build_trainer
 
@@ -73,13 +73,15 @@ class SlowPolicy(ToyPolicy):
 
 
 class Slow(L.Callback):
-    """Takes its time at the end of an iteration; counts begin anew in every iteration and every evaluation."""
+    """Takes its time at the end of an iteration, and evaluates; counts begin anew in every iteration and every
+    evaluation."""
 
     def __init__(self, clock: Clock, counts: list[dict[str, int]]) -> None:
         self.clock, self.counts = clock, counts
 
     def on_train_epoch_end(self, trainer, pl_module):
         self.clock.now += FIGURE
+        trainer.datamodule.run(HeldoutBatch("sampled", trainer.datamodule.plan(iteration=9)))
         self.counts.append(dict.fromkeys(("waits", "acts", "scores"), 0))
 
     on_validation_start = on_train_start = lambda self, *_: self.counts.append(
