@@ -14,7 +14,7 @@ from vla_rl.colours import PALETTE
 from vla_rl.windows import WindowResult
 
 BINS = 24  # of the histogram
-OFFSET = 0.12  # of a point beside its window
+OFFSET = 0.05  # of a point beside its window
 
 
 def draw_steps(before: WindowResult, after: WindowResult) -> Figure:
