@@ -47,7 +47,8 @@ class WindowResult:
     def __str__(self) -> str:
         line = f"window {self.window}: success {self.success}"
         if self.steps:
-            line += f", {self.mean_steps:.1f} +- {self.steps_margin:.1f} steps and {self.calls:.1f} calls of a success"
+            margin = f" +- {self.steps_margin:.1f}" if len(self.steps) > 1 else ""
+            line += f", {self.mean_steps:.1f}{margin} steps and {self.calls:.1f} calls of a success"
         return line
 
     def to_dict(self) -> dict[str, Any]:

@@ -27,6 +27,8 @@ def test_what_is_said_of_a_window():
     assert result.calls == pytest.approx((12 + 12 + 13) / 3)  # 96 is 12 windows exactly
     assert WindowResult.from_dict(json.loads(json.dumps(result.to_dict()))) == result
     assert str(result).endswith("(3/4), 94.3 +- 4.3 steps and 12.3 calls of a success")
+    one = WindowResult(window=8, episodes=4, steps=(90,))
+    assert str(one).endswith("(1/4), 90.0 steps and 12.0 calls of a success")  # nothing to take a spread of
 
 
 def test_a_window_without_success():
