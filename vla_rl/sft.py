@@ -86,6 +86,7 @@ def main(argv: list[str]) -> None:
     module = SFTModule(policy, config.sft)
     with open_run_folder(folder, config, resumed=resumed is not None), interruptible(trainer):
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        # a run that was killed when all was trained has no other occasion
         (measured,) = trainer.validate(module, datamodule=data, verbose=False)
         if trainer.is_global_zero:
             write_json(folder / "summary.json", {"steps": config.sft.steps} | measured)
