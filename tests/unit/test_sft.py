@@ -70,18 +70,18 @@ def test_it_goes_on_from_a_checkpoint_with_the_checkpoints_statistics(trained, t
 SHORT = ["conf=sft_object_tiny", "sft.steps=5", "sft.batch_rows=4"]
 
 
-@pytest.fixture
-def short_iterations(monkeypatch):
-    monkeypatch.setattr(sft, "ITERATION_STEPS", 2)
+@pytest.fixture(scope="module")
+def short_iterations():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sft, "ITERATION_STEPS", 2)
+        yield
 
 
 @pytest.fixture(scope="module")
-def whole(demos, tmp_path_factory):
-    """A run in short iterations that nothing has stopped."""
+def whole(demos, short_iterations, tmp_path_factory):
+    """A run that nothing has stopped."""
     folder = tmp_path_factory.mktemp("runs") / "whole"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sft, "ITERATION_STEPS", 2)
-        sft.main([*SHORT, f"sft.demos={demos}", f"run_dir={folder}"])
+    sft.main([*SHORT, f"sft.demos={demos}", f"run_dir={folder}"])
     return folder
 
 
@@ -91,7 +91,7 @@ def left(folder):
 
 
 @pytest.mark.parametrize("sent, code, said", [(signal.SIGKILL, -9, ""), (signal.SIGTERM, 143, "go on with resume=")])
-def test_stopped_and_resumed_is_uninterrupted(demos, whole, tmp_path, short_iterations, sent, code, said):
+def test_stopped_and_resumed_is_uninterrupted(demos, whole, tmp_path, sent, code, said):
     folder, arguments = tmp_path / "stopped", [*SHORT, f"sft.demos={demos}"]
     program = Fork(lambda: run_entry(sft.main, "about", [*arguments, f"run_dir={folder}"]), tmp_path / "log")
     program.wait_until_printed("step 2/5")
@@ -108,7 +108,7 @@ def weights(policy):
     return torch.cat([p.detach().flatten() for p in policy.parameters()])
 
 
-def test_two_processes_share_each_steps_rows(demos, whole, tmp_path, short_iterations):
+def test_two_processes_share_each_steps_rows(demos, whole, tmp_path):
     arguments = [*SHORT, f"sft.demos={demos}", "sft.batch_rows=2"]  # on each
     ranks = start_ranks(tmp_path / "two", 2, arguments=arguments, main=sft.main)
     assert [rank.wait() for rank in ranks] == [0, 0], ranks[0].errors + ranks[1].errors
