@@ -10,6 +10,7 @@ import torch
 from tests.results import timeless
 from tests.toy_fit import Fork, start_ranks
 from tests.unit.test_demos import make_demo
+from tools.export_policy import export_policy
 from vla_rl import sft
 from vla_rl.demo_data import DemoRows
 from vla_rl.demos import load_demos, save_demos
@@ -142,6 +143,9 @@ def test_adapters_of_a_frozen_bfloat16_policy_learn_like_the_7b(trained, tmp_pat
     assert sorted(f.name for f in adapter.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
     checkpoint = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
     assert all("lora_" in name for name in checkpoint["state_dict"])  # the rest is where it came from
+    export_policy(tmp_path / "run" / "checkpoints" / "last.ckpt", tmp_path / "again")
+    for file in adapter.iterdir():
+        assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes()
     batch = DemoRows(load_demos(demos), chunk_steps=8).__getitems__([0, 5])
     nll = []
     for policy in (load_policy(base), load_policy(base, lora=lora, adapter=str(adapter))):
