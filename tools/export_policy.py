@@ -34,20 +34,28 @@ def main(argv: list[str]) -> None:
 def export_policy(checkpoint: Path, out: Path) -> None:
     """Build the run's policy, give it the checkpoint's tensors (those that were trained) and save it in `out`.
 
+    A policy without adapters is built from the run's `policy/`, which has what a checkpoint has not: the statistics
+    that supervised training took from its demonstrations, and tensors that were not trained.
+
     Raises:
         UserError: no whole checkpoint, not in a run's folder, or `out` exists.
     """
-    config_path = checkpoint.parent.parent / "config.yaml"
+    run = checkpoint.parent.parent
+    config_path = run / "config.yaml"
     if damage := find_damage(checkpoint):
         raise UserError(f"checkpoint {checkpoint} cannot be read ({damage}); give one of a run's checkpoints/*.ckpt")
     if not config_path.is_file():
         raise UserError(f"{checkpoint} is in no run: missing {config_path}; give one of a run's checkpoints/*.ckpt")
     if out.exists():
         raise UserError(f"--out {out} exists; give a new folder: --out {out}-2")
-    policy = build(compose([f"conf={config_path}"]).policy, "policy")
+    node = compose([f"conf={config_path}"]).policy
+    if "checkpoint" in node and not node.get("lora"):
+        node = node | {"checkpoint": str(run / "policy")}
+    policy = build(node, "policy")
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
     tensors = {name.removeprefix("policy."): tensor for name, tensor in state.items()}
-    assert not policy.load_state_dict(tensors, strict=False).unexpected_keys
+    unexpected = policy.load_state_dict(tensors, strict=False).unexpected_keys
+    assert not unexpected, unexpected
     save_trained(policy, out)
 
 

@@ -167,3 +167,11 @@ def test_a_batch_that_does_not_fit_is_refused_before_the_start(demos, tmp_path, 
 def test_the_7b_conf_without_a_gpu(demos, tmp_path):
     with pytest.raises(UserError, match="conf=pcm_object_tiny"):
         sft.main(["conf=sft_object", f"sft.demos={demos}", f"run_dir={tmp_path / 'run'}"])
+
+
+def test_any_checkpoint_is_exported_with_what_its_policy_folder_holds(whole, tmp_path):
+    export_policy(whole / "checkpoints" / "last.ckpt", tmp_path / "out")
+    again, kept = (
+        {f.name: f.read_bytes() for f in folder.iterdir()} for folder in (tmp_path / "out", whole / "policy")
+    )
+    assert again == kept
