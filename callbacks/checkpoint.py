@@ -12,13 +12,13 @@ from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from safetensors import SafetensorError
 
-from callbacks.budget import check_count
+from callbacks.masks.budget import check_count
+from vla_rl.distributed.random_state import random_states, set_random_state
+from vla_rl.distributed.strategies import full_state
 from vla_rl.errors import Preempted, RunError
 from vla_rl.policy import save_trained
-from vla_rl.random_state import random_states, set_random_state
-from vla_rl.resume import checkpoints, iterations_done
-from vla_rl.signals import StopRequest, end_at_sigterm
-from vla_rl.strategies import full_state
+from vla_rl.run.resume import checkpoints, iterations_done
+from vla_rl.training.signals import StopRequest, end_at_sigterm
 
 BEST = ("heldout/sampled_success", "heldout/greedy_success")  # the first that is measured during training
 

@@ -19,10 +19,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from vla_rl.compose import compose
-from vla_rl.entry import run_entry
+from vla_rl.config.compose import compose
 from vla_rl.errors import RunError, UserError
-from vla_rl.run import versions
+from vla_rl.run.cli import run_entry
+from vla_rl.run.folder import versions
 
 TAGS = (
     *("time/iteration_s", "time/rollout_s", "time/update_s", "split/simulate_s", "split/infer_s", "split/idle_s"),

@@ -29,8 +29,8 @@ os.environ["LP_NUM_THREADS"] = "0"
 import numpy as np  # noqa: E402
 
 from vla_rl.errors import UserError  # noqa: E402
-from vla_rl.sim import libero  # noqa: E402
-from vla_rl.sim.env import SETTLE_ACTION, LiberoEnv  # noqa: E402
+from vla_rl.sim.libero import suites  # noqa: E402
+from vla_rl.sim.libero.env import SETTLE_ACTION, LiberoEnv  # noqa: E402
 
 CHUNK_STEPS = 8
 LIBERO_CAMERA_PX = 256
@@ -78,9 +78,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--assets", default="standin", help="folder with LIBERO's own assets; default: stand-ins")
     args = parser.parse_args()
     try:
-        libero.check_task(args.suite, args.task)
-        libero.check_gl()
-        libero.resolve_assets(args.assets)
+        suites.check_task(args.suite, args.task)
+        suites.check_gl()
+        suites.resolve_assets(args.assets)
     except UserError as error:
         sys.exit(str(error))
     return args
@@ -103,14 +103,14 @@ def measure(episode: Callable[[int], None], args: argparse.Namespace) -> dict[st
 
 def libero_loop(args: argparse.Namespace, command_SA: np.ndarray, *, new_env: bool) -> Callable[[int], None]:
     """LIBERO's own environment, stepped as its evaluation does."""
-    libero.boot(args.assets)
+    suites.boot(args.assets)
     from libero.libero.envs.env_wrapper import OffScreenRenderEnv
 
-    states = libero.official_init_states(args.suite, args.task)
+    states = suites.official_init_states(args.suite, args.task)
 
     def build() -> OffScreenRenderEnv:
         env = OffScreenRenderEnv(
-            bddl_file_name=str(libero.bddl_file(args.suite, args.task)),
+            bddl_file_name=str(suites.bddl_file(args.suite, args.task)),
             camera_heights=LIBERO_CAMERA_PX,
             camera_widths=LIBERO_CAMERA_PX,
         )

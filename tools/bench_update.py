@@ -31,18 +31,18 @@ from typing import Any
 import lightning as L
 import torch
 
-from callbacks.full_padded import FullPadded
-from callbacks.pcm import PCM
-from vla_rl.build import build
-from vla_rl.compose import compose
-from vla_rl.entry import run_entry
-from vla_rl.epoch import Collected, RolloutEpoch
+from callbacks.masks.full_padded import FullPadded
+from callbacks.masks.pcm import PCM
+from vla_rl.config.compose import compose
+from vla_rl.config.instantiate import build
 from vla_rl.errors import UserError
-from vla_rl.memory_check import rows_that_fit
-from vla_rl.module import GRPOModule
 from vla_rl.policy.flops import update_flops
-from vla_rl.rollouts import TimeSplit
-from vla_rl.run import versions
+from vla_rl.policy.memory_check import rows_that_fit
+from vla_rl.rollout.collect import TimeSplit
+from vla_rl.rollout.epoch import Collected, RolloutEpoch
+from vla_rl.run.cli import run_entry
+from vla_rl.run.folder import versions
+from vla_rl.training.grpo_module import GRPOModule
 from vla_rl.types import Episode, RolloutGroup, Trajectory
 
 BUDGET, MAX_CHUNKS = 12, 64

@@ -18,10 +18,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from vla_rl.demos import Demo, save_demos
+from vla_rl.demos.demo import Demo, save_demos
 from vla_rl.errors import UserError
-from vla_rl.sim import libero
-from vla_rl.sim.demonstrator import DemonstrationEnv, demonstrate
+from vla_rl.sim.libero import suites
+from vla_rl.sim.libero.demonstrator import DemonstrationEnv, demonstrate
 
 EPISODES_PER_JOB = 4  # of one task, so that a worker seldom builds another environment
 
@@ -50,7 +50,7 @@ def episodes(args: argparse.Namespace) -> list[tuple[int, int]]:
     """(task, initial state) of every episode asked for."""
     if bool(args.out) == args.check:
         raise UserError("give either --out demos.npz or --check")
-    count = len(libero.task_names(args.suite))
+    count = len(suites.task_names(args.suite))
     try:
         tasks = range(count) if args.tasks == "all" else [int(task) for task in args.tasks.split(",")]
         first, end = (int(bound) for bound in args.init_states.split(":"))
@@ -59,7 +59,7 @@ def episodes(args: argparse.Namespace) -> list[tuple[int, int]]:
             f"cannot read --tasks {args.tasks} --init-states {args.init_states}: --tasks 0,5 --init-states 0:40"
         ) from error
     for task in tasks:
-        libero.check_task(args.suite, task)
+        suites.check_task(args.suite, task)
     wanted = end - first if args.episodes_per_task is None else args.episodes_per_task
     if not 1 <= wanted <= end - first:
         raise UserError(f"{wanted} episodes exceed --init-states {first}:{end}: --init-states 0:{max(wanted, 1)}")
@@ -109,7 +109,7 @@ def summary(args: argparse.Namespace, planned: list[tuple[int, int]], demos: lis
 
 def main(args: argparse.Namespace) -> None:
     planned = episodes(args)
-    libero.check_gl()
+    suites.check_gl()
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # inherited by the workers, which share the cores
     context = multiprocessing.get_context("spawn")  # EGL does not survive a fork
     with ProcessPoolExecutor(args.workers, mp_context=context) as pool:

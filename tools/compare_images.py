@@ -14,11 +14,11 @@ import time
 
 import torch
 
-from vla_rl.build import build
-from vla_rl.compose import compose
-from vla_rl.demos import load_demos
-from vla_rl.entry import run_entry
-from vla_rl.policy.processor import PIPELINES
+from vla_rl.config.compose import compose
+from vla_rl.config.instantiate import build
+from vla_rl.demos.demo import load_demos
+from vla_rl.policy.openvla_oft.processor import PIPELINES
+from vla_rl.run.cli import run_entry
 from vla_rl.types import Observation
 
 EVERY_STEPS, MOST_FRAMES = 10, 64

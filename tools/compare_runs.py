@@ -12,9 +12,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from callbacks.run_figures import write_comparison
+from callbacks.monitors.save_figures import write_comparison
 from vla_rl.errors import UserError
-from vla_rl.runs import Run, table
+from vla_rl.run.compare import Run, table
 
 
 def main() -> None:

@@ -17,14 +17,14 @@ from typing import Any
 import lightning as L
 import yaml
 
-from callbacks.base import ChunkMask
-from vla_rl.build import import_path
-from vla_rl.compose import CONF_DIR, conf_names, group_names, merge
-from vla_rl.config import GROUPS
+from callbacks.masks.base import ChunkMask
+from vla_rl.config.compose import CONF_DIR, conf_names, group_names, merge
+from vla_rl.config.instantiate import import_path
+from vla_rl.config.schema import GROUPS
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "configuration.md"
-SCHEMA = ROOT / "vla_rl" / "config.py"
+SCHEMA = ROOT / "vla_rl" / "config" / "schema.py"
 OURS = ("vla_rl.", "callbacks.")  # of other targets only what conf/ sets is listed
 SUPPLIED = ("save_dir",)  # given by the program
 
@@ -141,7 +141,7 @@ def _callbacks() -> Iterator[str]:
         if path in of_groups:
             continue
         slot = filled.get(path)
-        name = slot or path.split(".")[1]
+        name = slot or path.split(".")[-2]
         rows.append((f"`callbacks.{name}`", f"`{path}`", "yes" if slot else "", _about_module(target)))
         options += _options(path, target, set(), {}, f"callbacks.{name}")
     yield _table(("slot", "target", "filled in `base`", "what"), rows)
@@ -154,12 +154,12 @@ def _group_targets() -> set[str]:
 
 
 def _callback_classes() -> Iterator[tuple[str, type[L.Callback]]]:
-    for file in sorted((ROOT / "callbacks").glob("*.py")):
-        module = importlib.import_module(f"callbacks.{file.stem}")
+    for file in sorted((ROOT / "callbacks").rglob("*.py"), key=lambda file: file.stem):
+        module = importlib.import_module(".".join(file.relative_to(ROOT).with_suffix("").parts))
         for name, value in vars(module).items():
             own = inspect.isclass(value) and value.__module__ == module.__name__
             if own and issubclass(value, L.Callback) and not issubclass(value, ChunkMask):
-                yield f"callbacks.{file.stem}.{name}", value
+                yield f"{module.__name__}.{name}", value
 
 
 def _about(path: Path) -> str:

@@ -15,15 +15,15 @@ from pathlib import Path
 
 import lightning as L
 
-from vla_rl.build import build, check
-from vla_rl.compose import compose
-from vla_rl.config import Config
-from vla_rl.data import RolloutDataModule
-from vla_rl.entry import run_entry
+from vla_rl.config.compose import compose
+from vla_rl.config.instantiate import build, check
+from vla_rl.config.schema import Config
 from vla_rl.errors import UserError
-from vla_rl.module import GRPOModule
-from vla_rl.trainer import build_trainer
-from vla_rl.windows import WindowResult, measure_windows
+from vla_rl.evaluation.windows import WindowResult, measure_windows
+from vla_rl.rollout.datamodule import RolloutDataModule
+from vla_rl.run.cli import run_entry
+from vla_rl.training.grpo_module import GRPOModule
+from vla_rl.training.trainer import build_trainer
 
 
 def main(argv: list[str]) -> None:

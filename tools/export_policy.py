@@ -12,12 +12,12 @@ from pathlib import Path
 
 import torch
 
-from vla_rl.build import build
-from vla_rl.compose import compose
-from vla_rl.entry import run_entry
+from vla_rl.config.compose import compose
+from vla_rl.config.instantiate import build
 from vla_rl.errors import UserError
 from vla_rl.policy import save_trained
-from vla_rl.resume import find_damage
+from vla_rl.run.cli import run_entry
+from vla_rl.run.resume import find_damage
 
 
 def main(argv: list[str]) -> None:

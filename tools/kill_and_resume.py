@@ -3,7 +3,7 @@
     python -m tools.kill_and_resume --kills 50 --out runs/kills conf=pcm_object_tiny iterations=4
 
 Weights, optimizer, random generators, state of the callbacks, metrics and success have to be equal in every bit;
-seconds are left out. Without arguments of a run it is one of a toy world, which takes seconds (tests/toy_fit.py).
+seconds are left out. Without arguments of a run it is one of a toy world, which takes seconds (`toy_fit`).
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import sys
 import time
 from pathlib import Path
 
-from tests import toy_fit
-from tests.results import result
-from tests.toy_fit import Fork
+from tests.helpers import toy_fit
+from tests.helpers.results import result
+from tests.helpers.toy_fit import Fork
 
 
 def main() -> None:

@@ -16,13 +16,13 @@ from contextlib import closing
 import lightning as L
 import psutil
 
-from callbacks.resources import MB, host_bytes
-from vla_rl.build import build, check
-from vla_rl.compose import compose
-from vla_rl.entry import run_entry
-from vla_rl.evaluation import heldout_episodes
-from vla_rl.rollouts import collect
-from vla_rl.run import versions
+from callbacks.monitors.resources import MB, host_bytes
+from vla_rl.config.compose import compose
+from vla_rl.config.instantiate import build, check
+from vla_rl.functional.statistics import heldout_episodes
+from vla_rl.rollout.collect import collect
+from vla_rl.run.cli import run_entry
+from vla_rl.run.folder import versions
 
 BLOCK = 100  # episodes
 

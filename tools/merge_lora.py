@@ -12,8 +12,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from vla_rl.policy.checkpoint import resolve_checkpoint
-from vla_rl.policy.merge import merge_adapter
+from vla_rl.policy.openvla_oft.checkpoint import resolve_checkpoint
+from vla_rl.policy.openvla_oft.merge import merge_adapter
 
 
 def main() -> None:

@@ -20,11 +20,11 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from callbacks.run_figures import write_comparison
-from vla_rl.compose import compose
+from callbacks.monitors.save_figures import write_comparison
+from vla_rl.config.compose import compose
 from vla_rl.errors import UserError
-from vla_rl.run import BEFORE
-from vla_rl.runs import Run, table
+from vla_rl.run.compare import Run, table
+from vla_rl.run.folder import BEFORE
 
 CONF = "conf=pcm_object_tiny"
 ARMS = ("full_padded", "none", "random", "random_padded", "single_phase", "pcm", "pcm_paper_literal")

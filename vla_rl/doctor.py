@@ -12,10 +12,10 @@ import textwrap
 from collections.abc import Iterable
 from dataclasses import asdict
 
-from vla_rl.build import check
-from vla_rl.compose import compose
-from vla_rl.entry import run_entry
-from vla_rl.health import CHECKS, Finding, examine
+from vla_rl.config.compose import compose
+from vla_rl.config.instantiate import check
+from vla_rl.doctor_checks import CHECKS, Finding, examine
+from vla_rl.run.cli import run_entry
 
 DEFAULT = "conf=pcm_object_tiny"
 WIDTH = 120

@@ -12,7 +12,7 @@ Writes report.html, report.md, report.json, timing.json, figures/ and videos/ in
 
 from __future__ import annotations
 
-from vla_rl.entry import exit_on_help, run_entry
+from vla_rl.run.cli import exit_on_help, run_entry
 
 if __name__ == "__main__":
     exit_on_help(__doc__)  # before the imports below, which take seconds
@@ -23,19 +23,19 @@ from pathlib import Path
 
 import lightning as L
 
-from vla_rl.build import build, check
-from vla_rl.compose import compose, own_options
-from vla_rl.config import EvaluateConfig, Node
-from vla_rl.data import check_policy
-from vla_rl.episode_figures import draw_strips
-from vla_rl.evaluation_plan import EvaluationPlan, checkpoint_name, plan_evaluation
-from vla_rl.evaluator import Evaluated, Evaluator
-from vla_rl.report import Arm, Report, write_report
-from vla_rl.report_figures import draw_outcomes, draw_tasks
-from vla_rl.run import open_run_folder, run_folder, versions, write_json
-from vla_rl.trainer import interruptible, make_trainer
+from vla_rl.config.compose import compose, own_options
+from vla_rl.config.instantiate import build, check
+from vla_rl.config.schema import EvaluateConfig, Node
+from vla_rl.evaluation.evaluator import Evaluated, Evaluator
+from vla_rl.evaluation.plan import EvaluationPlan, checkpoint_name, plan_evaluation
+from vla_rl.evaluation.report import Arm, Report, write_report
+from vla_rl.evaluation.report_figures import draw_outcomes, draw_tasks
+from vla_rl.figures.strips import draw_strips
+from vla_rl.figures.video import annotate, file_name, write_mp4
+from vla_rl.rollout.datamodule import check_policy
+from vla_rl.run.folder import open_run_folder, run_folder, versions, write_json
+from vla_rl.training.trainer import interruptible, make_trainer
 from vla_rl.types import Episode, Policy, SimulatorPool
-from vla_rl.video import annotate, file_name, write_mp4
 
 
 def main(argv: list[str]) -> None:

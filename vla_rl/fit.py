@@ -6,7 +6,7 @@ The main path from here: `data.py` (rollouts of each iteration) -> the mask call
 
 from __future__ import annotations
 
-from vla_rl.entry import exit_on_help, run_entry
+from vla_rl.run.cli import exit_on_help, run_entry
 
 if __name__ == "__main__":
     exit_on_help(__doc__)  # before the imports below, which take seconds
@@ -17,17 +17,17 @@ from contextlib import closing
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_only
 
-from vla_rl.build import build, build_callbacks, check
-from vla_rl.compose import compose
-from vla_rl.data import RolloutDataModule
-from vla_rl.evaluation import SuccessRate
-from vla_rl.memory_check import rows_that_fit
-from vla_rl.module import GRPOModule
-from vla_rl.resume import checkpoint_to_resume, iterations_done, resume_folder
-from vla_rl.run import open_run_folder, run_folder, success_before, write_success_before, write_summary
-from vla_rl.run_report import run_report
-from vla_rl.strategies import FSDP2
-from vla_rl.trainer import build_trainer, check_ranks, interruptible
+from vla_rl.config.compose import compose
+from vla_rl.config.instantiate import build, build_callbacks, check
+from vla_rl.distributed.strategies import FSDP2
+from vla_rl.functional.statistics import SuccessRate
+from vla_rl.policy.memory_check import rows_that_fit
+from vla_rl.rollout.datamodule import RolloutDataModule
+from vla_rl.run.folder import open_run_folder, run_folder, success_before, write_success_before, write_summary
+from vla_rl.run.resume import checkpoint_to_resume, iterations_done, resume_folder
+from vla_rl.run.summary import run_report
+from vla_rl.training.grpo_module import GRPOModule
+from vla_rl.training.trainer import build_trainer, check_ranks, interruptible
 
 
 def main(argv: list[str]) -> None:

@@ -7,7 +7,7 @@ The run is saved after every 100 optimizer steps, an iteration: stopped or kille
 
 from __future__ import annotations
 
-from vla_rl.entry import exit_on_help, run_entry
+from vla_rl.run.cli import exit_on_help, run_entry
 
 if __name__ == "__main__":
     exit_on_help(__doc__)  # before the imports below, which take seconds
@@ -18,19 +18,19 @@ import sys
 import lightning as L
 import torch
 
-from vla_rl.build import build
-from vla_rl.checkpoint_io import WholeFiles
-from vla_rl.compose import compose
-from vla_rl.demo_data import DemoDataModule
-from vla_rl.demos import load_demos
+from vla_rl.config.compose import compose
+from vla_rl.config.instantiate import build
+from vla_rl.demos.demo import load_demos
+from vla_rl.distributed.strategies import FSDP2
 from vla_rl.errors import UserError
-from vla_rl.loggers import run_loggers
-from vla_rl.memory_check import rows_that_fit
-from vla_rl.resume import checkpoint_to_resume, iterations_done, resume_folder
-from vla_rl.run import open_run_folder, run_folder, write_json
-from vla_rl.sft_module import SFTModule
-from vla_rl.strategies import FSDP2
-from vla_rl.trainer import interruptible, make_trainer
+from vla_rl.policy.memory_check import rows_that_fit
+from vla_rl.run.folder import open_run_folder, run_folder, write_json
+from vla_rl.run.resume import checkpoint_to_resume, iterations_done, resume_folder
+from vla_rl.training.checkpoint_io import WholeFiles
+from vla_rl.training.demo_datamodule import DemoDataModule
+from vla_rl.training.loggers import run_loggers
+from vla_rl.training.sft_module import SFTModule
+from vla_rl.training.trainer import interruptible, make_trainer
 
 GRAD_CLIP = 1.0  # largest norm of the gradient
 ITERATION_STEPS = 100

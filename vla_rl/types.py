@@ -52,7 +52,7 @@ class ActionChunk:
     action_NLA: Tensor  # float32 in [-1, 1]: decoded bin centres, before un-normalisation
     command_NLA: Tensor  # float32 in [-1, 1]: what the simulator executes
     entropy_NLA: Tensor  # float32, entropy of each token's distribution (nats)
-    score_sq_NLA: Tensor  # float32, squared norm of the score by the outputs of the head (`vla_rl.chunk_scores`)
+    score_sq_NLA: Tensor  # float32, squared norm of the score by the outputs of the head (`token_scores`)
 
 
 @dataclass(slots=True)

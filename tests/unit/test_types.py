@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.make import make_trajectory
+from tests.helpers.make import make_trajectory
 from vla_rl.types import ChunkBatch, RolloutGroup
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from vla_rl.policy.config import OpenVLAConfig
-from vla_rl.policy.model import OpenVLAOFT
+from vla_rl.policy.openvla_oft.config import OpenVLAConfig
+from vla_rl.policy.openvla_oft.model import OpenVLAOFT
 
 
 def update_flops(config: OpenVLAConfig, prompt_tokens: int, lora: dict | None) -> tuple[int, int]:

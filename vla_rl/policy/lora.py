@@ -13,8 +13,8 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from vla_rl.policy.llama import RowsLinear
-from vla_rl.policy.model import OpenVLAOFT
+from vla_rl.policy.openvla_oft.llama import RowsLinear
+from vla_rl.policy.openvla_oft.model import OpenVLAOFT
 
 # Named, because PEFT's "all-linear" means different modules in different versions.
 TARGETS = (

@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vla_rl.policy.action_head import L1Head
-from vla_rl.policy.checkpoint import DTYPES, resolve_checkpoint
-from vla_rl.policy.config import PUBLISHED_7B, OpenVLAConfig, parse_config
-from vla_rl.policy.load import RANDOM_7B, check_options
-from vla_rl.policy.model import OpenVLAOFT
+from vla_rl.policy.openvla_oft.action_head import L1Head
+from vla_rl.policy.openvla_oft.checkpoint import DTYPES, resolve_checkpoint
+from vla_rl.policy.openvla_oft.config import PUBLISHED_7B, OpenVLAConfig, parse_config
+from vla_rl.policy.openvla_oft.load import RANDOM_7B, check_options
+from vla_rl.policy.openvla_oft.model import OpenVLAOFT
+from vla_rl.policy.openvla_oft.tiny import tiny_config
 from vla_rl.policy.quantize import BYTES_PER_WEIGHT
-from vla_rl.policy.tiny import tiny_config
 from vla_rl.policy.weights import read_json
 
 TRANSIENT = 1.1
@@ -67,7 +67,7 @@ def plan_memory(
         options: of `load_policy`.
         rows: per micro-batch; None for as many as fit into `available` bytes, at least 1.
         optimizer: "adamw" or "adamw8bit".
-        shards: ranks that everything but activations is spread over, block by block (`vla_rl.strategies`).
+        shards: ranks that everything but activations is spread over, block by block (`vla_rl.distributed.strategies`).
 
     Raises:
         ValueError: options that cannot be.

@@ -14,7 +14,7 @@ from types import ModuleType
 import torch
 from torch import nn
 
-from vla_rl.policy.model import OpenVLAOFT
+from vla_rl.policy.openvla_oft.model import OpenVLAOFT
 
 # Bytes per weight, scales included. NF4 (QLoRA, arXiv 2305.14314, section 3): a scale per 64 weights, itself in 8 bits
 # with one float32 per 256. int8 (arXiv 2208.07339): a float32 per row, counted as for Llama's 4096 columns.

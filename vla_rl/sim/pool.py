@@ -20,8 +20,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vla_rl.sim import libero
-from vla_rl.sim.env import ROBOT_GEOMS, STEPPINGS, LiberoEnv
+from vla_rl.sim.libero import suites
+from vla_rl.sim.libero.env import ROBOT_GEOMS, STEPPINGS, LiberoEnv
 from vla_rl.sim.worker import Failure, Frames, MakeEnv, Outcome, Start, Worker
 from vla_rl.types import Episode, SlotEvent
 
@@ -222,9 +222,9 @@ class LiberoPool(ProcessPool):
     """LIBERO simulators. Constructing one checks the options and starts nothing.
 
     Args:
-        suite, tasks: see `vla_rl.sim.libero`; tasks None = all of the suite.
+        suite, tasks: see `vla_rl.sim.libero.suites`; tasks None = all of the suite.
         assets, camera_px, wrist_camera, chunk_steps, horizon, settle_steps, placement_noise_m, robot_geoms,
-            stepping: of every environment, see `vla_rl.sim.env.LiberoEnv`.
+            stepping: of every environment, see `vla_rl.sim.libero.env.LiberoEnv`.
         workers: processes; 0 = one per core.
         timeout_s: an answer that takes longer means that the worker hangs; it is replaced.
 
@@ -251,13 +251,13 @@ class LiberoPool(ProcessPool):
         timeout_s: float = 120.0,
     ) -> None:
         suite = str(suite)  # sim.suite=10 is a number to YAML
-        libero.check_suite(suite)
+        suites.check_suite(suite)
         self.suite = suite
-        tasks = list(range(len(libero.task_names(suite)))) if tasks is None else _checked_tasks(suite, tasks)
-        self.horizon = libero.horizon(suite) if horizon is None else horizon
+        tasks = list(range(len(suites.task_names(suite)))) if tasks is None else _checked_tasks(suite, tasks)
+        self.horizon = suites.horizon(suite) if horizon is None else horizon
         _check_whole("camera_px", camera_px, lowest=16, example=128)
         _check_whole("chunk_steps", chunk_steps, lowest=1, example=8)
-        _check_whole("horizon", self.horizon, lowest=chunk_steps, example=libero.horizon(suite))
+        _check_whole("horizon", self.horizon, lowest=chunk_steps, example=suites.horizon(suite))
         _check_whole("settle_steps", settle_steps, lowest=0, example=10)
         _check_whole("workers", workers, lowest=0, example=2)
         _check_number("placement_noise_m", placement_noise_m, lowest=0, example=0.03)
@@ -267,8 +267,8 @@ class LiberoPool(ProcessPool):
             raise ValueError(f"sim.wrist_camera must be true or false, got {wrist_camera!r}: sim.wrist_camera=false")
         _check_choice("stepping", stepping, STEPPINGS)
         _check_assets(suite, assets)
-        libero.check_gl()
-        self.task_languages = {task: libero.language(suite, task) for task in tasks}
+        suites.check_gl()
+        self.task_languages = {task: suites.language(suite, task) for task in tasks}
         make_env = functools.partial(
             LiberoEnv,
             suite,
@@ -287,7 +287,7 @@ class LiberoPool(ProcessPool):
             tasks=tasks,
             max_chunks=math.ceil(self.horizon / chunk_steps),
             chunk_steps=chunk_steps,
-            init_states=None if placement_noise_m else min(len(libero.official_init_states(suite, t)) for t in tasks),
+            init_states=None if placement_noise_m else min(len(suites.official_init_states(suite, t)) for t in tasks),
             camera_px=camera_px,
             images=2 if wrist_camera else 1,
             workers=workers or len(os.sched_getaffinity(0)),
@@ -299,7 +299,7 @@ def _checked_tasks(suite: str, tasks: Sequence[int]) -> list[int]:
     if not isinstance(tasks, Sequence) or isinstance(tasks, str):
         raise ValueError(f"sim.tasks must be a list of tasks, got {tasks!r}: sim.tasks=[0,5]")
     for task in tasks:
-        libero.check_task(suite, task)
+        suites.check_task(suite, task)
     if not tasks or len(set(tasks)) < len(tasks):
         raise ValueError(f"sim.tasks must name at least one task and none twice, got {list(tasks)}: sim.tasks=[0,5]")
     return list(tasks)
@@ -308,12 +308,12 @@ def _checked_tasks(suite: str, tasks: Sequence[int]) -> list[int]:
 def _check_assets(suite: str, assets: str) -> None:
     if not isinstance(assets, str | os.PathLike):
         raise ValueError(f"sim.assets must be standin, hub or a folder, got {assets!r}: sim.assets=standin")
-    if assets == "standin" and suite not in libero.STANDIN_SUITES:
+    if assets == "standin" and suite not in suites.STANDIN_SUITES:
         raise ValueError(
-            f"stand-in assets exist for suites {', '.join(libero.STANDIN_SUITES)}, not for {suite!r}: sim.assets=hub "
+            f"stand-in assets exist for suites {', '.join(suites.STANDIN_SUITES)}, not for {suite!r}: sim.assets=hub "
             "(downloads LIBERO's)"
         )
-    libero.resolve_assets(assets)
+    suites.resolve_assets(assets)
 
 
 def _check_whole(name: str, value: int, *, lowest: int, example: int) -> None:

@@ -33,7 +33,7 @@ ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUM
 LOG_TAIL_BYTES = 4000
 STACK_DUMP_S = 0.2  # how long a hung worker gets to write its stack
 
-MakeEnv = Callable[[int], Any]  # task -> gymnasium environment at decision level (see `vla_rl.sim.env`)
+MakeEnv = Callable[[int], Any]  # task -> gymnasium environment at decision level (see `vla_rl.sim.libero.env`)
 
 
 @dataclass(slots=True)

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from vla_rl.policy import load_pretrained, save_policy
-from vla_rl.policy.tiny import random_policy
+from vla_rl.policy.openvla_oft.tiny import random_policy
 from vla_rl.types import Observation
 
 GOLDEN_SETS = sorted((Path(__file__).parents[2] / "golden").glob("openvla_oft_*"))

@@ -1,8 +1,8 @@
 import pytest
 
-from vla_rl.policy.config import PUBLISHED_7B, parse_config
 from vla_rl.policy.flops import update_flops
-from vla_rl.policy.tiny import tiny_config
+from vla_rl.policy.openvla_oft.config import PUBLISHED_7B, parse_config
+from vla_rl.policy.openvla_oft.tiny import tiny_config
 
 
 def test_the_small_models_forward_by_hand():

@@ -2,10 +2,10 @@ import pytest
 import torch
 
 from tests.unit.policy.conftest import make_observation, make_tiny_policy
-from vla_rl.compose import compose
+from vla_rl.config.compose import compose
 from vla_rl.errors import UserError
-from vla_rl.memory_check import PRESETS, rows_that_fit
 from vla_rl.policy.memory import MemoryPlan, _saved_bytes, plan_memory
+from vla_rl.policy.memory_check import PRESETS, rows_that_fit
 
 CPU = torch.device("cpu")
 ALL = {"r": 32, "alpha": 32}
@@ -89,7 +89,9 @@ def test_a_device_too_small_is_named_with_the_preset(monkeypatch, capsys):
         (40, 64, "grpo.micro_rows=21"),  # (40 - 18.2) / 1.015
         (26, 12, "grpo.micro_rows=7"),
     ):
-        monkeypatch.setattr("vla_rl.memory_check.device_memory", lambda device, available=available: available * GB)
+        monkeypatch.setattr(
+            "vla_rl.policy.memory_check.device_memory", lambda device, available=available: available * GB
+        )
         with pytest.raises(UserError, match=f"memory plan in GB: .* but cpu has {available}.00: {fix}$"):
             rows_that_fit(node, rows=rows, optimizer="adamw", device=CPU)
     full = node | {"lora": None}
@@ -98,7 +100,9 @@ def test_a_device_too_small_is_named_with_the_preset(monkeypatch, capsys):
         (30, "policy=openvla_oft_7b_24gb"),
         (8, "for a GPU of 24 GB"),
     ):
-        monkeypatch.setattr("vla_rl.memory_check.device_memory", lambda device, available=available: available * GB)
+        monkeypatch.setattr(
+            "vla_rl.policy.memory_check.device_memory", lambda device, available=available: available * GB
+        )
         with pytest.raises(UserError, match=fix):
             rows_that_fit(full, rows=12, optimizer="adamw", device=CPU)
     assert "memory plan in GB: weights 15.00" in capsys.readouterr().out

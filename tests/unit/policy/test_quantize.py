@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.unit.policy.conftest import make_observation
-from tests.unit.policy.test_policy import batch_of
+from tests.unit.policy.openvla_oft.test_policy import batch_of
 from vla_rl.policy import load_policy, load_pretrained, save_trained
 from vla_rl.types import Observation
 

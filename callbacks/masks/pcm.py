@@ -1,0 +1,139 @@
+"""Probabilistic chunk masking (PCM, arXiv 2605.16154): keep chunks of the phases where outcomes diverge.
+
+`callbacks.masks.phase_scores` measures how differently successes and failures act in each phase; here the scores become
+weights, and the weights a draw of chunks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from callbacks.masks.base import ChunkMask
+from callbacks.masks.phase_scores import PhaseScores
+from vla_rl.config.choices import pick
+from vla_rl.functional.divergence import keep_probability
+from vla_rl.functional.sampling import ESTIMATORS, Estimator, cumulative_share, knee
+from vla_rl.types import RolloutGroup, Trajectory
+
+LOGGED = ("divergence", "divergence_no_gripper", "keep_prob")  # per phase
+
+
+class PCM(ChunkMask):
+    """Keeps `budget` chunks of each trajectory, drawn without replacement in proportion to their phase's weight.
+
+    Logs, per phase: `pcm/divergence` and `pcm/divergence_no_gripper` (C_c of this iteration's rollouts; absent when no
+    mixed group visits the phase with both outcomes) and `pcm/keep_prob`. Once there are scores, `pcm/knee_chunks` and
+    `pcm/knee_fraction`: the budget that the knee of the cumulative C_c curve suggests.
+
+    Args:
+        budget: chunks kept of a trajectory, at most: a number, `{fraction: 0.19}`, or `{knee: true}` (Appendix D;
+            everything until there are scores).
+        floor: the least relative weight of a phase, in (0, 1].
+        estimator: `paper` draws one after the other and counts what is kept once; `ht` and `hajek` draw with exact
+            inclusion probabilities in proportion to the weights and divide by them (`vla_rl.functional.sampling`).
+        refresh_every, labeller, vector, gripper, group_weight, debias, collapse, missing: see `PhaseScores`.
+
+    Raises:
+        ValueError, UserError: for a value outside its range, or a name that does not exist.
+    """
+
+    def __init__(
+        self,
+        budget: int | Mapping[str, Any] = 12,
+        floor: float = 0.1,
+        refresh_every: int = 5,
+        labeller: str = "gripper",
+        vector: str = "mean",
+        gripper: bool = True,
+        group_weight: str = "equal",
+        debias: bool = False,
+        collapse: str = "mean",
+        missing: str = "carry",
+        estimator: str = "paper",
+    ) -> None:
+        super().__init__(budget, knee=True)
+        if not isinstance(floor, float | int) or isinstance(floor, bool) or not 0 < floor <= 1:
+            raise ValueError(f"floor must be above 0 and at most 1, got {floor!r} (mask.floor=0.1)")
+        self.floor = floor
+        self.scores = PhaseScores(
+            refresh_every, labeller, vector, gripper, group_weight, debias=debias, collapse=collapse, missing=missing
+        )
+        self.estimator: Estimator = pick(estimator, ESTIMATORS, "mask.estimator")
+        self.keep_prob = [1.0] * len(self.scores.phases)  # uniform until there is a score
+        self.history: list[dict[str, list[float]]] = []  # of every iteration, for plots
+
+    def update(self, groups: Sequence[RolloutGroup], reduce: Callable[[Tensor], Tensor]) -> None:
+        (full_F, no_gripper_F), refreshed = self.scores.update(groups, reduce)
+        if refreshed:
+            self.keep_prob = self.weights(torch.tensor(self.scores.last_score, dtype=torch.float64)).tolist()
+        chunks_F = self.scores.count_chunks(groups, reduce)
+        if self.budget.follows_knee and refreshed:
+            self.budget.fraction = self._knee(chunks_F)[0]
+        self.history.append(
+            {
+                "divergence": full_F.tolist(),
+                "divergence_no_gripper": no_gripper_F.tolist(),
+                "keep_prob": list(self.keep_prob),
+                "score": list(self.scores.last_score),
+                "chunks": chunks_F.tolist(),
+                "trajectories": float(reduce(torch.tensor(float(sum(len(g.trajectories) for g in groups))))),
+            }
+        )
+
+    def weights(self, score_F: Tensor) -> Tensor:
+        """Relative weights of the phases from their collapsed divergence."""
+        return keep_probability(score_F, self.floor)
+
+    def weight_of(self, trajectory: Trajectory) -> Tensor:
+        """Relative weight of each chunk, float32 [N]."""
+        return torch.tensor(self.keep_prob)[self.scores.label(trajectory)]
+
+    def choose(self, trajectory: Trajectory, generator: torch.Generator) -> Tensor:
+        return self.estimator.draw(self.weight_of(trajectory), self.budget.of(len(trajectory)), generator)
+
+    def inclusion(self, trajectory: Trajectory) -> Tensor:
+        return self.estimator.inclusion(self.weight_of(trajectory), self.budget.of(len(trajectory)))
+
+    def count(self, trajectory: Trajectory, kept_K: Tensor) -> tuple[Tensor, Tensor]:
+        if self.estimator.count is None:
+            return super().count(trajectory, kept_K)
+        tokens_N = trajectory.executed_N * trajectory.token_NLA.shape[2]
+        return self.estimator.count(self.inclusion(trajectory)[kept_K], tokens_N[kept_K], int(tokens_N.sum()))
+
+    def _knee(self, chunks_F: Tensor) -> tuple[float, float]:
+        """Fraction of the chunks to keep, and the share of the total score that this captures."""
+        fraction, share = cumulative_share(torch.tensor(self.scores.last_score), chunks_F)
+        corner = knee(fraction, share)
+        return float(fraction[corner]), float(share[corner])
+
+    def metrics(self) -> dict[str, float]:
+        row = self.history[-1]
+        logged = {
+            f"pcm/{name}/{phase}": value
+            for name in LOGGED
+            for phase, value in zip(self.scores.phases, row[name], strict=True)
+            if not math.isnan(value)
+        }
+        if not all(math.isnan(value) for value in row["score"]):
+            fraction, _ = self._knee(torch.tensor(row["chunks"]))
+            logged["pcm/knee_fraction"] = fraction
+            logged["pcm/knee_chunks"] = fraction * sum(row["chunks"]) / row["trajectories"]
+        return logged
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "scores": self.scores.state_dict(),
+            "keep_prob": self.keep_prob,
+            "history": self.history,
+            "fraction": self.budget.fraction,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.scores.load_state_dict(state_dict["scores"])
+        self.keep_prob, self.history = state_dict["keep_prob"], state_dict["history"]
+        self.budget.fraction = state_dict["fraction"]

@@ -1,0 +1,122 @@
+"""`PhaseScores`: the statistics of PCM, and when they are refreshed. The maths is in `vla_rl.functional.divergence`.
+
+An iteration appends each phase's success-failure divergence C_c to a buffer. From the first iteration that has one, and
+then every `refresh_every` iterations, the buffers are collapsed to one score per phase.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from callbacks.masks.budget import check_count
+from vla_rl.config.choices import pick
+from vla_rl.errors import UserError
+from vla_rl.functional.divergence import COLLAPSES, GROUP_WEIGHTS, VECTORS, collapse, mean_divergence
+from vla_rl.functional.phases import LABELLERS, Labeller
+from vla_rl.types import RolloutGroup
+
+STATE = ("buffers", "last_score", "iterations_to_refresh")  # what a resume needs
+MISSING = ("carry", "floor")
+
+
+class PhaseScores:
+    """One score per phase, kept up to date.
+
+    Args:
+        refresh_every: iterations between two refreshes.
+        labeller: what splits trajectories into phases: a name of `phases.LABELLERS`, or my_pkg.my_labeller.
+        vector: what stands for a chunk's actions: `mean` over the executed steps, or `flat`.
+        gripper: whether scores look at the gripper's dimension; both divergences are measured anyway.
+        group_weight: of a group in the average over groups: `equal`, or `harmonic` in its successes and failures.
+        debias: take away the divergence that noise alone would give.
+        collapse: of a buffer to a score: `mean`, or `sum`.
+        missing: score of a phase whose buffer is empty: `carry` the last one, or none (`floor`).
+
+    Raises:
+        ValueError: for a value outside its range.
+        UserError: for a name that does not exist, or a labeller that does not name its phases.
+    """
+
+    def __init__(
+        self,
+        refresh_every: int,
+        labeller: str = "gripper",
+        vector: str = "mean",
+        gripper: bool = True,
+        group_weight: str = "equal",
+        debias: bool = False,
+        collapse: str = "mean",
+        missing: str = "carry",
+    ) -> None:
+        check_count("refresh_every", refresh_every, "iteration", "mask.refresh_every=5")
+        for name, value in (("gripper", gripper), ("debias", debias)):
+            if not isinstance(value, bool):
+                raise ValueError(f"{name} must be true or false, got {value!r} (mask.{name}=true)")
+        if missing not in MISSING:
+            raise ValueError(f"missing must be one of {', '.join(MISSING)}, got {missing!r} (mask.missing=carry)")
+        self.label: Labeller = pick(labeller, LABELLERS, "mask.labeller")
+        if not getattr(self.label, "phases", None):
+            raise UserError(
+                f"the labeller {labeller} does not name its phases: mark it with @labels('early', 'late') of "
+                "vla_rl.functional.phases (mask.labeller=gripper)"
+            )
+        self.refresh_every, self.gripper, self.missing = refresh_every, gripper, missing
+        self._collapse = pick(collapse, COLLAPSES, "mask.collapse")
+        self._options = {
+            "label": self.label,
+            "vector": pick(vector, VECTORS, "mask.vector"),
+            "group_weight": pick(group_weight, GROUP_WEIGHTS, "mask.group_weight"),
+            "debias": debias,
+        }
+        self.buffers: list[list[float]] = [[] for _ in self.phases]
+        self.last_score = [math.nan] * len(self.phases)  # at the last refresh; NaN: never seen
+        self.iterations_to_refresh = 0  # 0 and no score yet: wait for the first one
+
+    @property
+    def phases(self) -> tuple[str, ...]:
+        return self.label.phases
+
+    def update(self, groups: Sequence[RolloutGroup], reduce: Callable[[Tensor], Tensor]) -> tuple[Tensor, bool]:
+        """Take in an iteration's groups on this rank.
+
+        Returns:
+            C_c with and without the gripper, float64 [2, F] with NaN where nothing can be said; whether `last_score`
+            is new.
+        """
+        measured = mean_divergence(groups, reduce, **self._options)
+        for buffer, value in zip(self.buffers, measured[0 if self.gripper else 1].tolist(), strict=True):
+            if not math.isnan(value):
+                buffer.append(value)
+        return measured, self._refresh()
+
+    def _refresh(self) -> bool:
+        if self.iterations_to_refresh > 0:
+            self.iterations_to_refresh -= 1
+        if self.iterations_to_refresh > 0:
+            return False
+        scored = any(value > 0 for buffer in self.buffers for value in buffer)
+        if scored:
+            last = self.last_score if self.missing == "carry" else [math.nan] * len(self.phases)
+            self.last_score = collapse(self.buffers, last, self._collapse)
+        if not all(math.isnan(value) for value in self.last_score):  # one counter runs from the first score on
+            self.iterations_to_refresh = self.refresh_every
+            self.buffers = [[] for _ in self.phases]
+        return scored
+
+    def count_chunks(self, groups: Sequence[RolloutGroup], reduce: Callable[[Tensor], Tensor]) -> Tensor:
+        """Chunks per phase of all groups and ranks, float64 [F]."""
+        label_N = [self.label(t) for group in groups for t in group.trajectories]
+        count_F = torch.cat([torch.zeros(0, dtype=torch.int64), *label_N]).bincount(minlength=len(self.phases))
+        return reduce(count_F.double())
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in STATE}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for name in STATE:
+            setattr(self, name, state_dict[name])

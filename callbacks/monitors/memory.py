@@ -1,0 +1,93 @@
+"""How much memory the update's activations take: what autograd keeps for the backward pass, on any device."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from callbacks.masks.budget import check_count
+from vla_rl.types import ChunkBatch
+
+
+class SavedBytes:
+    """Counts the bytes that autograd holds inside `hooks()`, and their peak. Parameters are not counted, a tensor that
+    several operations keep is counted once."""
+
+    def __init__(self, parameters: list[Tensor]) -> None:
+        self.peak = self._now = 0
+        self._parameters = {p.untyped_storage().data_ptr() for p in parameters}
+        self._holders: Counter[int] = Counter()  # address of a storage -> how often it is kept
+
+    def hooks(self) -> torch.autograd.graph.saved_tensors_hooks:
+        return torch.autograd.graph.saved_tensors_hooks(self._keep, lambda kept: kept.tensor)
+
+    def _keep(self, tensor: Tensor) -> _Kept:
+        kept = _Kept(tensor, self)
+        if kept.address not in self._parameters:
+            self._holders[kept.address] += 1
+            if self._holders[kept.address] == 1:
+                self._now += kept.bytes
+                self.peak = max(self.peak, self._now)
+        return kept
+
+    def release(self, kept: _Kept) -> None:
+        if kept.address not in self._parameters:
+            self._holders[kept.address] -= 1
+            if self._holders[kept.address] == 0:
+                self._now -= kept.bytes
+
+
+class _Kept:
+    """A tensor kept for the backward pass; says so when autograd lets go of it."""
+
+    def __init__(self, tensor: Tensor, meter: SavedBytes) -> None:
+        storage = tensor.untyped_storage()
+        self.tensor, self.address, self.bytes, self._meter = tensor, storage.data_ptr(), storage.nbytes(), meter
+
+    def __del__(self) -> None:
+        self._meter.release(self)
+
+
+class ActivationMemory(L.Callback):
+    """Logs `memory/activations_mb`: the peak over the iteration's first optimizer step, of one rank (MB = 1e6 bytes).
+
+    It grows with the rows of a micro-batch: compare runs of the same `grpo.micro_rows`, or of one large enough that a
+    trajectory fits.
+
+    Args:
+        every_iterations: iterations between two measurements, beginning with the first.
+    """
+
+    def __init__(self, every_iterations: int = 10) -> None:
+        check_count("every_iterations", every_iterations, "iteration", "callbacks.memory.every_iterations=10")
+        self.every_iterations = every_iterations
+        self._hooks: torch.autograd.graph.saved_tensors_hooks | None = None
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: ChunkBatch, batch_idx: int
+    ) -> None:
+        if batch_idx == 0 and trainer.current_epoch % self.every_iterations == 0:
+            self._meter = SavedBytes(list(pl_module.parameters()))
+            self._hooks = self._meter.hooks()
+            self._hooks.__enter__()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: ChunkBatch, batch_idx: int
+    ) -> None:
+        if self._close() and self._meter.peak:
+            value = self._meter.peak / 1e6
+            pl_module.log("memory/activations_mb", value, on_step=False, on_epoch=True, batch_size=1)
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self._close()
+
+    def _close(self) -> bool:
+        """Stop measuring; whether that had begun."""
+        hooks, self._hooks = self._hooks, None
+        if hooks is not None:
+            hooks.__exit__(None, None, None)
+        return hooks is not None

@@ -1,0 +1,99 @@
+"""Where the chunks go: real and kept chunks per phase over the training, logged and drawn, whatever the mask.
+
+Logs, per phase and summed over ranks: `phase/real` (chunks of the trajectories trained on) and `phase/kept` (those the
+update paid for; padding belongs to no phase). Draws `figures/phase_allocation.png` and, when the mask keeps a `history`
+of its statistics, `divergence.png`, `phase_divergence.png` and `cumulative_divergence.png`; all also go to TensorBoard.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from callbacks.masks.budget import check_count
+from callbacks.masks.pcm import PCM
+from callbacks.monitors.save_figures import save_figures
+from vla_rl.distributed.collectives import all_reduce_sum
+from vla_rl.figures.phases import (
+    draw_allocation,
+    draw_cumulative_divergence,
+    draw_divergence,
+    draw_phase_divergence,
+)
+from vla_rl.functional.phases import PHASES, trajectory_phases
+from vla_rl.types import ChunkBatch
+
+
+class PhasePlot(L.Callback):
+    """Counts and draws; changes nothing. Its counts are in the checkpoint, so plots go on after a resume.
+
+    Args:
+        every_iterations: iterations between two drawings; the last iteration is always drawn.
+    """
+
+    def __init__(self, every_iterations: int = 5) -> None:
+        check_count("every_iterations", every_iterations, "iteration", "callbacks.phase_plot.every_iterations=5")
+        self.every_iterations = every_iterations
+        self.iterations: list[int] = []
+        self.real: list[list[int]] = []  # per iteration and phase
+        self.kept: list[list[int]] = []
+        self._of_episode: dict[int, Tensor] = {}  # this iteration: uid -> int64 [2, F], real and kept
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._of_episode = {}
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: ChunkBatch, batch_idx: int
+    ) -> None:
+        if batch.token_mask_NLA.any():
+            for index, trajectory in enumerate(batch.trajectories):  # by uid: a second pass counts nothing twice
+                self._of_episode[trajectory.episode.uid] = count_phases(batch, index)
+        if trainer.is_last_batch:  # not at the end of the epoch, where other callbacks already read what was logged
+            self._finish_iteration(trainer, pl_module)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if len(self.iterations) % self.every_iterations == 0:
+            self._draw(trainer)
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if len(self.iterations) % self.every_iterations:
+            self._draw(trainer)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"iterations": self.iterations, "real": self.real, "kept": self.kept}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.iterations, self.real, self.kept = (state_dict[name] for name in ("iterations", "real", "kept"))
+
+    def _finish_iteration(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        count = sum(self._of_episode.values(), start=torch.zeros(2, len(PHASES), dtype=torch.int64))
+        real, kept = all_reduce_sum(count, trainer).tolist()
+        self.iterations.append(trainer.current_epoch)
+        self.real.append(real)
+        self.kept.append(kept)
+        for name, values in (("real", real), ("kept", kept)):
+            for phase, value in zip(PHASES, values, strict=True):
+                pl_module.log(f"phase/{name}/{phase}", float(value), on_step=False, on_epoch=True, batch_size=1)
+
+    def _draw(self, trainer: L.Trainer) -> None:
+        if not trainer.is_global_zero:
+            return
+        figures = {"phase_allocation": draw_allocation(self.iterations, self.real, self.kept)}
+        for mask in (callback for callback in trainer.callbacks if isinstance(callback, PCM) and callback.history):
+            phases = mask.scores.phases
+            figures["divergence"] = draw_divergence(mask.history, phases)
+            if any(value == value for row in mask.history for value in row["divergence"]):  # not NaN: known
+                figures["phase_divergence"] = draw_phase_divergence(mask.history, phases)
+                figures["cumulative_divergence"] = draw_cumulative_divergence(mask.history, phases)
+        save_figures(figures, trainer)
+
+
+def count_phases(batch: ChunkBatch, index: int) -> Tensor:
+    """Chunks per phase of trajectory `index` of a masked batch: int64 [2, F], all real ones and those kept."""
+    phase_N = trajectory_phases(batch.trajectories[index])
+    counts = batch.token_mask_NLA.flatten(1).any(1)
+    kept_N = batch.chunk_N[(batch.trajectory_N == index) & counts]
+    return torch.stack([phases.bincount(minlength=len(PHASES)) for phases in (phase_N, phase_N[kept_N])])

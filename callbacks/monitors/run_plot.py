@@ -1,0 +1,24 @@
+"""Success and cost of the run that ends, as figures; `tools/compare_runs.py` draws the same of several runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import lightning as L
+
+from callbacks.monitors.save_figures import draw_cost, draw_success, save_figures
+from vla_rl.run.compare import Run
+
+
+class RunPlot(L.Callback):
+    """Draws `figures/success` and `figures/cost` at the end of training, from the `metrics.jsonl` of the run."""
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        path = Path(trainer.default_root_dir) / "metrics.jsonl"
+        if not trainer.is_global_zero or not path.exists():
+            return
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        if rows:
+            run = Run(arm="this run", mask="", budget=None, seed=trainer.datamodule.seed, rows=rows, summary={})
+            save_figures({"success": draw_success([run]), "cost": draw_cost([run])}, trainer)

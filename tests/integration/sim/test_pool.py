@@ -1,0 +1,306 @@
+"""Simulator processes: the same trajectories whatever happens to them, and nothing left behind.
+
+Faults are tested with `tests.helpers.fake_env.FakeEnv`, determinism also with LIBERO itself.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.helpers import fake_env
+from tests.helpers.fake_env import FakeEnv
+from vla_rl.sim.pool import LiberoPool, ProcessPool
+from vla_rl.types import Episode
+
+HUNG_S = 6.0  # a fake worker answers within ~2 s of its start even when the cores are many times overbooked
+Steps = list[tuple[torch.Tensor, torch.Tensor, int, bool]]  # frame, proprio, executed, done of each event
+
+
+def fake_pool(workers: int = 1, timeout_s: float = 60.0) -> ProcessPool:
+    sizes = {"max_chunks": 5, "chunk_steps": 8, "camera_px": fake_env.PX}
+    return ProcessPool(FakeEnv, tasks=[0, 1, 2], workers=workers, timeout_s=timeout_s, **sizes)
+
+
+def signaller(pool: ProcessPool, number: signal.Signals, when: int) -> Callable[[int], None]:
+    return lambda decision: os.kill(pool.pids[0], number) if decision == when and not pool.restarts else None
+
+
+def episode(uid: int, task: int, init_state: int) -> Episode:
+    return Episode(uid=uid, task=task, init_state=init_state, seed=uid)
+
+
+def command(uid: int, decision: int) -> torch.Tensor:
+    return torch.rand(8, 7, generator=torch.Generator().manual_seed(100 * uid + decision)) * 2 - 1
+
+
+def play(
+    pool: ProcessPool, episodes: list[Episode], meddle: Callable[[int], None] = lambda decision: None
+) -> list[Steps]:
+    """Each episode to its end. `meddle(0)` is called while an episode starts, `meddle(n)` before its n-th command."""
+    played: list[Steps] = [[] for _ in episodes]
+    pending, busy, free = list(range(len(episodes))), {}, set(range(pool.slots))
+    while pending or busy:
+        while pending and free:
+            index = pending.pop(0)
+            slot = pool.preferred_slot(sorted(free), episodes[index])
+            free.remove(slot)
+            busy[slot] = index
+            pool.start(slot, episodes[index])
+            meddle(0)
+        for event in pool.wait():
+            steps = played[busy[event.slot]]
+            steps.append((event.frame_HWC.clone(), event.proprio_P.clone(), event.executed, event.done))
+            if event.done:
+                free.add(event.slot)
+                del busy[event.slot]
+            else:
+                meddle(len(steps))
+                pool.step(event.slot, command(episodes[busy[event.slot]].uid, len(steps)))
+    return played
+
+
+def assert_same(left: list[Steps], right: list[Steps]) -> None:
+    assert len(left) == len(right)
+    for a, b in zip(left, right, strict=True):
+        assert [s[2:] for s in a] == [s[2:] for s in b]
+        for (frame_a, proprio_a, *_), (frame_b, proprio_b, *_) in zip(a, b, strict=True):
+            assert torch.equal(frame_a, frame_b) and torch.equal(proprio_a, proprio_b)
+
+
+def alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
+
+
+def wait_until_dead(pids: list[int], timeout_s: float) -> None:
+    end = time.monotonic() + timeout_s
+    while any(map(alive, pids)) and time.monotonic() < end:
+        time.sleep(0.02)
+    assert not [pid for pid in pids if alive(pid)]
+
+
+# ------------------------------------------------------------------------------------------------ faults (fake env)
+
+
+def test_event_fields():
+    with fake_pool() as pool:
+        pool.start(0, episode(1, task=2, init_state=5))
+        (event,) = pool.wait()
+        assert (event.slot, event.executed, event.success, event.done) == (0, 0, False, False)
+        assert event.instruction == "task 2"
+        assert event.proprio_P.tolist() == [2, 5, 0, 0, 0, 0, 0, 0]
+        assert event.frame_HWC.shape == (16, 16, 3) and event.frame_HWC.dtype == torch.uint8
+        pool.step(0, torch.zeros(3, 7))
+        (event,) = pool.wait()
+        assert event.executed == 3 and event.proprio_P[2] == 3
+
+
+def test_workers_and_order_do_not_matter():
+    episodes = [episode(uid, uid % 3, uid) for uid in range(9)]
+    with fake_pool(1) as one, fake_pool(3) as three:
+        forwards = play(one, episodes)
+        backwards = play(three, episodes[::-1])[::-1]
+    assert [len(steps) for steps in forwards] == [6] * 9  # 40 steps in chunks of 8, and the start
+    assert_same(forwards, backwards)
+
+
+@pytest.mark.parametrize("when", [0, 1, 3, 5])  # while it starts, before the first command, the third, the last
+def test_a_killed_worker_is_invisible(when, caplog):
+    with fake_pool() as pool:
+        expected = play(pool, [episode(7, 1, 3)])
+    with fake_pool() as pool:
+        assert_same(play(pool, [episode(7, 1, 3)], signaller(pool, signal.SIGKILL, when)), expected)
+        assert pool.restarts == 1
+    assert f"worker 0 ended (exit status -9) in task 1, initial state 3, decision {when};" in caplog.text
+
+
+def test_a_worker_killed_between_episodes_is_invisible():
+    with fake_pool() as pool:
+        expected = play(pool, [episode(7, 1, 3)])
+        os.kill(pool.pids[0], signal.SIGKILL)
+        assert_same(play(pool, [episode(7, 1, 3)]), expected)
+        assert pool.restarts == 1
+
+
+def test_workers_leave_a_ctrl_c_to_the_program():
+    with fake_pool() as pool:
+        play(pool, [episode(7, 1, 3)], signaller(pool, signal.SIGINT, 1))
+        assert pool.restarts == 0
+
+
+def test_a_hung_worker_is_invisible(caplog):
+    with fake_pool() as pool:
+        expected = play(pool, [episode(7, 1, 3)])
+    with fake_pool(timeout_s=HUNG_S) as pool:
+        assert_same(play(pool, [episode(7, 1, 3)], signaller(pool, signal.SIGSTOP, 2)), expected)
+        assert pool.restarts == 1
+    assert "worker 0 gave no answer for 6 s in task 1, initial state 3, decision 2;" in caplog.text
+
+
+def test_an_exception_is_reported_at_once():
+    with fake_pool() as pool:
+        with pytest.raises(RuntimeError, match="(?s)task 0, initial state 101, decision 2.*in step.*a bug in the env"):
+            play(pool, [episode(1, 0, fake_env.RAISES)])
+        assert pool.restarts == 0
+        assert len(play(pool, [episode(2, 0, 1)])[0]) == 6  # and the pool is still usable
+
+
+def test_an_episode_that_always_kills_its_worker_is_reported():
+    with fake_pool() as pool, pytest.raises(RuntimeError, match=r"\(exit status 7\), 4 times in task 0, .* decision 2"):
+        play(pool, [episode(1, 0, fake_env.DIES)])
+
+
+def test_a_hang_is_reported_with_its_stack(monkeypatch):
+    monkeypatch.setattr("vla_rl.sim.pool.MAX_RESTARTS", 0)  # each would wait for the timeout
+    with fake_pool(timeout_s=HUNG_S) as pool, pytest.raises(RuntimeError, match="(?s)for 6 s, 1 times.*in _misbehave"):
+        play(pool, [episode(1, 0, fake_env.HANGS)])
+
+
+def test_a_replay_that_goes_another_way_is_an_error():
+    with fake_pool() as pool, pytest.raises(RuntimeError, match="not deterministic"):
+        play(pool, [episode(1, 0, fake_env.NOT_DETERMINISTIC)], signaller(pool, signal.SIGKILL, 3))
+
+
+def test_preferred_slot_has_the_task_or_the_fewest():
+    with fake_pool(3) as pool:
+        assert pool.pids == []  # nothing runs before the first episode
+        play(pool, [episode(0, 0, 0), episode(1, 1, 0), episode(2, 2, 0)])
+        assert [pool.preferred_slot([0, 1, 2], episode(3, task, 1)) for task in (0, 1, 2)] == [0, 1, 2]
+        assert pool.preferred_slot([1, 2], episode(3, 0, 1)) == 1  # neither has it
+        pool.start(1, episode(3, 0, 1))
+        pool.wait()
+        assert pool.preferred_slot([1, 2], episode(4, 0, 1)) == 1
+        assert pool.preferred_slot([1, 2], episode(4, 5, 1)) == 2  # slot 1 has built two, slot 2 one
+
+
+# ---------------------------------------------------------------------------------------------- nothing left behind
+
+
+def test_close_is_quick_complete_and_repeatable():
+    pool = fake_pool(2)
+    for slot in range(2):
+        pool.start(slot, episode(slot, 0, fake_env.HANGS))
+    while any(event.executed == 0 for event in pool.wait()):
+        break
+    pids = pool.pids
+    began = time.monotonic()
+    pool.close()
+    pool.close()
+    assert time.monotonic() - began < 2
+    assert len(pids) == 2 and not any(map(alive, pids))
+
+
+# A program that has two workers, one of them stuck in the simulator, says so, and sleeps.
+PROGRAM = """
+import sys, time, torch
+from tests.helpers import fake_env
+from tests.integration.sim.test_pool import episode, fake_pool
+if __name__ == "__main__":
+    pool = fake_pool(2)
+    pool.start(0, episode(0, 0, fake_env.HANGS)), pool.start(1, episode(1, 0, 1))
+    started = 0
+    while started < 2:
+        started += len(pool.wait())
+    pool.step(0, torch.zeros(8, 7)), pool.wait()
+    pool.step(0, torch.zeros(8, 7))
+    print(*pool.pids, flush=True)
+    {then}
+"""
+
+
+@pytest.mark.parametrize(
+    ("then", "sent"),
+    [
+        ("time.sleep(60)", signal.SIGKILL),
+        ("time.sleep(60)", signal.SIGTERM),
+        ("pool.wait()", signal.SIGINT),  # Ctrl-C
+        ("pass", None),  # a program that forgets to close
+        ("raise SystemExit(1)", None),
+    ],
+)
+def test_workers_end_with_the_program(tmp_path, then, sent):
+    root = Path(__file__).parents[3]
+    script = tmp_path / "program.py"
+    script.write_text(PROGRAM.format(then=then))
+    program = subprocess.Popen(
+        [sys.executable, str(script)],
+        cwd=root,
+        env=os.environ | {"PYTHONPATH": str(root)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    pids = [int(pid) for pid in program.stdout.readline().split()]
+    if sent:
+        program.send_signal(sent)
+    _, errors = program.communicate(timeout=20)
+    assert len(pids) == 2
+    wait_until_dead(pids, timeout_s=2)
+    assert "leaked" not in errors and "Exception ignored" not in errors  # what a resource tracker or a finalizer says
+    assert ("KeyboardInterrupt" in errors) == (sent == signal.SIGINT)
+
+
+# ----------------------------------------------------------------------------------------------------------- LIBERO
+
+
+def libero_pool(workers: int) -> LiberoPool:
+    return LiberoPool(tasks=[0, 5], horizon=24, camera_px=64, workers=workers)
+
+
+def test_libero_trajectories_do_not_depend_on_workers_order_or_faults():
+    episodes = [episode(uid, task, uid // 2) for uid, task in enumerate([0, 5, 0, 5])]
+    with libero_pool(1) as pool:
+        expected = play(pool, episodes)
+    with libero_pool(3) as pool:
+        found = play(pool, episodes[::-1], signaller(pool, signal.SIGKILL, 2))[::-1]
+        assert pool.restarts == 1
+    assert [len(steps) for steps in expected] == [4] * 4  # the start, and 24 steps in chunks of 8
+    assert all(steps[3][1][:3].sub(steps[0][1][:3]).norm() > 0.01 for steps in expected)  # the hand has moved (m)
+    assert not torch.equal(expected[0][0][1], expected[2][0][1])  # another initial state
+    assert_same(found, expected)
+
+
+def test_libero_pool_knows_its_suite():
+    with LiberoPool(chunk_steps=10) as pool:
+        assert pool.pids == []
+        assert (pool.suite, pool.tasks, pool.horizon, pool.chunk_steps) == ("object", list(range(10)), 280, 10)
+        assert pool.max_chunks == 28 and pool.slots >= 1
+        assert pool.task_languages[9] == "pick up the orange juice and place it in the basket"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"suite": "objct"}, "no LIBERO suite 'objct'; did you mean 'object'.*sim.suite=object"),
+        ({"tasks": [0, 10]}, r"no task 10; allowed: 0..9; e.g. sim.tasks=\[0,5\]"),
+        ({"tasks": []}, r"at least one task and none twice, got \[\]: sim.tasks=\[0,5\]"),
+        ({"tasks": [3, 3]}, r"none twice, got \[3, 3\]"),
+        ({"assets": "/nowhere"}, "'/nowhere' does not exist.*sim.assets=standin"),
+        ({"workers": -1}, "at least 0, got -1: sim.workers=2"),
+        ({"workers": 1.5}, "whole number, at least 0, got 1.5: sim.workers=2"),
+        ({"horizon": 7}, "sim.horizon must be a whole number, at least 8, got 7: sim.horizon=280"),
+        ({"chunk_steps": 0}, "at least 1, got 0: sim.chunk_steps=8"),
+        ({"settle_steps": -1}, "at least 0, got -1: sim.settle_steps=10"),
+        ({"camera_px": True}, "at least 16, got True: sim.camera_px=128"),
+        ({"placement_noise_m": -0.01}, "sim.placement_noise_m must be a number, at least 0, got -0.01"),
+        ({"placement_noise_m": float("nan")}, "got nan: sim.placement_noise_m=0.03"),
+        ({"timeout_s": 0}, "at least 0.1, got 0: sim.timeout_s=120"),
+        ({"robot_geoms": "mesh"}, "no sim.robot_geoms 'mesh'; allowed: collision, visual: sim.robot_geoms=collision"),
+        ({"stepping": "fast"}, "no sim.stepping 'fast'; allowed: lean, stock"),
+    ],
+)
+def test_wrong_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        LiberoPool(**options)

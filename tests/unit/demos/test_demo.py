@@ -1,0 +1,116 @@
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from vla_rl.checkpoints.shipped import shipped_folder
+from vla_rl.demos.demo import Demo, load_demos, save_demos
+from vla_rl.training.demo_datamodule import DemoDataModule, DemoRows
+
+
+def make_demo(steps, init_state=0):
+    generator = torch.Generator().manual_seed(steps)
+    action = torch.rand(steps, 7, generator=generator)
+    action[:, -1] = 1.0
+    action[-1, -1] = -1.0  # the hand opens at the end
+    return Demo(
+        frame_THWC=torch.randint(0, 256, (steps, 4, 4, 3), dtype=torch.uint8, generator=generator),
+        proprio_TP=torch.randn(steps, 8, generator=generator),
+        action_TA=action,
+        instruction=f"do it {steps} times",
+        suite="object",
+        task=5,
+        init_state=init_state,
+    )
+
+
+def test_a_file_gives_back_what_was_saved(tmp_path):
+    saved = [make_demo(3, init_state=7), make_demo(11)]
+    save_demos(tmp_path / "demos.npz", saved)
+    loaded = load_demos(tmp_path / "demos.npz")
+    for one, other in zip(saved, loaded, strict=True):
+        for name in ("frame_THWC", "proprio_TP", "action_TA"):
+            assert torch.equal(getattr(one, name), getattr(other, name))
+        assert (one.instruction, one.suite, one.task) == (other.instruction, other.suite, other.task)
+    assert [d.init_state for d in loaded] == [7, 0]
+
+
+def test_a_still_camera_takes_little_space(tmp_path):
+    demo = make_demo(100)
+    demo.frame_THWC = torch.randint(0, 256, (1, 64, 64, 3), dtype=torch.uint8).repeat(100, 1, 1, 1)
+    save_demos(tmp_path / "demos.npz", [demo])
+    # one noisy frame of 12 kB; the other 99 are differences of zero (1.2 MB raw)
+    assert (tmp_path / "demos.npz").stat().st_size < 25_000
+
+
+def test_a_folder_is_read_in_order_of_names(tmp_path):
+    save_demos(tmp_path / "b.npz", [make_demo(2)])
+    save_demos(tmp_path / "a.npz", [make_demo(3)])
+    assert [len(d) for d in load_demos(tmp_path)] == [3, 2]
+
+
+def test_what_is_no_demonstration(tmp_path):
+    with pytest.raises(ValueError, match="no demonstrations at .*collect_demos.py.*sft.demos=FILE"):
+        load_demos(tmp_path / "none.npz")
+    with pytest.raises(ValueError, match="no demonstrations at"):
+        load_demos(tmp_path)
+    np.savez(tmp_path / "other.npz", a=np.zeros(3))
+    with pytest.raises(ValueError, match="is not a file of demonstrations"):
+        load_demos(tmp_path / "other.npz")
+    with pytest.raises(ValueError, match="no demonstrations to save"):
+        save_demos(tmp_path / "empty.npz", [])
+    with pytest.raises(ValueError, match="nothing named 'shipped:nowhere' is shipped"):
+        shipped_folder("shipped:nowhere")
+
+
+def test_rows_are_control_steps_and_the_commands_that_follow():
+    one, other = make_demo(4), make_demo(2)
+    rows = DemoRows([one, other], chunk_steps=3)
+    assert len(rows) == 6
+    batch = rows.__getitems__([1, 3, 4])
+    assert torch.equal(batch.command_NLA[0], one.action_TA[1:4])
+    # at the end of the first: its last command, then rest with the gripper as it was; nothing of the second
+    rest = torch.tensor([0.0, 0, 0, 0, 0, 0, -1])
+    assert torch.equal(batch.command_NLA[1], torch.stack([one.action_TA[3], rest, rest]))
+    assert torch.equal(batch.command_NLA[2], torch.stack([other.action_TA[0], other.action_TA[1], rest]))
+    assert torch.equal(batch.observation.frame_NHWC[2], other.frame_THWC[0])
+    assert torch.equal(batch.observation.proprio_NP[1], one.proprio_TP[3])
+    assert batch.observation.instruction_N == ["do it 4 times", "do it 4 times", "do it 2 times"]
+
+
+def data_of(demos, batch_rows=4, steps=10, seed=1):
+    return DemoDataModule(demos, chunk_steps=8, batch_rows=batch_rows, steps=steps, iteration_steps=6, seed=seed)
+
+
+def read(data, iteration, rank=0, ranks=1):
+    """The rows of each step of an iteration, told apart by their proprioception."""
+    data.trainer = SimpleNamespace(current_epoch=iteration, global_rank=rank, world_size=ranks)
+    return [batch.observation.proprio_NP[:, 0].tolist() for batch in data.train_dataloader()]
+
+
+def test_the_last_demonstration_is_held_out_and_the_seed_decides_the_order():
+    demos = [make_demo(8), make_demo(9), make_demo(5)]
+    (heldout,) = [batch.observation.proprio_NP[:, 0] for batch in data_of(demos, batch_rows=5).val_dataloader()]
+    assert torch.equal(heldout, demos[2].proprio_TP[:, 0])
+    steps = read(data_of(demos), 0) + read(data_of(demos), 1)
+    assert [len(rows) for rows in steps] == [4] * 10  # 6 steps and the 4 that are left
+    passes = [sum(steps[:4], []), sum(steps[4:8], [])]  # 17 rows in batches of 4, the rest dropped
+    assert all(len(set(rows)) == 16 and not set(rows) & set(heldout.tolist()) for rows in passes)
+    assert passes[0] != passes[1]
+    assert steps[6:] == read(data_of(demos), 1)  # whatever was read before
+    assert steps[:6] != read(data_of(demos, seed=2), 0)
+
+
+def test_processes_share_the_rows_of_a_step():
+    demos = [make_demo(8), make_demo(8), make_demo(5)]
+    one = read(data_of(demos), 1)
+    first, second = (read(data_of(demos, batch_rows=2), 1, rank, ranks=2) for rank in (0, 1))
+    assert one == [a + b for a, b in zip(first, second, strict=True)]
+
+
+def test_too_few_demonstrations():
+    with pytest.raises(ValueError, match="1 demonstrations, of which 1 are held out"):
+        data_of([make_demo(3)], batch_rows=2)
+    with pytest.raises(ValueError, match="sft.batch_rows=3"):
+        data_of([make_demo(3), make_demo(4)])

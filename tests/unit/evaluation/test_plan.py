@@ -1,0 +1,108 @@
+"""What `vla_rl.evaluate` runs, from its arguments alone."""
+
+import pytest
+
+from tests.helpers.toy import ToyPolicy, ToyPool
+from vla_rl.config.compose import compose, own_options
+from vla_rl.config.schema import EvaluateConfig
+from vla_rl.errors import UserError
+from vla_rl.evaluation.plan import EvaluationPlan, checkpoint_name, plan_evaluation
+from vla_rl.rollout.datamodule import RolloutDataModule
+
+TINY = "conf=pcm_object_tiny"
+
+
+def plan(*arguments: str) -> EvaluationPlan:
+    options, rest = own_options(EvaluateConfig, [TINY, *arguments])
+    return plan_evaluation(compose(rest), options, given=[argument.partition("=")[0] for argument in rest])
+
+
+def pairs(found: EvaluationPlan, pool: ToyPool) -> list[tuple[int, int]]:
+    return [(e.task, e.init_state) for e in found.episodes(pool)]
+
+
+@pytest.mark.parametrize("decoding", ["sampled", "greedy"])
+def test_by_default_the_episodes_are_those_that_training_measures(decoding):
+    config = compose([TINY])
+    data = RolloutDataModule(
+        ToyPool(), ToyPolicy(), rollout=config.rollout, grpo=config.grpo, evaluation=config.evaluation, seed=config.seed
+    )
+    (measured,) = [batch for batch in data.val_dataloader() if batch.decoding == decoding]
+    found = plan(f"decoding={decoding}")
+    assert found.episodes(ToyPool()) == measured.episodes
+    assert (found.decoding, found.temperature) == (decoding, config.rollout.temperature)
+
+
+def test_a_range_of_initial_states_is_run_for_every_task_once():
+    found = pairs(plan("init_states=[5,8]"), ToyPool(tasks=(2, 4)))
+    assert sorted(found) == [(2, 5), (2, 6), (2, 7), (4, 5), (4, 6), (4, 7)]
+
+
+def test_a_published_protocol_sets_simulators_states_and_decoding():
+    found = plan("protocol=rlinf")
+    assert (found.sim["horizon"], found.sim["settle_steps"], found.sim["placement_noise_m"]) == (512, 15, 0.0)
+    assert (found.decoding, found.temperature, found.init_states) == ("sampled", 1.6, (0, 50))
+    pool = ToyPool(tasks=tuple(range(10)))
+    pool.init_states = 50
+    assert len(set(pairs(found, pool))) == len(found.episodes(pool)) == 500
+
+
+def test_remarks_name_what_is_not_as_published():
+    assert plan().remarks() == []
+    (remark,) = plan("protocol=oft", "decoding=sampled").remarks()
+    assert "sim.assets=standin (LIBERO's own), sampled (greedy)" in remark
+
+
+def test_workers_are_no_fact_of_a_report():
+    assert plan("sim.workers=1").simulator() == plan("sim.workers=2").simulator()
+    assert plan("sim.horizon=96").simulator()["horizon"] == 96
+
+
+def test_checkpoints_take_the_place_of_the_confs(tmp_path):
+    (tmp_path / "adapter_config.json").touch()
+    policies = plan(f"checkpoint=[shipped:object_tiny,{tmp_path}]", "policy.dtype=bfloat16").policies
+    assert list(policies) == ["A", "B"]
+    assert policies["A"]["checkpoint"] == policies["B"]["checkpoint"] == "shipped:object_tiny"
+    assert policies["B"]["adapter"] == str(tmp_path) and "adapter" not in policies["A"]
+    assert [node["dtype"] for node in policies.values()] == ["bfloat16"] * 2
+    assert [checkpoint_name(node) for node in policies.values()] == ["shipped:object_tiny", str(tmp_path)]
+    assert plan("checkpoint=mine").policies["A"]["checkpoint"] == "mine"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fix"),
+    [
+        (["protocol=oftt"], "did you mean 'oft'?"),
+        (["protocl=oft"], "unknown key 'protocl'; did you mean 'protocol'?"),
+        (["checkpoints=a"], "unknown key 'checkpoints'; did you mean 'checkpoint'?"),
+        (["seeed=3"], "did you mean 'seed'?"),
+        (["decoding=best"], "decoding must be one of greedy, sampled, got 'best'"),
+        (["checkpoint=3"], "checkpoint must be text, got 3"),
+        (["checkpoint=[a,a]"], "checkpoint=[FOLDER_A,FOLDER_B]"),
+        (["checkpoint=[]"], "checkpoint=[FOLDER_A,FOLDER_B]"),
+        (["init_states=5"], "init_states must be two integers, got 5 (init_states=[0,50])"),
+        (["init_states=[5,5]"], "init_states=[0,50]"),
+        (["videos.frist=3"], "did you mean 'videos.first'?"),
+        (["videos.first=-1"], "videos.first=2"),
+        (["protocol=oft", "sim.horizon=100"], "leave sim.horizon out"),
+    ],
+)
+def test_mistakes_are_named(arguments, fix):
+    with pytest.raises(UserError) as error:
+        plan(*arguments)
+    assert fix in str(error.value)
+
+
+def test_no_pair_is_run_twice():
+    found = plan("rollout.heldout_init_states=[10000,10005]")  # 100 episodes are asked for
+    with pytest.raises(UserError, match="there are 10 pairs .* evaluation.sampled_episodes=10$"):
+        found.episodes(ToyPool())
+    with pytest.raises(UserError, match="evaluation.greedy_episodes=0, but"):
+        plan("decoding=greedy", "evaluation.greedy_episodes=0").episodes(ToyPool())
+
+
+def test_initial_states_that_are_not_there():
+    pool = ToyPool()
+    pool.init_states = 50
+    with pytest.raises(UserError, match=r"\[40,60\] go beyond the 50 of a task: init_states=\[0,50\]"):
+        plan("init_states=[40,60]").episodes(pool)

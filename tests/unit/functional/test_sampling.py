@@ -1,0 +1,174 @@
+"""Inclusion probabilities, estimators and the knee, with numbers worked out by hand."""
+
+import pytest
+import torch
+
+from vla_rl.distributed.collectives import seeded_generator
+from vla_rl.functional.losses import token_weight
+from vla_rl.functional.sampling import (
+    ESTIMATORS,
+    cumulative_share,
+    knee,
+    plackett_luce_inclusion,
+    proportional_inclusion,
+    select_chunks,
+    systematic_sample,
+    top_threshold,
+)
+
+WEIGHTS = torch.tensor([1.0, 1, 1, 1, 0.5, 0.5, 0.3, 0.3, 0.1, 0.1, 0.1, 0.1])
+
+
+def frequency(draw, chunks, draws=10_000):
+    generator = seeded_generator("draws")
+    counts = torch.zeros(chunks)
+    for _ in range(draws):
+        counts[draw(generator)] += 1
+    return counts / draws
+
+
+class TestPlackettLuce:
+    def test_two_of_three(self):
+        # pairs: {0,1} .7071, {0,2} .2167, {1,2} .0762 (worked out in test_phases.py)
+        inclusion_N = plackett_luce_inclusion(torch.tensor([0.6, 0.3, 0.1]), 2)
+        assert inclusion_N.tolist() == pytest.approx([0.9238, 0.7833, 0.2929], abs=1e-4)
+
+    def test_one_of_n_is_the_weight(self):
+        inclusion_N = plackett_luce_inclusion(WEIGHTS, 1)
+        torch.testing.assert_close(inclusion_N, (WEIGHTS / WEIGHTS.sum()).double(), atol=1e-4, rtol=0)
+
+    def test_adds_up_to_the_budget(self):
+        for budget in (1, 4, 11, 12, 20):
+            assert float(plackett_luce_inclusion(WEIGHTS, budget).sum()) == pytest.approx(min(budget, 12), abs=1e-3)
+
+    def test_weight_zero_is_never_drawn(self):
+        assert plackett_luce_inclusion(torch.tensor([1.0, 0.0, 1.0, 2.0]), 2)[1] == 0
+        assert plackett_luce_inclusion(torch.tensor([0.0, 0.0]), 2).tolist() == [0, 0]
+
+    def test_ten_thousand_draws(self):
+        share_N = frequency(lambda g: select_chunks(WEIGHTS, 5, g), 12)
+        # 4 standard errors of a share of 10,000 draws are at most 4 * sqrt(.25 / 10000) = .02
+        assert (share_N - plackett_luce_inclusion(WEIGHTS, 5)).abs().max() < 0.02
+
+
+class TestProportional:
+    def test_capped_at_one(self):
+        # 2 * (6 1 1) / 8 = 1.5 .25 .25: the first is certain, the one left goes half and half
+        assert proportional_inclusion(torch.tensor([6.0, 1, 1]), 2).tolist() == [1.0, 0.5, 0.5]
+        # capping the first lifts the second above 1: 10 -> 1; then 2 * (5 1 1) / 7 = 1.43 -> 1; one left of (1 1)
+        assert proportional_inclusion(torch.tensor([10.0, 5, 1, 1]), 3).tolist() == [1.0, 1.0, 0.5, 0.5]
+
+    def test_uncapped_is_proportional(self):
+        inclusion_N = proportional_inclusion(torch.tensor([4.0, 2, 1, 1]), 2)
+        assert inclusion_N.tolist() == [1.0, 0.5, 0.25, 0.25]
+        assert proportional_inclusion(torch.tensor([0.0, 1.0]), 5).tolist() == [0, 1]
+
+    def test_systematic_sampling_has_exactly_these_frequencies(self):
+        inclusion_N = proportional_inclusion(WEIGHTS, 5)
+        sizes = set()
+
+        def draw(generator):
+            rows = systematic_sample(inclusion_N, generator)
+            sizes.add(len(rows))
+            return rows
+
+        share_N = frequency(draw, 12)
+        assert sizes == {5}
+        assert (share_N - inclusion_N).abs().max() < 0.02
+
+
+def estimate(name, value_N, draws=20_000):
+    """Mean and spread over draws of one trajectory's loss: value_N per token, two tokens a chunk, the last has one."""
+    tokens_N = torch.tensor([2] * 11 + [1])
+    estimator, budget = ESTIMATORS[name], 4
+    inclusion_N = estimator.inclusion(WEIGHTS, budget)
+    generator = seeded_generator(name)
+    losses = []
+    for _ in range(draws):
+        rows = estimator.draw(WEIGHTS, budget, generator)
+        weight_K = share_K = torch.ones(len(rows), dtype=torch.float64)
+        if estimator.count:
+            weight_K, share_K = estimator.count(inclusion_N[rows], tokens_N[rows], int(tokens_N.sum()))
+        losses.append((value_N[rows] * tokens_N[rows] * weight_K).sum() / (tokens_N[rows] * share_K).sum())
+    losses = torch.stack(losses)
+    return float(losses.mean()), float(losses.std()), float((value_N * tokens_N).sum() / tokens_N.sum())
+
+
+class TestEstimators:
+    value_N = torch.tensor([3.0, 2, 3, 2, 1, 0, 1, 0, -2, -1, -3, 5], dtype=torch.float64)
+
+    def test_horvitz_thompson_is_unbiased(self):
+        mean, std, truth = estimate("ht", self.value_N)
+        assert abs(mean - truth) < 4 * std / 20_000**0.5
+        assert 4 * std / 20_000**0.5 < 0.05  # the bound means something: the paper's bias is far larger
+
+    def test_the_papers_is_biased_towards_what_is_drawn_often(self):
+        mean, _, truth = estimate("paper", self.value_N)
+        assert mean > truth + 0.5
+
+    def test_hajek_is_less_biased_than_the_papers_and_exact_for_a_constant(self):
+        paper, _, truth = estimate("paper", self.value_N)
+        hajek, _, _ = estimate("hajek", self.value_N)
+        assert abs(hajek - truth) < abs(paper - truth) / 2
+        constant = torch.full((12,), 7.0, dtype=torch.float64)
+        mean, std, truth = estimate("hajek", constant, draws=50)
+        assert mean == pytest.approx(7.0) and std == pytest.approx(0.0, abs=1e-12)
+        assert estimate("ht", constant, draws=50)[1] > 0.1  # which Horvitz-Thompson is not
+
+    def test_numbers(self):
+        inclusion_K, tokens_K = torch.tensor([0.5, 1.0]), torch.tensor([2, 1])
+        weight_K, share_K = ESTIMATORS["ht"].count(inclusion_K, tokens_K, 6)
+        assert weight_K.tolist() == [2.0, 1.0] and share_K.tolist() == [2.0, 2.0]  # 6 tokens / 3 kept
+        weight_K, share_K = ESTIMATORS["hajek"].count(inclusion_K, tokens_K, 6)
+        assert weight_K.tolist() == share_K.tolist() == [2.0, 1.0]
+
+    def test_token_weight_divides_by_the_shares(self):
+        # one trajectory, chunks of 2 and 1 tokens, weights 2 and 1
+        mask_NLA = torch.tensor([[[1, 1]], [[1, 0]]]).bool()
+        trajectory_N = torch.tensor([0, 0])
+
+        def weigh(share_N, norm="traj_mean"):
+            share_N = torch.tensor(share_N)
+            tokens = float((mask_NLA.flatten(1).sum(1) * share_N).sum())
+            return token_weight(
+                mask_NLA, trajectory_N, trajectories=1, tokens=tokens, norm=norm, longest=10,
+                weight_N=torch.tensor([2.0, 1.0]), share_N=share_N,
+            ).flatten().tolist()  # fmt: skip
+
+        assert weigh([2.0, 2.0]) == pytest.approx([2 / 6, 2 / 6, 1 / 6, 0])  # ht: by the trajectory's 6 tokens
+        assert weigh([2.0, 1.0]) == pytest.approx([2 / 5, 2 / 5, 1 / 5, 0])  # hajek: by 2 * 2 + 1
+        assert weigh([2.0, 1.0], "token_mean") == pytest.approx([2 / 5, 2 / 5, 1 / 5, 0])
+        assert weigh([2.0, 2.0], "const") == pytest.approx([0.2, 0.2, 0.1, 0])
+
+
+class TestKnee:
+    def test_curve_and_corner(self):
+        # 10 chunks: 2 of score 1, 3 of score .5, 5 of score .1: total 4. Best phase first: 2/4, 3.5/4, 4/4
+        score_F, chunks_F = torch.tensor([0.1, 1.0, 0.5]), torch.tensor([5.0, 2.0, 3.0])
+        fraction, share = cumulative_share(score_F, chunks_F)
+        assert fraction.tolist() == pytest.approx([0, 0.2, 0.5, 1])
+        assert share.tolist() == pytest.approx([0, 0.5, 0.875, 1])
+        # above the diagonal: 0 .3 .375 0
+        assert knee(fraction, share) == 2
+
+    def test_without_scores_or_differences_everything_is_kept(self):
+        for score in (0.0, 0.7, float("nan")):
+            fraction, share = cumulative_share(torch.full((3,), score), torch.tensor([5.0, 2.0, 3.0]))
+            assert knee(fraction, share) == 3 and fraction[3] == share[3] == 1
+
+    def test_a_phase_never_visited_takes_no_room(self):
+        fraction, share = cumulative_share(torch.tensor([1.0, 9.0, 0.1]), torch.tensor([1.0, 0.0, 1.0]))
+        assert fraction.tolist() == [0, 0, 0.5, 1] and knee(fraction, share) == 2
+
+
+class TestTopThreshold:
+    def test_the_largest_keys_lie_above(self):
+        key_N = torch.tensor([3.0, -7.5, 0.25, 100.0, 0.2500001], dtype=torch.float64)
+        for keep, above in ((0, []), (1, [3]), (3, [0, 3, 4]), (5, [0, 1, 2, 3, 4]), (9, [0, 1, 2, 3, 4])):
+            threshold = top_threshold(lambda t: int((key_N > t).sum()), keep)
+            assert (key_N > threshold).nonzero().flatten().tolist() == above
+
+    def test_never_drawn(self):
+        key_N = torch.tensor([1.0, -torch.inf])
+        threshold = top_threshold(lambda t: int((key_N > t).sum()), 2)
+        assert (key_N > threshold).tolist() == [True, False]

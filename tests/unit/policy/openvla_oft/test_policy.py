@@ -1,0 +1,142 @@
+from dataclasses import fields
+
+import pytest
+import torch
+
+from tests.unit.policy.conftest import make_observation, make_tiny_policy
+from vla_rl.policy.openvla_oft.policy import sample
+from vla_rl.types import ActionChunk, ChunkBatch, Observation, Policy, Trajectory
+
+
+def row(observation, n):
+    return Observation(
+        observation.frame_NHWC[n : n + 1], observation.proprio_NP[n : n + 1], observation.instruction_N[n : n + 1]
+    )
+
+
+def batch_of(observation, chunk):
+    """The rows that were acted on, as training sees them: one trajectory per row."""
+    trajectories = [
+        Trajectory(
+            episode=None,
+            instruction=observation.instruction_N[n],
+            frame_NHWC=observation.frame_NHWC[n : n + 1],
+            proprio_NP=observation.proprio_NP[n : n + 1],
+            token_NLA=chunk.token_NLA[n : n + 1],
+            logprob_NLA=chunk.logprob_NLA[n : n + 1],
+            action_NLA=chunk.action_NLA[n : n + 1],
+            entropy_NLA=chunk.entropy_NLA[n : n + 1],
+            score_sq_NLA=chunk.score_sq_NLA[n : n + 1],
+            close_NL=chunk.command_NLA[n : n + 1, :, -1] > 0,
+            executed_N=torch.tensor([8]),
+            success=True,
+            reward=1.0,
+        )
+        for n in range(len(chunk.token_NLA))
+    ]
+    return ChunkBatch.from_trajectories(trajectories)
+
+
+@pytest.fixture(scope="module")
+def observation():
+    return make_observation(5)
+
+
+@pytest.fixture(scope="module")
+def chunk(tiny_policy, observation):
+    return tiny_policy.act(observation, [10, 11, 12, 13, 14], temperature=1.6)
+
+
+def assert_same(one: ActionChunk, other: ActionChunk):
+    for f in fields(ActionChunk):
+        assert torch.equal(getattr(one, f.name), getattr(other, f.name)), f.name
+
+
+def test_it_is_a_policy(tiny_policy, chunk):
+    assert isinstance(tiny_policy, Policy)
+    assert chunk.token_NLA.shape == chunk.logprob_NLA.shape == chunk.command_NLA.shape == (5, 8, 7)
+    assert (chunk.token_NLA.dtype, chunk.command_NLA.dtype) == (torch.int64, torch.float32)
+    assert chunk.command_NLA.abs().max() <= 1
+    assert set(chunk.command_NLA[..., -1].flatten().tolist()) <= {-1.0, 1.0}
+    assert not chunk.logprob_NLA.requires_grad
+
+
+def test_a_rows_answer_does_not_depend_on_the_other_rows(tiny_policy, observation, chunk):
+    for n in range(5):
+        alone = tiny_policy.act(row(observation, n), [10 + n], temperature=1.6)
+        assert_same(alone, ActionChunk(**{f.name: getattr(chunk, f.name)[n : n + 1] for f in fields(ActionChunk)}))
+
+
+def test_the_answer_does_not_depend_on_threads_or_mode(tiny_policy, observation, chunk):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2 if threads == 1 else 1)
+    tiny_policy.eval()
+    other = tiny_policy.act(observation, [10, 11, 12, 13, 14], temperature=1.6)
+    tiny_policy.train()
+    torch.set_num_threads(threads)
+    assert_same(other, chunk)
+
+
+def test_the_seed_decides_and_greedy_needs_none(tiny_policy, observation, chunk):
+    other = tiny_policy.act(observation, [0] * 5, temperature=1.6)
+    assert not torch.equal(other.token_NLA, chunk.token_NLA)
+    greedy = tiny_policy.act(observation, None, temperature=1.6)
+    assert torch.equal(greedy.token_NLA, tiny_policy.logits(observation).argmax(-1))
+    assert (greedy.logprob_NLA >= chunk.logprob_NLA).float().mean() > 0.9
+
+
+def test_log_prob_agrees_with_act(tiny_policy, observation, chunk):
+    logprob_NLA, entropy_NLA = tiny_policy.log_prob(batch_of(observation, chunk), temperature=1.6)
+    # float32 noise: the batch of five rounds its matrix products differently from five single rows
+    torch.testing.assert_close(logprob_NLA, chunk.logprob_NLA, atol=1e-5, rtol=0)
+    assert logprob_NLA.requires_grad
+    assert (entropy_NLA > 0).all() and (entropy_NLA < 5.5452).all()  # log 256 = 5.54518
+
+
+def test_log_prob_of_one_row_is_that_of_act_bit_for_bit(tiny_policy, observation):
+    first = row(observation, 0)
+    chunk = tiny_policy.act(first, [3], temperature=1.6)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    logprob_NLA, _ = tiny_policy.log_prob(batch_of(first, chunk), temperature=1.6)
+    torch.set_num_threads(threads)
+    assert torch.equal(logprob_NLA, chunk.logprob_NLA)
+
+
+def test_every_weight_gets_a_gradient(observation, chunk):
+    policy = make_tiny_policy()
+    logprob_NLA, _ = policy.log_prob(batch_of(observation, chunk), temperature=1.0)
+    logprob_NLA.sum().backward()
+    assert [name for name, p in policy.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+def test_gradient_checkpointing_changes_nothing(observation, chunk):
+    policy, batch = make_tiny_policy(), batch_of(observation, chunk)
+    gradients = []
+    for checkpointing in (False, True):
+        policy.model.language_model.model.gradient_checkpointing = checkpointing
+        policy.zero_grad()
+        policy.log_prob(batch, temperature=1.0)[0].sum().backward()
+        gradients.append(policy.model.projector.fc1.weight.grad.clone())
+    assert torch.equal(*gradients)
+
+
+def test_tokenize_inverts_the_command(tiny_policy, chunk):
+    again = tiny_policy.tokenize(chunk.command_NLA)
+    motion, command = again[..., :-1], chunk.command_NLA[..., :-1]
+    bounds = tiny_policy.statistics.action
+    inside = (command > bounds.q01[:-1]) & (command < bounds.q99[:-1]) & (command.abs() < 1)
+    assert inside.float().mean() > 0.9
+    assert ((motion - chunk.token_NLA[..., :-1].clip(min=1))[inside] == 0).all()
+    # the gripper: -1 opens, which the model calls 1 (bin 0); +1 closes, 0 for the model (bin 128)
+    opens = chunk.command_NLA[..., -1] < 0
+    assert torch.equal(again[..., -1], torch.where(opens, 0, 128))
+
+
+def test_sample_follows_the_distribution_and_only_its_own_seed():
+    logprob = torch.tensor([0.2, 0.0, 0.5, 0.3]).log().expand(2000, 1, 1, 4)
+    token = sample(logprob, range(2000))
+    share = torch.bincount(token.flatten(), minlength=4) / 2000
+    # three standard deviations of a share of 2000 draws are at most 3 sqrt(.25 / 2000) = .034
+    torch.testing.assert_close(share, torch.tensor([0.2, 0.0, 0.5, 0.3]), atol=0.034, rtol=0)
+    assert torch.equal(sample(logprob[:1], [7]), token[7:8])

@@ -1,0 +1,214 @@
+"""`compose(argv)`: from `conf=pcm_object mask=random mask.budget=8` to a checked `Config`.
+
+Layers, later over earlier: the schema's defaults, the files a conf extends (base first), the conf, then the command
+line: swaps of whole groups (`mask=random`) first, single values after them, whatever their order in argv.
+
+- `extends: base` in a file names another conf, or a .yaml relative to the file.
+- `mask: pcm` loads conf/mask/pcm.yaml in place of the node; `mask: {extends: pcm, budget: 6}` loads and changes it.
+  An empty group file is a null node.
+- A new `_target_` replaces a node: the old target's options would mean nothing to the new one.
+- A value that starts with `???` must be given by the user, who is shown what follows the `???`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from vla_rl.config.convert import typed
+from vla_rl.config.schema import GROUPS, Config, validate
+from vla_rl.errors import UserError, closest, did_you_mean
+
+_PACKAGE = Path(__file__).parents[1]
+# inside a wheel conf/ lies in the package, in a source tree beside it
+CONF_DIR = _PACKAGE / "conf" if (_PACKAGE / "conf").is_dir() else _PACKAGE.parent / "conf"
+
+Tree = dict[str, Any]
+T = TypeVar("T")
+
+
+def compose(argv: list[str]) -> Config:
+    """The configuration that command-line arguments ask for.
+
+    Args:
+        argv: `key=value` each; `conf=` (a name in conf/, or a path to a .yaml) is required.
+
+    Raises:
+        UserError: an unknown name or key, a wrong type, a missing or contradictory value; one line with the fix.
+
+    Example:
+        >>> compose(["conf=pcm_object_tiny", "mask.budget=8"]).mask["budget"]
+        8
+    """
+    arguments = [_parse(argument) for argument in argv]
+    confs = [str(value) for key, value in arguments if key == "conf"]
+    if not confs:
+        raise UserError(f"no conf given, for example conf=pcm_object_tiny. Confs: {', '.join(conf_names())}")
+    path = _conf_path(confs[-1], relative_to=Path())
+    tree = merge(asdict(Config()), {"conf": path.stem} | _load_conf(path, below=[]))
+    tree = _apply(tree, [(key, value) for key, value in arguments if key != "conf"])
+    tree = _resolve(tree)
+    _require_given(tree, "")
+    config = typed(Config, tree)
+    validate(config)
+    return config
+
+
+def own_options(schema: type[T], argv: list[str]) -> tuple[T, list[str]]:
+    """A command's own options, and the arguments that are left for `compose`.
+
+    Args:
+        schema: dataclass of the options; `checkpoint=...` or `videos.first=...` belong to it if it has such a field.
+
+    Raises:
+        UserError: an argument that is no key=value, an unknown name inside an option, or a wrong type.
+    """
+    own, conf = ({f.name for f in fields(of)} for of in (schema, Config))
+    tree, rest = {}, []
+    for argument in argv:
+        key, value = _parse(argument)
+        name = key.partition(".")[0]
+        if name not in own:
+            if name not in conf and closest(name, own | conf) in own:
+                raise UserError(f"unknown key '{name}'{did_you_mean(name, own)}")
+            rest.append(argument)
+            continue
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        tree = merge(tree, value)
+    return typed(schema, tree), rest
+
+
+def save_resolved(config: Config, path: Path) -> None:
+    """Write the configuration as a .yaml that `conf=<path>` reads back to an equal one."""
+    OmegaConf.save(OmegaConf.create(asdict(config)), path)
+
+
+def conf_names() -> list[str]:
+    """What `conf=` can name."""
+    return _stems(CONF_DIR)
+
+
+def group_names(group: str) -> list[str]:
+    """What `<group>=` can name."""
+    return _stems(CONF_DIR / group)
+
+
+def merge(under: Tree, over: Tree) -> Tree:
+    """`over` on top of `under`, section by section; a node with another `_target_` replaces the node below it."""
+    merged = dict(under)
+    for key, value in over.items():
+        below = under.get(key)
+        sections = isinstance(below, dict) and isinstance(value, dict)
+        if sections and value.get("_target_", below.get("_target_")) == below.get("_target_"):
+            value = merge(below, value)
+        merged[key] = value
+    return merged
+
+
+def _stems(folder: Path) -> list[str]:
+    return sorted(path.stem for path in folder.glob("*.yaml"))
+
+
+def _parse(argument: str) -> tuple[str, Any]:
+    """`mask.budget=8` -> ("mask.budget", 8); values are YAML."""
+    key, equals, text = argument.partition("=")
+    if not key or not equals or not all(key.split(".")):
+        raise UserError(f"expected key=value, got '{argument}' (for example mask.budget=8)")
+    try:
+        return key, OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]
+    except yaml.YAMLError as e:
+        raise UserError(f"{argument}: the value is not valid YAML ({_first_line(e)})") from e
+
+
+def _conf_path(name: str, relative_to: Path) -> Path:
+    """A packaged conf by its name, or a file by its path."""
+    if name.endswith((".yaml", ".yml")):
+        path = relative_to / name
+        if not path.is_file():
+            raise UserError(f"no file '{path}' (conf=path/to/file.yaml, or one of {', '.join(conf_names())})")
+        return path
+    if name not in conf_names():
+        names = conf_names()
+        raise UserError(f"no conf named '{name}'{did_you_mean(name, names)} Confs: {', '.join(names)}")
+    return CONF_DIR / f"{name}.yaml"
+
+
+def _load_conf(path: Path, below: list[Path]) -> Tree:
+    """The file over everything it extends. `below`: the files that led here, to notice a circle."""
+    if path in below:
+        raise UserError(f"confs extend each other in a circle: {' -> '.join(p.stem for p in [*below, path])}")
+    tree = _read(path)
+    base = tree.pop("extends", None)
+    under = _load_conf(_conf_path(str(base), path.parent), [*below, path]) if base is not None else {}
+    for group in GROUPS:
+        value = tree.get(group)
+        if isinstance(value, str) or (isinstance(value, dict) and "extends" in value):
+            tree[group] = _group_node(group, value)
+            under.pop(group, None)  # a named group replaces the node, options included
+    return merge(under, tree)
+
+
+def _group_node(group: str, value: str | Tree) -> Tree | None:
+    """The node of `mask: pcm`, or of `mask: {extends: pcm, budget: 6}`; group files may extend each other too."""
+    changes = dict(value) if isinstance(value, dict) else {"extends": value}
+    if "extends" not in changes:
+        return changes
+    name = str(changes.pop("extends"))
+    names = group_names(group)
+    if name not in names:
+        raise UserError(
+            f"no {group} named '{name}'{did_you_mean(name, names)} "
+            f"Choices: {', '.join(names)} ({group}={closest(name, names) or names[0]})"
+        )
+    content = _read(CONF_DIR / group / f"{name}.yaml")
+    node = _group_node(group, content) if content else None
+    return merge(node or {}, changes) if changes else node
+
+
+def _read(path: Path) -> Tree:
+    try:
+        loaded = OmegaConf.load(path)
+    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as e:
+        raise UserError(f"{path} is not valid YAML: {_first_line(e)}") from e
+    if not isinstance(loaded, DictConfig):
+        raise UserError(f"{path} must hold 'key: value' lines")
+    return OmegaConf.to_container(loaded, resolve=False)
+
+
+def _apply(tree: Tree, arguments: list[tuple[str, Any]]) -> Tree:
+    """The command line: group swaps, then new targets, then single values."""
+    swaps = [(key, value) for key, value in arguments if key in GROUPS and (value is None or isinstance(value, str))]
+    values = [argument for argument in arguments if argument not in swaps]
+    for group, name in swaps:
+        tree = tree | {group: None if name is None else _group_node(group, name)}
+    for key, value in sorted(values, key=lambda argument: not argument[0].endswith("._target_")):
+        for part in reversed(key.split(".")):
+            value = {part: value}
+        tree = merge(tree, value)
+    return tree
+
+
+def _resolve(tree: Tree) -> Tree:
+    """Fill in `${...}` references."""
+    try:
+        return OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
+    except OmegaConfBaseException as e:
+        raise UserError(f"{getattr(e, 'full_key', None) or 'config'}: {_first_line(e)}") from e
+
+
+def _require_given(value: Any, key: str) -> None:
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            _require_given(inner, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, str) and value.startswith("???"):
+        raise UserError(f"missing required value: {key}{value.removeprefix('???')}")
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]

@@ -1,0 +1,150 @@
+"""Nodes to objects: import `_target_`, check the options' names against its signature, call it.
+
+A node inside a node (a strategy inside the trainer) is built first.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from vla_rl.config.schema import GROUPS, Config, Node
+from vla_rl.errors import UserError, closest, did_you_mean
+
+
+def build(node: Node | None, key: str, **extra: Any) -> Any:
+    """Call the node's target.
+
+    Args:
+        node: `_target_` and the target's options.
+        key: where the node stands in the config ("mask", "callbacks.progress"), for messages.
+        extra: arguments the program supplies; the node must not have them.
+
+    Raises:
+        UserError: no such target or option, an option missing, or the target's own ValueError.
+
+    Example:
+        >>> build({"_target_": "datetime.timedelta", "hours": 12}, "timeout")
+        datetime.timedelta(seconds=43200)
+    """
+    if node is None:
+        raise UserError(f"this command needs a {key}, got null; choose one by name ({key}=...)")
+    target = _target(node, key)
+    taken = sorted(set(extra) & set(node))
+    if taken:
+        raise UserError(f"{key}.{taken[0]} is set by the program and cannot be changed: remove {key}.{taken[0]}")
+    _check_names(target, node, key, supplied=extra)
+    options = {name: build(value, f"{key}.{name}") if _is_node(value) else value for name, value in _options(node)}
+    _check_complete(target, options | extra, key)
+    try:
+        return target(**options, **extra)
+    except UserError:
+        raise
+    except ValueError as e:  # constructors check their arguments with plain ValueErrors
+        raise UserError(str(e)) from e
+
+
+def build_callbacks(config: Config) -> list[Any]:
+    """Mask, reward, then the slots of `callbacks`, null ones left out."""
+    named = [(key, node) for key, node in _nodes(config) if key not in ("policy", "sim", "trainer", "logger")]
+    return [build(node, key) for key, node in named]
+
+
+def check(config: Config) -> None:
+    """Import every node's target and check its options' names; nothing is built.
+
+    Raises:
+        UserError: no such target or option.
+    """
+    for key, node in _nodes(config):
+        _check_node(node, key)
+
+
+def import_path(path: str, given: str) -> Callable[..., Any]:
+    """The class or function at a dotted path.
+
+    Args:
+        given: the option as it was given, for messages: "(mask._target_=my_pkg.MyMask)".
+
+    Raises:
+        UserError: no such module or name, or nothing that can be called.
+    """
+    module_name, _, name = path.rpartition(".")
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as e:
+        if not f"{module_name}.".startswith(f"{e.name}."):
+            raise  # the module exists, but something it imports does not
+        raise UserError(f"no module named '{e.name}' {given}") from e
+    if not hasattr(module, name):
+        public = [n for n in vars(module) if not n.startswith("_")]
+        raise UserError(f"module '{module_name}' has no '{name}'{did_you_mean(name, public)} {given}")
+    target = getattr(module, name)
+    if not callable(target):
+        raise UserError(f"'{path}' is neither a class nor a function {given}")
+    return target
+
+
+def _check_node(node: Node, key: str) -> None:
+    _check_names(_target(node, key), node, key, supplied={})
+    for name, value in _options(node):
+        if _is_node(value):
+            _check_node(value, f"{key}.{name}")
+
+
+def _nodes(config: Config) -> Iterator[tuple[str, Node]]:
+    for group in GROUPS:
+        if (node := getattr(config, group)) is not None:
+            yield group, node
+    for slot, node in config.callbacks.items():
+        if node is not None:
+            yield f"callbacks.{slot}", node
+
+
+def _is_node(value: Any) -> bool:
+    return isinstance(value, dict) and "_target_" in value
+
+
+def _options(node: Node) -> list[tuple[str, Any]]:
+    return [(name, value) for name, value in node.items() if name != "_target_"]
+
+
+def _target(node: Node, key: str) -> Callable[..., Any]:
+    path = node["_target_"]
+    if "." not in path.strip("."):
+        raise UserError(f"a target is a module and a name, got '{path}' ({key}._target_=my_pkg.MyClass)")
+    return import_path(path, f"({key}._target_={path})")
+
+
+def _parameters(target: Callable[..., Any]) -> dict[str, inspect.Parameter] | None:
+    """Parameters by name, or None where any name is accepted or Python cannot tell (classes written in C)."""
+    try:
+        parameters = inspect.signature(target).parameters
+    except ValueError:
+        return None
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return None
+    return {name: p for name, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+
+
+def _check_names(target: Callable[..., Any], node: Node, key: str, supplied: dict[str, Any]) -> None:
+    parameters = _parameters(target)
+    if parameters is None:
+        return
+    allowed = [name for name in parameters if name not in supplied]
+    for name, _ in _options(node):
+        if name not in allowed:
+            match = closest(name, allowed)
+            fix = f"{key}.{match}=..." if match else f"remove {key}.{name}"
+            raise UserError(
+                f"{target.__name__} has no option '{name}'{did_you_mean(name, allowed)} "
+                f"Options: {', '.join(allowed) or 'none'} ({fix})"
+            )
+
+
+def _check_complete(target: Callable[..., Any], given: dict[str, Any], key: str) -> None:
+    for name, parameter in (_parameters(target) or {}).items():
+        if parameter.default is parameter.empty and name not in given:
+            raise UserError(f"{target.__name__} needs the option '{name}' ({key}.{name}=...)")

@@ -1,0 +1,199 @@
+"""The schema: every value a run can be given, with its type, unit and default, and what must hold between values.
+
+Defaults are the hyper-parameters of the PCM paper (arXiv 2605.16154); `conf/*.yaml` change them (`compose`).
+A node (policy, sim, mask, reward, trainer, each callback) is a plain dict with a `_target_` and the target's options,
+or None; `vla_rl.config.instantiate` turns it into an object.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from vla_rl.errors import UserError
+
+Node = dict[str, Any]
+# nodes with ready-made files: conf/<group>/<name>.yaml
+GROUPS = ("policy", "sim", "mask", "reward", "trainer", "logger")
+
+
+@dataclass(slots=True)
+class RolloutConfig:
+    """Which episodes an iteration collects. Initial states are official indices, or seeds of drawn placements."""
+
+    groups: int = 8  # per iteration, over all ranks
+    group_size: int = 10  # G: trajectories of one task and initial state
+    temperature: float = 1.6  # of sampling; log-probabilities are taken at the same one
+    train_init_states: tuple[int, int] = (0, 40)  # half-open range that training draws from
+    heldout_init_states: tuple[int, int] = (40, 50)  # half-open range that evaluation draws from
+    asynchronous: bool = False  # collect an iteration's episodes while the one before is trained on
+
+
+@dataclass(slots=True)
+class GRPOConfig:
+    """The loss, and how an iteration's trajectories become optimizer steps."""
+
+    advantage: str = "grpo"  # grpo, grpo_unbiased, rloo, dr_grpo, ngrpo, raft, or my_pkg.my_fn (`functional.losses`)
+    advantage_eps: float = 1e-6  # added to the group's standard deviation
+    group_filter: str = "drop"  # groups without a spread of rewards: drop, keep, resample, or my_pkg.my_function
+    resample_rounds: int = 2  # group_filter=resample: how often at most their replacements are collected
+    downsample: int | None = None  # PODS: trajectories trained on of each group, half the best, half the worst
+    clip_low: float = 0.2  # the probability ratio is clipped to [1 - clip_low, 1 + clip_high]
+    clip_high: float = 0.4
+    entropy_coef: float = 1e-3  # weight of the entropy bonus
+    minibatches: int = 40  # optimizer steps per pass over an iteration's trajectories
+    epochs: int = 1  # passes over an iteration's trajectories
+    micro_rows: int | None = 12  # chunks per forward and backward: memory and speed, not the result; null = what fits
+    loss_norm: Literal["traj_mean", "token_mean", "const"] = "traj_mean"  # `vla_rl.functional.losses.token_weight`
+
+
+@dataclass(slots=True)
+class OptimConfig:
+    """AdamW of reinforcement learning."""
+
+    lr: float = 1e-5
+    betas: tuple[float, float] = (0.9, 0.999)
+    weight_decay: float = 0.0
+    grad_clip: float = 2.0  # largest norm of the gradient
+    max_skipped_steps: int = 3  # in a row, whose loss or gradient is no number; then the run stops
+    optimizer: Literal["adamw", "adamw8bit"] = "adamw"  # 8 bits: its moments take a quarter of the memory
+
+
+@dataclass(slots=True)
+class EvaluationConfig:
+    """Success on held-out initial states, before and after training."""
+
+    sampled_episodes: int = 50  # actions sampled at the rollout temperature
+    greedy_episodes: int = 50  # the most probable action
+    every_iterations: int = 0  # evaluate during training as well; 0 = never
+
+
+@dataclass(slots=True)
+class SFTConfig:
+    """Supervised training on demonstrations (`python -m vla_rl.sft`)."""
+
+    demos: str | None = None  # file or folder of demonstrations
+    steps: int = 800  # optimizer steps
+    batch_rows: int = 16  # chunks per optimizer step
+    lr: float = 1e-3  # peak; decays along a cosine to 0
+    weight_decay: float = 0.0
+
+
+@dataclass(slots=True)
+class VideoConfig:
+    """Which episodes become a video: any that one of the rules names, in the order they were planned."""
+
+    first: int = 2  # the first n episodes
+    failures: int = 2  # the first n that fail
+    per_group: int = 0  # the first n of each group; in an evaluation, of each task
+
+
+@dataclass(slots=True)
+class EvaluateConfig:
+    """What `python -m vla_rl.evaluate` takes beside a conf and its values."""
+
+    checkpoint: list[str] | None = None  # one, or several to compare with the first; null = the conf's policy
+    protocol: str = "heldout"  # heldout, oft, simplevla, rlinf, lerobot (`vla_rl.evaluation.protocols`)
+    decoding: Literal["greedy", "sampled"] | None = None  # null = the protocol's
+    init_states: tuple[int, int] | None = None  # half-open range of every task's initial states; null = the protocol's
+    videos: VideoConfig = field(default_factory=VideoConfig)
+
+
+@dataclass(slots=True)
+class Config:
+    """Everything a run is given."""
+
+    conf: str = ""  # name of the file in conf/ the run started from
+    seed: int = 1  # of initial states, action sampling, masks and minibatches
+    iterations: int = 200  # collect, then update
+    run_dir: str | None = None  # folder of the run; null = runs/<conf>/<time>
+    resume: str | None = None  # go on with a run: its folder, one of its checkpoints, or auto = the one in run_dir
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    grpo: GRPOConfig = field(default_factory=GRPOConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    sft: SFTConfig = field(default_factory=SFTConfig)
+    policy: Node | None = None
+    sim: Node | None = None
+    mask: Node | None = None  # which chunks are trained on; null = all
+    reward: Node | None = None  # shapes rewards; null = 1 on success, else 0
+    trainer: Node | None = None
+    logger: Node | None = None  # where scalars go beside TensorBoard and metrics.jsonl
+    callbacks: dict[str, Node | None] = field(default_factory=dict)  # named slots; null removes one
+
+
+def validate(config: Config) -> None:
+    """What types alone cannot say. Cheap: nothing is built."""
+    _rollout(config.rollout)
+    _grpo(config)
+    _optim(config)
+    _at_least(0, "seed", config.seed, 1)
+    _at_least(0, "iterations", config.iterations, 40)
+    for name in ("sampled_episodes", "greedy_episodes", "every_iterations"):
+        _at_least(0, f"evaluation.{name}", getattr(config.evaluation, name), 0)
+    for name, example in (("steps", 800), ("batch_rows", 16)):
+        _at_least(1, f"sft.{name}", getattr(config.sft, name), example)
+
+
+def _rollout(rollout: RolloutConfig) -> None:
+    _at_least(1, "rollout.groups", rollout.groups, 8)
+    if rollout.group_size == 1:
+        raise UserError("group size 1 has no spread to learn from: rollout.group_size=8")
+    _at_least(2, "rollout.group_size", rollout.group_size, 8)
+    _above_zero("rollout.temperature", rollout.temperature, 1.6)
+    for name in ("train_init_states", "heldout_init_states"):
+        low, high = getattr(rollout, name)
+        if not 0 <= low < high:
+            raise UserError(f"rollout.{name} must be a range with 0 <= first < end, got [{low}, {high}]: "
+                            f"rollout.{name}=[0,40]")  # fmt: skip
+    train, heldout = rollout.train_init_states, rollout.heldout_init_states
+    if max(train[0], heldout[0]) < min(train[1], heldout[1]):
+        raise UserError(
+            f"training and held-out initial states overlap, {list(train)} and {list(heldout)}: "
+            f"rollout.heldout_init_states=[{train[1]},{train[1] + heldout[1] - heldout[0]}]"
+        )
+
+
+def _grpo(config: Config) -> None:
+    grpo, trajectories = config.grpo, config.rollout.groups * config.rollout.group_size
+    for name, example in (("minibatches", 4), ("epochs", 1), ("micro_rows", 12), ("resample_rounds", 2)):
+        if getattr(grpo, name) is not None:
+            _at_least(1, f"grpo.{name}", getattr(grpo, name), example)
+    size, kept = config.rollout.group_size, grpo.downsample
+    if kept is not None and (kept < 2 or kept % 2 or kept > size):
+        raise UserError(
+            f"grpo.downsample must be even and from 2 to the group size {size}, got {kept}: "
+            f"grpo.downsample={max(2, size // 4 * 2)}"
+        )
+    if grpo.minibatches > trajectories:
+        raise UserError(
+            f"{grpo.minibatches} minibatches cannot share {trajectories} trajectories "
+            f"({config.rollout.groups} groups of {config.rollout.group_size}): grpo.minibatches={trajectories}"
+        )
+    if not 0 < grpo.clip_low < 1:
+        raise UserError(f"grpo.clip_low must lie between 0 and 1, got {grpo.clip_low}: grpo.clip_low=0.2")
+    _above_zero("grpo.clip_high", grpo.clip_high, 0.4)
+    _above_zero("grpo.advantage_eps", grpo.advantage_eps, 1e-6)
+    _at_least(0, "grpo.entropy_coef", grpo.entropy_coef, 0.001)
+
+
+def _optim(config: Config) -> None:
+    _above_zero("optim.lr", config.optim.lr, 1e-5)
+    _above_zero("optim.grad_clip", config.optim.grad_clip, 2.0)
+    _at_least(1, "optim.max_skipped_steps", config.optim.max_skipped_steps, 3)
+    _above_zero("sft.lr", config.sft.lr, 1e-3)
+    if not all(0 <= beta < 1 for beta in config.optim.betas):
+        raise UserError(f"optim.betas must lie in [0, 1), got {list(config.optim.betas)}: optim.betas=[0.9,0.999]")
+    for section in ("optim", "sft"):
+        _at_least(0, f"{section}.weight_decay", getattr(config, section).weight_decay, 0)
+
+
+def _at_least(least: int, key: str, value: float, example: float) -> None:
+    if not least <= value < math.inf:
+        raise UserError(f"{key} must be at least {least}, got {value}: {key}={example}")
+
+
+def _above_zero(key: str, value: float, example: float) -> None:
+    if not 0 < value < math.inf:
+        raise UserError(f"{key} must be above 0, got {value}: {key}={example}")

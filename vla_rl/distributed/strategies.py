@@ -1,0 +1,112 @@
+"""`trainer.strategy=ddp` and `fsdp2`: how several processes share the work, with timeouts in hours.
+
+Ranks wait for each other's simulators, so what is slow is not broken; a process that dies is noticed by the one that
+started it.
+
+- `ddp`: every rank holds the whole model; gradients are averaged over ranks (arXiv 2006.15704).
+- `fsdp2`: every rank holds a part of each block and gathers a block when it is its turn (arXiv 2304.11277). Every
+  forward is a collective, so all ranks have to run equally many (`vla_rl.distributed.lockstep`).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
+from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.optim import Optimizer
+
+from vla_rl.errors import UserError, no_such_choice
+
+TIMEOUT = timedelta(hours=12)
+
+
+class FSDP2(ModelParallelStrategy):
+    """Lightning's strategy, with one full checkpoint file that holds trained tensors alone."""
+
+    def __init__(self) -> None:
+        super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=False, timeout=TIMEOUT)
+
+    def setup_environment(self) -> None:
+        self._data_parallel_size = self.num_nodes * self.num_processes
+        super().setup_environment()
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        return full_state(self.model, trained_only=True)
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        state = optimizer.state_dict()
+        # torch would take a step to have a state that it can gather, and that step would count ever after
+        return super().optimizer_state(optimizer) if state["state"] else state
+
+    def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
+        stored = torch.load(checkpoint_path, map_location="meta", weights_only=True)["optimizer_states"]
+        optimizers = self.optimizers
+        if not any(state["state"] for state in stored):  # likewise
+            self.optimizers = []
+        try:
+            return super().load_checkpoint(checkpoint_path, weights_only=True)
+        finally:
+            self.optimizers = optimizers
+
+
+STRATEGIES: Mapping[str, Callable[[], Strategy]] = {
+    "ddp": lambda: DDPStrategy(timeout=TIMEOUT),
+    "fsdp2": FSDP2,
+}
+
+
+def pick_strategy(name: str, devices: Any, num_nodes: int) -> Strategy | str:
+    """The strategy of a name; `auto` is `ddp` where there is more than one process.
+
+    Raises:
+        UserError: no strategy of this name.
+    """
+    if name == "auto":
+        return "auto" if devices in (1, "1") and num_nodes == 1 else STRATEGIES["ddp"]()
+    if name not in STRATEGIES:
+        raise UserError(no_such_choice(name, ["auto", *STRATEGIES], "trainer.strategy"))
+    return STRATEGIES[name]()
+
+
+def shard(policy: nn.Module, mesh: torch.distributed.DeviceMesh) -> None:
+    """Split the parameters of every block of `policy`, and of what lies around the blocks, over the ranks of `mesh`.
+
+    A block is an entry of an `nn.ModuleList`: a layer of Llama or of a vision tower. `log_prob` and `act` count as
+    forwards of the whole. Calling it again changes nothing.
+
+    Raises:
+        UserError: quantised weights.
+    """
+    if is_sharded(policy):
+        return
+    if not all(p.is_floating_point() for p in policy.parameters()):
+        raise UserError("quantised weights cannot be sharded: trainer.strategy=ddp, or policy.quantization=null")
+    for blocks in [m for m in policy.modules() if isinstance(m, nn.ModuleList)]:
+        for block in blocks:
+            fully_shard(block, mesh=mesh)
+    # also after a forward: between rollouts and updates, optimizer and checkpoints have to find shards
+    fully_shard(policy, mesh=mesh, reshard_after_forward=True)
+    # the views are of the outputs of `log_prob`; nobody writes into them
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
+    for method in ("log_prob", "act"):
+        register_fsdp_forward_method(policy, method)
+
+
+def is_sharded(module: nn.Module) -> bool:
+    return any(isinstance(m, FSDPModule) for m in module.modules())
+
+
+def full_state(module: nn.Module, *, trained_only: bool = False) -> dict[str, Any]:
+    """The state dict with tensors whole, on the host of rank 0 where they were sharded; a collective then."""
+    if not is_sharded(module):
+        return module.state_dict()
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=trained_only)
+    return get_model_state_dict(module, options=options)

@@ -1,0 +1,244 @@
+"""What has to be right on a machine before a run: one function per check, each a verdict with its facts and a remedy.
+
+A check returns a `Finding`, or raises: any exception is a failure whose message is the cause. Heavy packages are
+imported inside the checks, so that one that is missing or broken fails its own check only.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Literal
+
+from packaging.requirements import Requirement
+
+from vla_rl.config.schema import Config
+
+Status = Literal["pass", "warn", "fail"]
+# Installed beside the package, without its dependencies (see pyproject.toml).
+BESIDE = ("hf-libero==0.1.4",)
+SIMULATOR = ("mujoco", "robosuite", "bddl", "hf-libero")  # other versions of these give other results
+MISSING = "not installed"
+POOL = "vla_rl.sim.pool.LiberoPool"  # what the simulator check is made for
+CHUNK_STEPS, CHUNKS_TIMED = 8, 4
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A check's verdict: the facts, and what to do about them (empty on a pass)."""
+
+    check: str
+    status: Status
+    detail: str
+    remedy: str = ""
+
+
+def examine(config: Config) -> Iterator[Finding]:
+    """All checks, as they finish."""
+    for name, (check, remedy) in CHECKS.items():
+        try:
+            yield check(config)
+        except Exception as error:  # whatever it is, it is the finding
+            yield Finding(name, "fail", _cause(error), remedy)
+
+
+def _cause(error: Exception) -> str:
+    """One line: of a traceback inside the message its last line."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return " ".join((lines[-1] if "Traceback" in str(error) else " ".join(lines)).split())
+
+
+# ------------------------------------------------------------------------------------------------------------- checks
+
+
+def check_versions(_config: Config) -> Finding:
+    """Installed packages against what pyproject.toml asks for; the simulator's are pinned exactly."""
+    lines = [*(metadata.requires("vla-rl") or ()), *BESIDE]
+    requirements = [r for r in map(Requirement, lines) if r.marker is None or r.marker.evaluate({"extra": ""})]
+    installed = {r.name: _installed(r.name) for r in requirements}
+    wrong = [r for r in requirements if installed[r.name] == MISSING or not r.specifier.contains(installed[r.name])]
+    if not wrong:
+        pinned = ", ".join(f"{r.name} {installed[r.name]}" for r in requirements if "==" in str(r.specifier))
+        return Finding("versions", "pass", f"Python {platform.python_version()}, {pinned}")
+    names = [r.name for r in wrong]
+    detail = "; ".join(f"{r.name} {installed[r.name]}, needed {r.specifier or 'any'}" for r in wrong)
+    if "mujoco" in names:
+        detail += " (other MuJoCo versions render darker and change contacts: success rates differ)"
+    fails = any(name in SIMULATOR or installed[name] == MISSING for name in names)
+    alone = "--no-deps " if "hf-libero" in names else ""
+    packages = " ".join(f"'{r.name}{r.specifier}'" for r in wrong)
+    return Finding("versions", "fail" if fails else "warn", detail, f"pip install {alone}{packages}")
+
+
+def _installed(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return MISSING
+
+
+def check_gl(_config: Config) -> Finding:
+    """Each off-screen GL backend draws a frame in a child process; the one a run would choose must."""
+    from vla_rl.sim.gl_frame import draw_in_child
+    from vla_rl.sim.libero import suites
+
+    found = {}
+    for backend in suites.GL_BACKENDS:
+        if not suites.gl_loads(backend):
+            found[backend] = "not installed"
+            continue
+        try:
+            frame = draw_in_child(backend)
+            found[backend] = f"frame {frame['sha256']}, brightness {frame['brightness']}, {frame['ms']} ms at 128 px"
+        except RuntimeError as error:
+            found[backend] = f"draws nothing: {error}"
+    facts = "; ".join(f"{backend}: {what}" for backend, what in found.items())
+    chosen = suites.check_gl()  # raises if there is none
+    if not found[chosen].startswith("frame"):
+        raise RuntimeError(facts)
+    return Finding("gl", "pass", f"{chosen} is used; {facts}")
+
+
+def check_libero(config: Config) -> Finding:
+    """LIBERO's task files and the assets that the config asks for."""
+    from vla_rl.sim.libero import suites
+
+    sim = config.sim or {}
+    suite, assets = sim.get("suite", "object"), sim.get("assets", "standin")
+    for task in range(len(suites.task_names(suite))):
+        suites.official_init_states(suite, task)
+    folder = suites.resolve_assets(assets)
+    return Finding("libero", "pass", f"suite {suite}: tasks and initial states read; assets {assets}: {folder}")
+
+
+def check_simulator(config: Config) -> Finding:
+    """A simulator process of the config's first task: build, reset, step and render, timed."""
+    from vla_rl.config.instantiate import build
+    from vla_rl.types import Episode
+
+    if (config.sim or {}).get("_target_") != POOL:
+        return Finding("simulator", "warn", "not checked: the simulator is not LIBERO", f"sim._target_={POOL}")
+    node = config.sim | {"workers": 1, "chunk_steps": CHUNK_STEPS}
+    with closing(build(node, "sim")) as pool:
+        began = time.perf_counter()
+        pool.start(0, Episode(uid=0, task=pool.tasks[0], init_state=0, seed=0))
+        pool.wait()
+        build_s = time.perf_counter() - began
+        seconds = {rows: statistics.median(_timed_chunk(pool, rows) for _ in range(CHUNKS_TIMED)) for rows in (1, 8)}
+    step_ms = 1000 * (seconds[8] - seconds[1]) / 7  # a command of h rows takes h steps and one frame
+    frame_ms = max(0.0, 1000 * seconds[1] - step_ms)
+    return Finding(
+        "simulator",
+        "pass",
+        f"built and reset in {build_s:.1f} s; a control step {step_ms:.1f} ms, a frame {frame_ms:.1f} ms",
+    )
+
+
+def _timed_chunk(pool, rows: int) -> float:
+    import torch
+
+    began = time.perf_counter()
+    pool.step(0, torch.tensor([0.0] * 6 + [-1.0]).repeat(rows, 1))
+    pool.wait()
+    return time.perf_counter() - began
+
+
+def check_devices(config: Config) -> Finding:
+    """Torch, and that the devices the trainer asks for are there."""
+    import torch
+
+    facts = f"torch {torch.__version__}, {len(os.sched_getaffinity(0))} CPU cores"
+    names = [torch.cuda.get_device_properties(n) for n in range(torch.cuda.device_count())]
+    facts += "".join(f", {p.name} with {p.total_memory / 1e9:.0f} GB" for p in names) or ", no GPU"
+    if _wants_gpu(config) and not names:
+        raise RuntimeError(f"the trainer asks for a GPU, but torch sees none ({facts}; CUDA {torch.version.cuda})")
+    wanted = (config.trainer or {}).get("devices")
+    if _wants_gpu(config) and isinstance(wanted, int) and wanted > len(names):
+        return Finding("devices", "fail", f"trainer.devices={wanted}, but {facts}", f"trainer.devices={len(names)}")
+    return Finding("devices", "pass", facts)
+
+
+def _wants_gpu(config: Config) -> bool:
+    return (config.trainer or {}).get("accelerator") in ("gpu", "cuda")
+
+
+def check_checkpoint(config: Config) -> Finding:
+    """Names and shapes of every tensor, statistics, tokenizer: from the files' headers, without loading weights."""
+    from vla_rl.policy.memory_check import POLICY
+    from vla_rl.policy.openvla_oft.checkpoint import inspect_checkpoint
+    from vla_rl.policy.openvla_oft.load import RANDOM_7B, check_options
+
+    node = {name: value for name, value in (config.policy or {}).items() if name != "_target_"}
+    if (config.policy or {}).get("_target_") != POLICY:
+        return Finding("checkpoint", "warn", "not checked: the policy is not OpenVLA-OFT", f"policy._target_={POLICY}")
+    check_options(**{"checkpoint": None} | node)
+    name = node.get("checkpoint")
+    if name in (None, RANDOM_7B):
+        return Finding("checkpoint", "warn", "random weights: it cannot act", "policy.checkpoint=shipped:object_tiny")
+    options = {option: node[option] for option in ("unnorm_key", "action_head") if option in node}
+    return Finding("checkpoint", "pass", f"{name}: {inspect_checkpoint(name, **options)} tensors fit, statistics read")
+
+
+def check_attention(_config: Config) -> Finding:
+    """Attention looks ahead, on every kind of device there is and in both precisions."""
+    import torch
+
+    from vla_rl.policy.openvla_oft.llama import check_bidirectional
+    from vla_rl.policy.openvla_oft.tiny import random_policy
+
+    devices = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+    llama = random_policy().model.language_model.model
+    with torch.no_grad():
+        for device in devices:
+            for dtype in (torch.float32, torch.bfloat16):
+                check_bidirectional(llama.to(device, dtype))
+    return Finding("attention", "pass", f"bidirectional on {' and '.join(devices)}, in float32 and bfloat16")
+
+
+def check_memory(config: Config) -> Finding:
+    """The plan of an update against the device's memory."""
+    import torch
+
+    from vla_rl.policy.memory import plan_memory
+    from vla_rl.policy.memory_check import POLICY, advice, device_memory
+
+    if (config.policy or {}).get("_target_") != POLICY:
+        return Finding("memory", "warn", "not checked: the policy is not OpenVLA-OFT", f"policy._target_={POLICY}")
+    if _wants_gpu(config) and not torch.cuda.is_available():
+        return Finding("memory", "warn", "not checked: the trainer asks for a GPU, and there is none", "trainer=cpu")
+    device = torch.device("cuda", 0) if _wants_gpu(config) else torch.device("cpu")
+    available = device_memory(device)
+    rows, optimizer = config.grpo.micro_rows, config.optim.optimizer
+    plan = plan_memory(config.policy, rows=rows, optimizer=optimizer, available=available)
+    facts = f"{plan} of {available / 1e9:.2f} on {device.type}"
+    if plan.total > available:
+        return Finding("memory", "fail", facts, advice(plan, available, "grpo.micro_rows"))
+    return Finding("memory", "pass", facts)
+
+
+# Name -> check, and the remedy where the check raises.
+CHECKS: dict[str, tuple[Callable[[Config], Finding], str]] = {
+    "versions": (check_versions, "install the package again: make setup"),
+    "gl": (
+        check_gl,
+        "on Debian: apt-get install libegl1 libgl1 libgles2 libegl-mesa0 (egl) or libosmesa6 (osmesa); unset MUJOCO_GL",
+    ),
+    "libero": (check_libero, "sim.assets=standin, sim.assets=hub, or sim.assets=FOLDER with LIBERO's own assets"),
+    "simulator": (
+        check_simulator,
+        "mend what is above first; a file missing in the assets folder: sim.assets=standin",
+    ),
+    "devices": (check_devices, "trainer=cpu; or install the driver and a torch that goes with it"),
+    "checkpoint": (
+        check_checkpoint,
+        "download or copy it again; to try without it: policy.checkpoint=shipped:object_tiny",
+    ),
+    "attention": (check_attention, "use torch as pinned, without packages that replace its attention"),
+    "memory": (check_memory, "give options of the policy that go together, or a preset: policy=openvla_oft_7b_24gb"),
+}

@@ -1,0 +1,131 @@
+"""From a conf and the options of `vla_rl.evaluate` to what is run: episodes, decoding, policies."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vla_rl.config.schema import Config, EvaluateConfig, Node
+from vla_rl.errors import UserError
+from vla_rl.evaluation.protocols import PROTOCOLS, departures, find_protocol, sim_values
+from vla_rl.functional.statistics import heldout_episodes
+from vla_rl.types import Episode, SimulatorPool
+
+LABELS = "ABCDEFGH"  # of checkpoints, in reports and figures; also how many at most
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationPlan:
+    """What is evaluated, and how."""
+
+    protocol: str
+    decoding: str  # greedy or sampled
+    temperature: float  # of sampling
+    init_states: tuple[int, int]  # half-open range of every task's
+    wanted: int | None  # episodes in all; None = every task from every initial state
+    seed: int
+    sim: Node
+    policies: dict[str, Node]  # by label
+
+    def episodes(self, pool: SimulatorPool) -> list[Episode]:
+        """Each pair of task and initial state at most once, tasks taking turns; with the held-out rules the very
+        episodes that training measures.
+
+        Raises:
+            UserError: initial states that the simulators do not have, or fewer pairs than episodes are wanted.
+        """
+        low, high = self.init_states
+        if pool.init_states is not None and high > pool.init_states:
+            raise UserError(
+                f"initial states [{low},{high}] go beyond the {pool.init_states} of a task: "
+                f"init_states=[0,{pool.init_states}]"
+            )
+        pairs = (high - low) * len(pool.tasks)
+        wanted = pairs if self.wanted is None else self.wanted
+        if not 0 < wanted <= pairs:
+            raise UserError(
+                f"evaluation.{self.decoding}_episodes={wanted}, but there are {pairs} pairs of task and initial state, "
+                f"and each is run once: evaluation.{self.decoding}_episodes={pairs}"
+            )
+        return heldout_episodes(pool.tasks, self.init_states, wanted, self.seed)
+
+    def rules(self) -> dict[str, Any]:
+        """For people: what fixes the result."""
+        protocol = PROTOCOLS[self.protocol]
+        sampled = f"sampled at temperature {self.temperature:g}"
+        return {
+            "protocol": self.protocol,
+            "source": protocol.source,
+            "decoding": sampled if self.decoding == "sampled" else "greedy",
+            "suite": self.sim.get("suite"),
+            "horizon": self.sim.get("horizon"),
+            "settle_steps": self.sim.get("settle_steps"),
+            "init_states": f"[{self.init_states[0]},{self.init_states[1]})",
+            "seed": self.seed,
+        }
+
+    def simulator(self) -> dict[str, Any]:
+        """The `sim` node, less what changes speed alone."""
+        return {key: value for key, value in self.sim.items() if key not in ("workers", "timeout_s")}
+
+    def remarks(self) -> list[str]:
+        """What a reader must know before comparing with published numbers."""
+        departed = departures(self.protocol, self.sim)
+        if self.protocol != "heldout" and self.decoding != PROTOCOLS[self.protocol].decoding:
+            departed.append(f"{self.decoding} ({PROTOCOLS[self.protocol].decoding})")
+        return [f"Not comparable with published numbers: {', '.join(departed)}."] if departed else []
+
+
+def plan_evaluation(config: Config, options: EvaluateConfig, given: Collection[str]) -> EvaluationPlan:
+    """Raises UserError where options, conf and protocol contradict each other.
+
+    Args:
+        given: keys of the command line.
+    """
+    protocol = find_protocol(options.protocol)
+    sim = dict(config.sim or {})
+    sim |= sim_values(options.protocol, str(sim.get("suite")), given)
+    decoding = options.decoding or protocol.decoding
+    init_states = options.init_states or protocol.init_states
+    if init_states is not None and not 0 <= init_states[0] < init_states[1]:
+        raise UserError(
+            f"init_states must be a range with 0 <= first < end, got {list(init_states)}: init_states=[0,50]"
+        )
+    for name in ("first", "failures", "per_group"):
+        if getattr(options.videos, name) < 0:
+            raise UserError(f"videos.{name} must be at least 0, got {getattr(options.videos, name)}: videos.{name}=2")
+    return EvaluationPlan(
+        protocol=options.protocol,
+        decoding=decoding,
+        temperature=protocol.temperature or config.rollout.temperature,
+        init_states=init_states or config.rollout.heldout_init_states,
+        wanted=getattr(config.evaluation, f"{decoding}_episodes") if init_states is None else None,
+        seed=config.seed,
+        sim=sim,
+        policies=policy_nodes(config, options),
+    )
+
+
+def policy_nodes(config: Config, options: EvaluateConfig) -> dict[str, Node]:
+    """The conf's policy with each checkpoint in its place; a folder of adapters goes on top of the conf's own."""
+    node = config.policy or {}
+    if options.checkpoint is None:
+        return {"A": node}
+    if not 0 < len(options.checkpoint) <= len(LABELS) or len(set(options.checkpoint)) < len(options.checkpoint):
+        raise UserError(
+            f"checkpoint must name 1 to {len(LABELS)} checkpoints and none twice, got {options.checkpoint}: "
+            "checkpoint=[FOLDER_A,FOLDER_B]"
+        )
+    keys = ["adapter" if _is_adapter(name) else "checkpoint" for name in options.checkpoint]
+    return {label: node | {key: name} for label, key, name in zip(LABELS, keys, options.checkpoint, strict=False)}
+
+
+def checkpoint_name(node: Node) -> str:
+    """As it was given."""
+    return str(node.get("adapter") or node.get("checkpoint"))
+
+
+def _is_adapter(name: str) -> bool:
+    return (Path(name) / "adapter_config.json").is_file()

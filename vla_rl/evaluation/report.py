@@ -1,0 +1,170 @@
+"""An evaluation's report: `report.json`, the same as Markdown, and as one HTML page that needs nothing beside it.
+
+Nothing in it depends on when, where or how fast it was run: the same evaluation writes the same bytes again.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from matplotlib.figure import Figure
+
+from vla_rl.functional.statistics import PairedTest, SuccessRate
+from vla_rl.run.folder import write_json
+from vla_rl.types import Episode
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One checkpoint's outcomes, episode by episode."""
+
+    label: str  # A, B, ...: short enough for figures
+    checkpoint: str
+    success_E: list[bool]
+    steps_E: list[int]
+
+    @property
+    def overall(self) -> SuccessRate:
+        return SuccessRate.of(sum(self.success_E), len(self.success_E))
+
+    @property
+    def steps_of_successes(self) -> float | None:
+        """Mean control steps of the successes."""
+        steps = [s for s, success in zip(self.steps_E, self.success_E, strict=True) if success]
+        return sum(steps) / len(steps) if steps else None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was run, and what came of it.
+
+    Args:
+        rules: what fixes the episodes (protocol, horizon, decoding, ...), by name.
+        simulator: the config's `sim` node as it was run.
+        remarks: what a reader must know before comparing with other numbers.
+        instructions: by task.
+        arms: the first is what the others are compared with.
+    """
+
+    rules: dict[str, Any]
+    simulator: dict[str, Any]
+    remarks: list[str]
+    instructions: dict[int, str]
+    episodes: list[Episode]
+    arms: list[Arm]
+    versions: dict[str, str]
+
+    @property
+    def tasks(self) -> list[int]:
+        return sorted({episode.task for episode in self.episodes})
+
+    def of_task(self, arm: Arm, task: int) -> SuccessRate:
+        outcomes = [s for s, e in zip(arm.success_E, self.episodes, strict=True) if e.task == task]
+        return SuccessRate.of(sum(outcomes), len(outcomes))
+
+    def paired(self) -> list[tuple[Arm, PairedTest]]:
+        """Every other checkpoint against the first."""
+        first, *others = self.arms
+        return [(arm, PairedTest.of(first.success_E, arm.success_E)) for arm in others]
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "rules": self.rules,
+            "simulator": self.simulator,
+            "remarks": self.remarks,
+            "checkpoints": [
+                {
+                    "label": arm.label,
+                    "checkpoint": arm.checkpoint,
+                    "overall": asdict(arm.overall),
+                    "steps_of_successes": arm.steps_of_successes,
+                    "tasks": [
+                        {"task": task, "instruction": self.instructions.get(task), **asdict(self.of_task(arm, task))}
+                        for task in self.tasks
+                    ],
+                }
+                for arm in self.arms
+            ],
+            "against_A": [{"label": arm.label, **asdict(test)} for arm, test in self.paired()],
+            "episodes": [
+                {
+                    "task": episode.task,
+                    "init_state": episode.init_state,
+                    "seed": episode.seed,
+                    "success": {arm.label: arm.success_E[i] for arm in self.arms},
+                    "steps": {arm.label: arm.steps_E[i] for arm in self.arms},
+                }
+                for i, episode in enumerate(self.episodes)
+            ],
+            "versions": self.versions,
+        }
+
+    def rows(self) -> list[tuple[str, list[str]]]:
+        """The table of success: a row per task, then overall; a cell per checkpoint."""
+        per_task = [
+            (f"{task} {self.instructions.get(task, '')}".strip(), [_cell(self.of_task(arm, task)) for arm in self.arms])
+            for task in self.tasks
+        ]
+        return [*per_task, ("overall", [_cell(arm.overall) for arm in self.arms])]
+
+    def to_markdown(self) -> str:
+        lines = ["# Evaluation", ""]
+        lines += [f"- {name}: {value}" for name, value in self.rules.items()]
+        lines += [f"- remark: {remark}" for remark in self.remarks]
+        lines += [f"- {arm.label}: `{arm.checkpoint}`" for arm in self.arms]
+        lines += ["", "Success with 95% Wilson intervals.", ""]
+        lines += ["| task | " + " | ".join(arm.label for arm in self.arms) + " |", "|---" * (1 + len(self.arms)) + "|"]
+        lines += [f"| {name} | " + " | ".join(cells) + " |" for name, cells in self.rows()]
+        if len(self.arms) > 1:
+            lines += ["", "Against A on the same episodes (exact McNemar test; 95% interval of the difference).", ""]
+            lines += ["| | difference | gained | lost | p |", "|---|---|---|---|---|"]
+            lines += [f"| {arm.label} | {' | '.join(paired_cells(test))} |" for arm, test in self.paired()]
+        return "\n".join(lines) + "\n"
+
+
+def write_report(
+    report: Report, folder: Path, figures: Sequence[tuple[str, str, Figure]], videos: Sequence[str]
+) -> Path:
+    """`report.json`, `report.md`, `report.html`, and the page's pictures in `figures/`.
+
+    Args:
+        figures: file name, caption and figure of each picture, in the page's order.
+        videos: paths of videos, relative to the folder; the page links to them.
+
+    Returns:
+        The page.
+    """
+    write_json(folder / "report.json", report.to_json())
+    (folder / "report.md").write_text(report.to_markdown())
+    (folder / "figures").mkdir(exist_ok=True)
+    images = []
+    for name, caption, figure in figures:
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=150)
+        (folder / "figures" / f"{name}.png").write_bytes(buffer.getvalue())
+        images.append((caption, base64.b64encode(buffer.getvalue()).decode()))
+    templates = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    page = folder / "report.html"
+    page.write_text(
+        templates.get_template("report.html.j2").render(
+            report=report, images=images, videos=videos, paired_cells=paired_cells
+        )
+    )
+    return page
+
+
+def paired_cells(test: PairedTest) -> list[str]:
+    difference = f"{test.difference:+.3f} [{test.low:+.3f}, {test.high:+.3f}]"
+    return [difference, str(test.gained), str(test.lost), f"{test.p_value:.3g}"]
+
+
+def _cell(rate: SuccessRate) -> str:
+    return f"{rate.rate:.3f} [{rate.wilson_low:.3f}, {rate.wilson_high:.3f}] {rate.successes}/{rate.episodes}"

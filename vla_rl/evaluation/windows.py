@@ -1,0 +1,84 @@
+"""How often and how fast a policy succeeds when it executes windows of a given length, on held-out initial states."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from vla_rl.distributed.collectives import all_reduce_sum
+from vla_rl.functional.statistics import Z_95, SuccessRate, heldout_episodes
+from vla_rl.rollout.datamodule import HeldoutBatch, RolloutDataModule
+
+
+@dataclass(frozen=True, slots=True)
+class WindowResult:
+    """Episodes of one window."""
+
+    window: int  # control steps executed of each chunk
+    episodes: int
+    steps: tuple[int, ...]  # control steps of each success, sorted
+
+    @property
+    def success(self) -> SuccessRate:
+        return SuccessRate.of(len(self.steps), self.episodes)
+
+    @property
+    def mean_steps(self) -> float:
+        """Over the successes; NaN without any."""
+        return sum(self.steps) / len(self.steps) if self.steps else math.nan
+
+    @property
+    def steps_margin(self) -> float:
+        """Half of the mean's 95% interval (normal); NaN with fewer than two successes."""
+        if len(self.steps) < 2:
+            return math.nan
+        variance = sum((s - self.mean_steps) ** 2 for s in self.steps) / (len(self.steps) - 1)
+        return Z_95 * math.sqrt(variance / len(self.steps))
+
+    @property
+    def calls(self) -> float:
+        """Decisions of a success, the mean of ceil(S / h); NaN without any."""
+        return sum(math.ceil(s / self.window) for s in self.steps) / len(self.steps) if self.steps else math.nan
+
+    def __str__(self) -> str:
+        line = f"window {self.window}: success {self.success}"
+        if self.steps:
+            margin = f" +- {self.steps_margin:.1f}" if len(self.steps) > 1 else ""
+            line += f", {self.mean_steps:.1f}{margin} steps and {self.calls:.1f} calls of a success"
+        return line
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"window": self.window, "episodes": self.episodes, "steps": list(self.steps)}
+
+    @classmethod
+    def from_dict(cls, content: dict[str, Any]) -> WindowResult:
+        return cls(content["window"], content["episodes"], tuple(content["steps"]))
+
+
+def measure_windows(
+    data: RolloutDataModule, windows: Sequence[int], episodes: int, decoding: str = "sampled"
+) -> list[WindowResult]:
+    """Run the same held-out episodes with each window, shared out over ranks.
+
+    Args:
+        data: attached to a trainer.
+        episodes: per window.
+        decoding: `sampled` or `greedy`.
+    """
+    found = []
+    for window in windows:
+        planned = heldout_episodes(data.pool.tasks, data.rollout.heldout_init_states, episodes, data.seed)
+        for episode in planned:
+            episode.window = window
+        trajectories, _ = data.run(HeldoutBatch(decoding, planned))
+        succeeded_S = torch.zeros(data.max_chunks_of(1) + 1, dtype=torch.float64)  # by control steps
+        for t in (t for t in trajectories if t.success):
+            succeeded_S[t.steps] += 1
+        count_S = all_reduce_sum(succeeded_S, data.trainer).long()
+        steps = torch.arange(len(count_S)).repeat_interleave(count_S)
+        found.append(WindowResult(window, episodes, tuple(steps.tolist())))
+    return found

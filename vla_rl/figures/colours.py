@@ -1,0 +1,12 @@
+"""The colours of all figures and videos: Okabe-Ito, told apart without red or green, and in print."""
+
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#8C8C8C", "#000000")
+PHASE_COLOURS = (
+    "#56B4E9",
+    "#E69F00",
+    "#009E73",
+    "#CC79A7",
+    "#8C8C8C",
+)  # in the order of `phases.PHASES`
+SUCCESS_COLOUR, FAILURE_COLOUR = "#0072B2", "#D55E00"
+FAILURE_PALE = "#F4B183"  # beside the colour of success where areas must differ in grey as well

@@ -1,0 +1,186 @@
+"""GRPO as pure functions: group advantages, token weights, the clipped loss. Shapes: see `vla_rl.types`.
+
+The loss is a plain weighted SUM over tokens. The weights divide by global counts, so adding the sums of micro-batches
+and of ranks gives exactly the loss of the whole batch, however unequal the parts are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+LossNorm = Literal["traj_mean", "token_mean", "const"]
+Advantage = Callable[[Tensor, float], Tensor]  # reward_G, eps -> advantage_G
+
+
+def group_advantage(reward_G: Tensor, eps: float) -> Tensor:
+    """Rewards relative to the group, A_i = (r_i - mean r) / (std r + eps), PCM (arXiv 2605.16154) Eq 1.
+
+    Args:
+        reward_G: rewards of G trajectories of one task from one initial state.
+        eps: added to the (population) standard deviation.
+
+    Returns:
+        advantage_G; exactly zero when all rewards are equal.
+
+    Example:
+        >>> group_advantage(torch.tensor([1.0, 0.0, 0.0, 0.0]), eps=0.0)  # mean 1/4, std sqrt(3)/4
+        tensor([ 1.7321, -0.5774, -0.5774, -0.5774])
+    """
+    assert reward_G.ndim == 1 and len(reward_G), f"rewards of one group, got shape {tuple(reward_G.shape)}"
+    if reward_G.max() == reward_G.min():  # rounding of the mean, divided by eps, would not be zero
+        return torch.zeros_like(reward_G)
+    return (reward_G - reward_G.mean()) / (reward_G.std(correction=0) + eps)
+
+
+def group_advantage_unbiased(reward_G: Tensor, eps: float) -> Tensor:
+    """`group_advantage` with the sample standard deviation (divided by G - 1)."""
+    if reward_G.max() == reward_G.min():
+        return torch.zeros_like(reward_G)
+    return (reward_G - reward_G.mean()) / (reward_G.std() + eps)
+
+
+def rloo_advantage(reward_G: Tensor, eps: float) -> Tensor:
+    """Rewards relative to the others, A_i = r_i - mean of r_j over j != i (RLOO, arXiv 2402.14740). No `eps`: no
+    division.
+
+    Example: rewards 1 0 0 0 -> 1 -1/3 -1/3 -1/3.
+    """
+    return (reward_G - reward_G.mean()) * (len(reward_G) / (len(reward_G) - 1))
+
+
+def dr_grpo_advantage(reward_G: Tensor, eps: float) -> Tensor:
+    """Rewards relative to the group's mean alone, A_i = r_i - mean r (Dr. GRPO, arXiv 2503.20783): groups that are
+    nearly all success or all failure are not magnified. No `eps`: no division."""
+    return reward_G - reward_G.mean()
+
+
+def ngrpo_advantage(reward_G: Tensor, eps: float) -> Tensor:
+    """Rewards relative to the group and one imagined member with the highest reward (NGRPO, arXiv 2509.18851).
+
+        A_i = (r_i - mean R) / (std R + eps),  R = r and r_max, sample standard deviation
+
+    Groups that fail throughout get a negative advantage (with `grpo.group_filter=keep`; else they are dropped). r_max
+    is 1, or the best of the group where rewards are shaped above 1.
+
+    Example: G = 8, one success -> 1.76 and -.50; all fail -> -1/3.
+    """
+    with_best = torch.cat([reward_G, reward_G.max().clamp(min=1.0)[None]])
+    if with_best.max() == with_best.min():
+        return torch.zeros_like(reward_G)
+    return (reward_G - with_best.mean()) / (with_best.std() + eps)
+
+
+def raft_advantage(reward_G: Tensor, eps: float) -> Tensor:
+    """The positive part of `group_advantage`, max(0, A_i): learn from what went better than the group, leave the rest
+    (RAFT++, arXiv 2504.11343, which clips as PPO does). Rare successes still count most.
+
+    Example: rewards 1 0 0 0 -> 1.73 0 0 0.
+    """
+    return group_advantage(reward_G, eps).clamp(min=0.0)
+
+
+ADVANTAGES: dict[str, Advantage] = {
+    "grpo": group_advantage,
+    "grpo_unbiased": group_advantage_unbiased,
+    "rloo": rloo_advantage,
+    "dr_grpo": dr_grpo_advantage,
+    "ngrpo": ngrpo_advantage,
+    "raft": raft_advantage,
+}
+
+
+def token_weight(
+    token_mask_NLA: Tensor,
+    trajectory_N: Tensor,
+    *,
+    trajectories: float,
+    tokens: float,
+    norm: LossNorm,
+    longest: int | None = None,
+    weight_N: Tensor | None = None,
+    share_N: Tensor | None = None,
+) -> Tensor:
+    """The coefficient of each token's loss. Where every row counts once, those of `traj_mean` and of `token_mean` add
+    up to 1 over a step and its ranks.
+
+    `traj_mean`, the default:  w = weight / (shares of its trajectory's kept tokens) / (trajectories with kept tokens)
+    `token_mean`:              w = weight / (shares of all kept tokens)
+    `const`:                   w = weight / (tokens of the longest episode) / (trajectories with kept tokens), Dr. GRPO
+
+    Args:
+        token_mask_NLA: bool, tokens that count. All rows of a trajectory must be here: weigh first, then cut into
+            micro-batches.
+        trajectory_N: which trajectory a row belongs to.
+        trajectories: trajectories with at least one counted token, over all ranks.
+        tokens: shares of all counted tokens, over all ranks.
+        longest: tokens of the longest possible episode; `const` needs it.
+        weight_N, share_N: what each token of a row counts, and counts in the sums above; None = 1. They differ from 1
+            where a mask corrects for its draw (`vla_rl.functional.sampling.ESTIMATORS`).
+
+    Returns:
+        float32 [N, L, A], zero where the mask is False.
+
+    Raises:
+        ValueError: for an unknown `norm`.
+    """
+    assert len(token_mask_NLA) == len(trajectory_N)
+    once_N = torch.ones(len(trajectory_N), device=token_mask_NLA.device)
+    weight_N = once_N if weight_N is None else weight_N
+    if norm == "token_mean":
+        return token_mask_NLA * (weight_N / tokens)[:, None, None]
+    if norm == "const":
+        return token_mask_NLA * (weight_N / (longest * trajectories))[:, None, None]
+    if norm == "traj_mean":
+        tokens_N = token_mask_NLA.flatten(1).sum(1) * (once_N if share_N is None else share_N)
+        of_trajectory = torch.zeros(int(trajectory_N.max()) + 1, dtype=tokens_N.dtype, device=tokens_N.device)
+        of_trajectory.index_add_(0, trajectory_N, tokens_N)
+        of_row_N = of_trajectory[trajectory_N]
+        of_row_N = of_row_N.masked_fill(of_row_N == 0, 1.0)  # no token of it counts
+        return token_mask_NLA * (weight_N * (1.0 / (of_row_N * trajectories)))[:, None, None]
+    raise ValueError(
+        f"no loss normalisation named {norm!r}; choose traj_mean, token_mean or const (grpo.loss_norm=traj_mean)"
+    )
+
+
+def clipped_loss(
+    logprob_NLA: Tensor,
+    old_logprob_NLA: Tensor,
+    advantage_N: Tensor,
+    weight_NLA: Tensor,
+    *,
+    clip_low: float,
+    clip_high: float,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The PPO-clipped policy-gradient loss, summed with weights (PPO, arXiv 1707.06347, Eq 7; two sides as in DAPO).
+
+        loss = - sum_t w_t min(rho_t A, clip(rho_t, 1 - clip_low, 1 + clip_high) A)     rho_t = pi(t) / pi_old(t)
+
+    Args:
+        logprob_NLA: of the policy that learns, differentiable.
+        old_logprob_NLA: of the policy that acted.
+        advantage_N: one advantage per chunk, that of its trajectory.
+        weight_NLA: from `token_weight`; a token of weight 0 has no influence, whatever its log-probabilities.
+        clip_low, clip_high: how far the ratio may leave 1 before its gradient stops.
+
+    Returns:
+        The loss (a scalar), and detached statistics, weighted sums like the loss, so that they add up over
+        micro-batches: `clip_fraction` (share of tokens whose gradient the clip stops) and `log_ratio_abs`
+        (mean |log pi - log pi_old|).
+    """
+    assert logprob_NLA.shape == old_logprob_NLA.shape == weight_NLA.shape and logprob_NLA.ndim == 3
+    assert advantage_N.shape == logprob_NLA.shape[:1]
+    log_ratio_NLA = (logprob_NLA - old_logprob_NLA).masked_fill(weight_NLA == 0, 0.0)
+    ratio_NLA = log_ratio_NLA.exp()
+    gain_NLA = ratio_NLA * advantage_N[:, None, None]
+    clipped_gain_NLA = ratio_NLA.clamp(1 - clip_low, 1 + clip_high) * advantage_N[:, None, None]
+    loss = -(weight_NLA * torch.minimum(gain_NLA, clipped_gain_NLA)).sum()
+    with torch.no_grad():
+        stats = {
+            "clip_fraction": (weight_NLA * (clipped_gain_NLA < gain_NLA)).sum(),
+            "log_ratio_abs": (weight_NLA * log_ratio_NLA.abs()).sum(),
+        }
+    return loss, stats

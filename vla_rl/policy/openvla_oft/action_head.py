@@ -1,0 +1,135 @@
+"""Heads of the L1 variant of OpenVLA-OFT (arXiv 2502.19645): actions as numbers, and how far off they may be.
+
+The published head regresses a chunk of normalised actions from the hidden states of its 56 slots and is deterministic.
+Reinforcement learning needs a distribution: `LaplaceScale` adds a scale, so that the head's answer is the mean of a
+Laplace distribution, whose maximum likelihood is the L1 loss the head was trained with (RIPT-VLA, arXiv 2505.17016).
+
+Shape legend: see `vla_rl.types`; K slots (L x A), D Llama's width.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from vla_rl.policy.openvla_oft.config import ACTION_DIMS
+
+HEAD_FILE, PROPRIO_FILE = "action_head--*_checkpoint.pt", "proprio_projector--*_checkpoint.pt"
+BLOCKS = 2
+WRAPPED = "module."  # the published files were saved from a DistributedDataParallel
+INITIAL_SCALE = 0.05  # of normalised actions in [-1, 1]
+LOG_SCALE_RANGE = (-6.0, 0.0)
+
+
+class ResidualBlock(nn.Module):
+    """x + relu(W norm(x))."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.ffn = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.ReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.ffn(x)
+
+
+class MLPResNet(nn.Module):
+    def __init__(self, inputs: int, width: int, outputs: int) -> None:
+        super().__init__()
+        self.layer_norm1 = nn.LayerNorm(inputs)
+        self.fc1 = nn.Linear(inputs, width)
+        self.mlp_resnet_blocks = nn.ModuleList(ResidualBlock(width) for _ in range(BLOCKS))
+        self.layer_norm2 = nn.LayerNorm(width)
+        self.fc2 = nn.Linear(width, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu(self.fc1(self.layer_norm1(x)))
+        for block in self.mlp_resnet_blocks:
+            x = block(x)
+        return self.fc2(self.layer_norm2(x))
+
+
+class L1Head(nn.Module):
+    """Normalised actions [N, L, A] from hidden states [N, K, D]: one MLP per control step, on its 7 slots together."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.model = MLPResNet(ACTION_DIMS * width, width, ACTION_DIMS)
+
+    def forward(self, hidden_NKD: Tensor) -> Tensor:
+        return self.model(per_step(hidden_NKD))
+
+
+class LaplaceScale(nn.Module):
+    """The scale b of the Laplace distribution around the L1 head's action, [N, L, A]; at first `INITIAL_SCALE`."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(ACTION_DIMS * width)
+        self.fc = nn.Linear(ACTION_DIMS * width, ACTION_DIMS)
+        with torch.no_grad():
+            self.fc.weight.zero_()
+            self.fc.bias.fill_(math.log(INITIAL_SCALE))
+
+    def forward(self, hidden_NKD: Tensor) -> Tensor:
+        return self.fc(self.norm(per_step(hidden_NKD.float()))).clamp(*LOG_SCALE_RANGE).exp()
+
+
+def per_step(hidden_NKD: Tensor) -> Tensor:
+    """[N, L, A x D]."""
+    return hidden_NKD.reshape(len(hidden_NKD), -1, ACTION_DIMS * hidden_NKD.shape[-1])
+
+
+def laplace_log_prob(value: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+    """log p(x) = -|x - mu| / b - log(2 b)."""
+    return -(value - mean).abs() / scale - (2 * scale).log()
+
+
+def laplace_entropy(scale: Tensor) -> Tensor:
+    """1 + log(2 b), nats."""
+    return 1 + (2 * scale).log()
+
+
+def laplace_quantile(uniform: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
+    """mu - b sign(u - 1/2) log(1 - 2 |u - 1/2|): a draw, for u uniform in (0, 1)."""
+    centred = uniform - 0.5
+    return mean - scale * centred.sign() * torch.log1p(-2 * centred.abs())
+
+
+def to_token(value: Tensor) -> Tensor:
+    """float32 as the int64 of its bits, so that a sampled number travels where discrete policies have a token."""
+    return value.float().contiguous().view(torch.int32).long()
+
+
+def from_token(token: Tensor) -> Tensor:
+    return token.int().view(torch.float32)
+
+
+def read_head(folder: Path, pattern: str, module: nn.Module) -> str:
+    """Fill `module` from the one file that matches `pattern`, strictly; its name.
+
+    Raises:
+        ValueError: no such file or several, or one that does not hold exactly the module's tensors.
+    """
+    files = sorted(folder.glob(pattern))
+    if len(files) != 1:
+        found = ", ".join(f.name for f in files) or "none"
+        raise ValueError(f"checkpoint {folder} must have one {pattern} for its L1 head, found {found}")
+    try:
+        stored = torch.load(files[0], map_location="cpu", weights_only=True)
+    except Exception as e:  # torch names a damaged archive by half a dozen types
+        first = str(e).splitlines()[0]
+        raise ValueError(f"{files[0]} is damaged or is no file of weights ({first}): download or copy it again") from e
+    stored = {name.removeprefix(WRAPPED): value for name, value in stored.items()}
+    wanted = module.state_dict()
+    for name in sorted(stored.keys() ^ wanted.keys()):
+        raise ValueError(f"{files[0]}: tensor {name!r} is {'missing' if name in wanted else 'not expected'}")
+    for name, value in wanted.items():
+        if stored[name].shape != value.shape:
+            raise ValueError(
+                f"{files[0]}: tensor {name!r} has shape {list(stored[name].shape)}, expected {list(value.shape)}"
+            )
+    module.load_state_dict({name: stored[name].to(value.dtype) for name, value in wanted.items()}, assign=True)
+    return files[0].name

@@ -1,0 +1,98 @@
+"""`L1Policy`: the L1 variant of OpenVLA-OFT behind the same `Policy` protocol, stochastic through a Laplace scale.
+
+Greedy is the released policy: the head's action, no noise. The "token" of a sampled number is its float32's bits
+(`action_head.to_token`), which is all that rollouts and batches carry of it; what they do with tokens stays the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from vla_rl.errors import UserError
+from vla_rl.policy.openvla_oft.action_head import (
+    L1Head,
+    LaplaceScale,
+    from_token,
+    laplace_entropy,
+    laplace_log_prob,
+    laplace_quantile,
+    to_token,
+)
+from vla_rl.policy.openvla_oft.actions import Statistics
+from vla_rl.policy.openvla_oft.model import OpenVLAOFT
+from vla_rl.policy.openvla_oft.policy import CheckpointFiles, OpenVLAOFTPolicy, acting, row_by_row
+from vla_rl.types import ActionChunk, ChunkBatch, Observation
+
+SCALE_FILE = "laplace_scale.safetensors"
+
+
+class L1Policy(OpenVLAOFTPolicy):
+    """OpenVLA-OFT with an L1 head."""
+
+    def __init__(self, model: OpenVLAOFT, files: CheckpointFiles, statistics: Statistics | None, head: L1Head) -> None:
+        super().__init__(model, files, statistics)
+        model.language_model.lm_head.requires_grad_(False)  # never read
+        self.head = head
+        self.scale = LaplaceScale(model.config.llama.width)
+
+    def logits(self, observation: Observation) -> Tensor:
+        raise UserError("an L1 head has no action tokens to train on; supervised training needs the discrete variant")
+
+    def distribution(self, observation: Observation) -> Tensor:
+        """Mean and scale of each number, float32 [N, L, A, 2]."""
+        hidden, computing = self.hidden(observation)
+        with computing:
+            mean = self.head(hidden)
+        return torch.stack([mean.float(), self.scale(hidden)], dim=-1)
+
+    @torch.no_grad()
+    def act(self, observation: Observation, seed_N: Sequence[int] | None, temperature: float) -> ActionChunk:
+        """As the discrete policy's; the temperature multiplies the scale."""
+        with acting(self):
+            mean, scale = row_by_row(self, self.distribution, observation).cpu().unbind(-1)
+            scale = scale * (1.0 if seed_N is None else temperature)
+            value = mean
+            if seed_N is not None:
+                draws = [np.random.default_rng(seed).random(mean.shape[1:]) for seed in seed_N]
+                uniform = torch.from_numpy(np.stack(draws)).clamp(1e-12, 1 - 1e-12)  # neither end has a quantile
+                value = laplace_quantile(uniform, mean.double(), scale.double()).float()
+            return ActionChunk(
+                token_NLA=to_token(value),
+                logprob_NLA=laplace_log_prob(value, mean, scale),
+                action_NLA=value.clip(-1, 1),
+                command_NLA=self.command(value.double()),
+                entropy_NLA=laplace_entropy(scale),
+                score_sq_NLA=scale**-2,  # of the derivative by the mean
+            )
+
+    def log_prob(self, batch: ChunkBatch, temperature: float) -> tuple[Tensor, Tensor]:
+        observation = Observation(batch.frame_NHWC, batch.proprio_NP, batch.instruction_N)
+        mean, scale = self.distribution(observation).unbind(-1)
+        scale = scale * temperature
+        value = from_token(batch.token_NLA.cpu()).to(mean.device)
+        return laplace_log_prob(value, mean, scale), laplace_entropy(scale)
+
+    def freeze_head(self) -> None:
+        """With adapters, the released head stays; only the scale learns beside them."""
+        self.head.requires_grad_(False)
+
+    def load_scale(self, folder: Path) -> None:
+        """Go on from a trained scale.
+
+        Raises:
+            ValueError: the folder has none.
+        """
+        if not (folder / SCALE_FILE).exists():
+            raise ValueError(f"adapter {folder} has no {SCALE_FILE}: it was not trained on an L1 checkpoint")
+        self.scale.load_state_dict(load_file(folder / SCALE_FILE))
+
+
+def save_scale(state: Mapping[str, Tensor], folder: Path) -> None:
+    """`state`: of the policy's scale."""
+    save_file({name: value.contiguous() for name, value in state.items()}, folder / SCALE_FILE)

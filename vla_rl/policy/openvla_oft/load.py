@@ -1,0 +1,139 @@
+"""`load_policy`: the policy a config asks for, from a checkpoint or from random weights, with or without adapters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from vla_rl.policy.openvla_oft.checkpoint import ACTION_HEADS, DTYPES, check_choice, load_pretrained
+from vla_rl.policy.openvla_oft.l1_policy import L1Policy
+from vla_rl.policy.openvla_oft.policy import OpenVLAOFTPolicy
+from vla_rl.policy.openvla_oft.processor import PIPELINES
+from vla_rl.policy.openvla_oft.tiny import random_policy, random_policy_7b
+from vla_rl.policy.quantize import check_quantization, quantize
+from vla_rl.policy.vision_cache import VisionCache
+
+RANDOM_7B = "random:7b"
+LLAMA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head")
+
+
+def load_policy(
+    checkpoint: str | None,
+    *,
+    lora: dict[str, Any] | None = None,
+    adapter: str | None = None,
+    dtype: str = "float32",
+    unnorm_key: str | None = None,
+    gradient_checkpointing: bool = False,
+    quantization: str | None = None,
+    vision_cache_rows: int = 0,
+    image_pipeline: str = "fast",
+    action_head: str = "tokens",
+    chunk_steps: int | None = None,
+) -> OpenVLAOFTPolicy:
+    """A policy to train or to run, on the CPU (`random:7b`: on the GPU where there is one).
+
+    Args:
+        checkpoint: see `load_pretrained`; None for a new small policy with random weights, which needs demonstrations
+            before it can act; `random:7b` for random weights of the published sizes, to measure with.
+        lora: None trains all weights; `{"r": 32, "alpha": 32}` freezes them and trains adapters (also: `targets`).
+        adapter: folder of trained adapters in PEFT's format, to go on from; needs `lora`.
+        dtype, unnorm_key: see `load_pretrained`.
+        gradient_checkpointing: recompute Llama's layers in the backward pass, to save memory.
+        quantization: "nf4" (4 bits) or "int8" for Llama's frozen weights; needs `lora`.
+        vision_cache_rows: frames whose vision features are kept from the rollout for the update; needs adapters that
+            leave the towers alone. 0: none.
+        image_pipeline: "fast", or "oft" for the published path with its JPEG round trip (`PublishedPixels`).
+        action_head: see `load_pretrained`. With `lora`, an L1 head stays as it is and its Laplace scale learns.
+        chunk_steps: control steps of a chunk, for supervised training of another length than the checkpoint's; None:
+            the checkpoint's.
+
+    Raises:
+        ValueError: options that do not fit each other or the checkpoint; what is wrong and how to fix it.
+    """
+    check_options(
+        checkpoint,
+        lora=lora,
+        adapter=adapter,
+        dtype=dtype,
+        quantization=quantization,
+        vision_cache_rows=vision_cache_rows,
+        image_pipeline=image_pipeline,
+        action_head=action_head,
+        chunk_steps=chunk_steps,
+    )
+    if checkpoint is None:
+        policy = random_policy().to(DTYPES[dtype])
+    elif checkpoint == RANDOM_7B:
+        policy = random_policy_7b(DTYPES[dtype])
+    else:
+        policy = load_pretrained(checkpoint, dtype=dtype, unnorm_key=unnorm_key, action_head=action_head)
+    if chunk_steps is not None:
+        policy.decide(chunk_steps)
+    if quantization is not None:
+        quantize(policy.model, quantization)
+    if lora is not None:
+        from vla_rl.policy.lora import TARGETS, add_lora, load_adapter  # here: peft takes seconds to import
+
+        if isinstance(policy, L1Policy):
+            policy.freeze_head()
+            lora = {"targets": [target for target in TARGETS if target != "lm_head"]} | lora
+        add_lora(policy.model, **lora)
+        if adapter is not None:
+            load_adapter(policy.model, Path(adapter))
+            if isinstance(policy, L1Policy):
+                policy.load_scale(Path(adapter))
+    policy.pixels = PIPELINES[image_pipeline](policy.files.preprocessor, policy.model.config.towers[0].image_px)
+    policy.model.language_model.model.gradient_checkpointing = gradient_checkpointing
+    if vision_cache_rows:
+        if any(p.requires_grad for p in policy.model.vision_backbone.parameters()):
+            raise ValueError(
+                "features of towers that are trained cannot be kept: policy.vision_cache_rows=0, or adapters on Llama "
+                f"alone, policy.lora.targets=[{','.join(LLAMA_TARGETS)}]"
+            )
+        policy.vision_cache = VisionCache(vision_cache_rows)
+    return policy
+
+
+def check_options(
+    checkpoint: str | None,
+    *,
+    lora: dict[str, Any] | None = None,
+    adapter: str | None = None,
+    dtype: str = "float32",
+    quantization: str | None = None,
+    vision_cache_rows: int = 0,
+    image_pipeline: str = "fast",
+    action_head: str = "tokens",
+    chunk_steps: int | None = None,
+    **_others: Any,
+) -> None:
+    """What can be said of the options of `load_policy` before anything is read.
+
+    Raises:
+        ValueError: one that cannot be, or that does not go with another.
+    """
+    if checkpoint is not None and not isinstance(checkpoint, str):
+        raise ValueError(f"policy.checkpoint must be a folder or a hub name, got {checkpoint!r}")
+    check_choice("dtype", dtype, DTYPES)
+    check_choice("image_pipeline", image_pipeline, PIPELINES)
+    check_choice("action_head", action_head, ACTION_HEADS)
+    if chunk_steps is not None and (type(chunk_steps) is not int or chunk_steps < 1):
+        raise ValueError(
+            f"policy.chunk_steps must be a whole number, at least 1, got {chunk_steps!r}: policy.chunk_steps=8"
+        )
+    if not isinstance(vision_cache_rows, int) or vision_cache_rows < 0:
+        raise ValueError(f"policy.vision_cache_rows must be a whole number of frames, got {vision_cache_rows!r}: "
+                         "policy.vision_cache_rows=0")  # fmt: skip
+    if lora is not None:
+        from vla_rl.policy.lora import check_lora  # here: peft takes seconds to import
+
+        check_lora(lora)
+    elif adapter is not None:
+        raise ValueError("an adapter needs the LoRA settings it was made with: policy.lora={r: 32, alpha: 32}")
+    if quantization is not None:
+        check_quantization(quantization)
+        if lora is None:
+            raise ValueError(
+                "quantised weights are frozen, something else has to learn: policy.lora={r: 32, alpha: 32}"
+            )

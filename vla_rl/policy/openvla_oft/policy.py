@@ -1,0 +1,220 @@
+"""`OpenVLAOFTPolicy`: the model behind the `Policy` protocol. It acts, and it scores what was done.
+
+`act` and `log_prob` share one forward (`logits`) and one log-softmax in float32: what the policy sampled is what it is
+trained on. The model has no dropout and no batch statistics, so train and eval mode are the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from vla_rl.errors import UserError
+from vla_rl.functional.token_scores import token_entropy, token_score_sq
+from vla_rl.policy.openvla_oft.actions import (
+    Statistics,
+    detokenize,
+    gripper_to_env,
+    gripper_to_model,
+    measure_statistics,
+    tokenize,
+)
+from vla_rl.policy.openvla_oft.config import ACTION_DIMS
+from vla_rl.policy.openvla_oft.model import OpenVLAOFT
+from vla_rl.policy.openvla_oft.processor import Pixels, Prompts
+from vla_rl.policy.vision_cache import VisionCache
+from vla_rl.types import ActionChunk, ChunkBatch, Observation
+
+
+@dataclass(slots=True)
+class CheckpointFiles:
+    """What a checkpoint holds beside the weights that are run, to be written back by `save_policy`."""
+
+    config: dict[str, Any]
+    preprocessor: dict[str, Any]
+    tokenizer: str
+    unused: dict[str, Tensor]  # tensors that are never run
+    others: dict[str, bytes] = field(default_factory=dict)  # files that are never read, by name
+    heads: dict[str, str] = field(default_factory=dict)  # an L1 checkpoint's .pt files, by what they hold
+
+
+class OpenVLAOFTPolicy(nn.Module):
+    """OpenVLA-OFT with discrete action tokens.
+
+    Args:
+        statistics: what normalises actions and proprioception; None for random weights, until demonstrations give them.
+    """
+
+    @property
+    def chunk_steps(self) -> int:
+        """L, control steps of a chunk."""
+        return self.model.config.chunk_steps
+
+    def decide(self, chunk_steps: int) -> None:
+        """Predict chunks of another length from now on. Slots have no weights of their own, so any length runs; what it
+        is worth has to be learnt (`python -m vla_rl.sft`)."""
+        self.model.config = replace(self.model.config, chunk_steps=chunk_steps)
+        self.files.config = self.files.config | {"chunk_steps": chunk_steps}
+
+    @property
+    def images(self) -> int:
+        """Camera images per observation, stacked on the frame's channels: from outside, from the wrist."""
+        return self.model.config.images
+
+    def __init__(self, model: OpenVLAOFT, files: CheckpointFiles, statistics: Statistics | None) -> None:
+        super().__init__()
+        self.model = model
+        self.files = files
+        self.statistics = statistics
+        self.prompts = Prompts(files.tokenizer, model.config)
+        self.pixels = Pixels(files.preprocessor, model.config.towers[0].image_px)
+        self.vision_cache: VisionCache | None = None  # only for towers that are not trained
+
+    def logits(self, observation: Observation) -> Tensor:
+        """Logits of the action bins, float32 [N, L, A, bins], differentiable."""
+        hidden, computing = self.hidden(observation)
+        with computing:
+            logits = self.model.language_model.lm_head(hidden)
+        return logits.float().unflatten(1, (self.chunk_steps, ACTION_DIMS))
+
+    def hidden(self, observation: Observation) -> tuple[Tensor, AbstractContextManager]:
+        """Hidden states of the slots, [N, L x A, D], and the precision a head on them is to compute in."""
+        weight = self.model.projector.fc1.bias
+        ids, mask = (x.to(weight.device) for x in self.prompts(observation.instruction_N))
+        proprio = None
+        if self.model.config.proprio_dims:
+            proprio = self._statistics.proprio.normalize(observation.proprio_NP.cpu()).to(weight)
+        with _computing_in(weight):
+            hidden = self.model.hidden(ids, mask, self._features(observation.frame_NHWC, weight), proprio)
+        return hidden, _computing_in(weight)
+
+    def _features(self, frame_NHWC: Tensor, weight: Tensor) -> Tensor:
+        """Vision features of frames, [N, patches, width]; `weight` says where and in which dtype."""
+
+        def compute(frame: Tensor) -> Tensor:
+            return self.model.vision_backbone(self.pixels(frame.to(weight.device), weight.dtype))
+
+        if self.vision_cache is None:
+            return compute(frame_NHWC)
+        return self.vision_cache.features(frame_NHWC, compute, weight.device)
+
+    @torch.no_grad()
+    def act(self, observation: Observation, seed_N: Sequence[int] | None, temperature: float) -> ActionChunk:
+        """Sample one chunk per row with its own seed; `seed_N=None` decodes greedily.
+
+        On a CPU a row's answer is the same bits whatever other rows are asked for and however many threads there are.
+        """
+        with acting(self):
+            logits = row_by_row(self, self.logits, observation)
+            logprob = (logits if seed_N is None else logits / temperature).log_softmax(-1).cpu()
+            token = logprob.argmax(-1) if seed_N is None else sample(logprob, seed_N)
+            action = detokenize(token)
+            return ActionChunk(
+                token_NLA=token,
+                logprob_NLA=logprob.gather(-1, token[..., None])[..., 0],
+                action_NLA=action.float(),
+                command_NLA=self.command(action),
+                entropy_NLA=token_entropy(logprob),
+                score_sq_NLA=token_score_sq(logprob, token),
+            )
+
+    def log_prob(self, batch: ChunkBatch, temperature: float) -> tuple[Tensor, Tensor]:
+        """Log-probability of every token of `batch` and entropy of its distribution, both float32 [N, L, A]."""
+        observation = Observation(batch.frame_NHWC, batch.proprio_NP, batch.instruction_N)
+        logprob = (self.logits(observation) / temperature).log_softmax(-1)
+        token = batch.token_NLA.to(logprob.device)
+        entropy = -(logprob.exp() * logprob).sum(-1)
+        return logprob.gather(-1, token[..., None])[..., 0], entropy
+
+    def command(self, action: Tensor) -> Tensor:
+        """What the simulator executes for normalised actions (float64) [..., A]: float32 in [-1, 1]."""
+        command = self._statistics.action.unnormalize(action)
+        command[..., -1] = gripper_to_env(command[..., -1])
+        return command.clip(-1, 1).float()
+
+    def tokenize(self, command: Tensor) -> Tensor:
+        """The tokens [..., A] that stand for commands [..., A] of the simulator: inverse of `act`, up to the bin."""
+        bounds = self._statistics.action
+        command = command.cpu().clone()
+        command[..., -1] = gripper_to_model(command[..., -1])
+        return tokenize(bounds.normalize(command))
+
+    def learn_statistics(self, name: str, command_TA: Tensor, proprio_TP: Tensor) -> None:
+        """Take the statistics of demonstrations, unless the checkpoint brought its own: its weights know only those."""
+        if self.statistics is None:
+            opening = gripper_to_model(command_TA[:, -1:])
+            entry = measure_statistics(torch.cat([command_TA[:, :-1], opening], dim=1), proprio_TP)
+            self.statistics = Statistics.select({name: entry}, name, with_proprio=bool(self.model.config.proprio_dims))
+
+    @property
+    def _statistics(self) -> Statistics:
+        if self.statistics is None:
+            raise UserError(
+                "a policy with random weights cannot act before it has learnt from demonstrations "
+                "(python -m vla_rl.sft): policy.checkpoint=shipped:object_tiny"
+            )
+        return self.statistics
+
+
+def sample(logprob: Tensor, seed_N: Sequence[int]) -> Tensor:
+    """One draw per token by inverting the cumulative distribution, in float64.
+
+    Args:
+        logprob: [N, ..., bins]; row n is drawn with a generator of its own, seeded by `seed_N[n]`.
+    """
+    shape = logprob.shape[1:-1]
+    uniform = torch.from_numpy(np.stack([np.random.default_rng(seed).random(shape) for seed in seed_N]))
+    cumulative = logprob.double().exp().cumsum(-1)
+    threshold = uniform[..., None] * cumulative[..., -1:]
+    return torch.searchsorted(cumulative, threshold, right=True)[..., 0].clip(max=logprob.shape[-1] - 1)
+
+
+def row_by_row(policy: OpenVLAOFTPolicy, answer: Callable[[Observation], Tensor], observation: Observation) -> Tensor:
+    """`answer(observation)`; on a CPU by one forward per row.
+
+    CPU matrix products round differently for different batch sizes and thread counts, and what a policy does must not
+    depend on who else was waiting for it.
+    """
+    if not on_cpu(policy):
+        return answer(observation)
+    return torch.cat([answer(_row(observation, n)) for n in range(len(observation.instruction_N))])
+
+
+def _row(observation: Observation, n: int) -> Observation:
+    # cloned: products also round differently for differently aligned memory
+    return Observation(
+        observation.frame_NHWC[n : n + 1].clone(),
+        observation.proprio_NP[n : n + 1].clone(),
+        [observation.instruction_N[n]],
+    )
+
+
+def _computing_in(weight: Tensor) -> AbstractContextManager:
+    """Products in the dtype of the frozen weights: adapters are kept in float32 whatever that is."""
+    if weight.dtype == torch.float32:
+        return nullcontext()
+    return torch.autocast(weight.device.type, dtype=weight.dtype)
+
+
+def on_cpu(policy: OpenVLAOFTPolicy) -> bool:
+    return policy.model.projector.fc1.bias.device.type == "cpu"
+
+
+@contextmanager
+def acting(policy: OpenVLAOFTPolicy) -> Iterator[None]:
+    """On a CPU, act on one thread: a row is too small to share out, a second one would take a simulator's core."""
+    if not on_cpu(policy):
+        yield
+        return
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

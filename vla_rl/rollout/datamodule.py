@@ -1,0 +1,282 @@
+"""`RolloutDataModule`: each iteration's training data are fresh rollout groups of the current policy.
+
+Lightning asks for a dataloader every epoch (`reload_dataloaders_every_n_epochs=1`); one epoch is one iteration of
+reinforcement learning. The dataloader is a `RolloutEpoch`, which asks for its episodes when it is used.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import lightning as L
+import torch
+
+from vla_rl.config.choices import pick
+from vla_rl.config.schema import EvaluationConfig, GRPOConfig, RolloutConfig
+from vla_rl.distributed.collectives import gather_lists, seeded_generator, stable_seed
+from vla_rl.distributed.lockstep import InStep
+from vla_rl.distributed.strategies import is_sharded
+from vla_rl.errors import UserError
+from vla_rl.functional.group_filters import GROUP_FILTERS, best_and_worst
+from vla_rl.functional.losses import ADVANTAGES
+from vla_rl.functional.statistics import heldout_episodes
+from vla_rl.rollout.asynchronous import RolloutsAhead
+from vla_rl.rollout.collect import TimeSplit, collect
+from vla_rl.rollout.epoch import Collected, RolloutEpoch
+from vla_rl.types import Episode, Policy, RolloutGroup, SimulatorPool, Trajectory
+
+RESAMPLED = 10**9  # uids of a round of replacements start this much higher: unique, whatever else is collected
+
+
+@dataclass(slots=True)
+class HeldoutBatch:
+    """Episodes of one evaluation and how to decode in it: `sampled` (at the rollouts' temperature) or `greedy`."""
+
+    decoding: str
+    episodes: list[Episode]
+
+
+class HeldoutBatches(list[HeldoutBatch]):
+    """One dataloader; Lightning would take a plain list for several of them."""
+
+
+def check_policy(pool: SimulatorPool, policy: Policy) -> None:
+    """What policy and simulators know of each other only when both are built; raises UserError."""
+    if pool.chunk_steps != policy.chunk_steps:
+        raise UserError(
+            f"the policy decides {policy.chunk_steps} control steps at a time, the simulators expect "
+            f"{pool.chunk_steps}: sim.chunk_steps={policy.chunk_steps}"
+        )
+    wanted, rendered = getattr(policy, "images", 1), getattr(pool, "images", 1)
+    if wanted != rendered:
+        raise UserError(
+            f"the policy reads {wanted} images per decision, the simulators render {rendered}: "
+            f"sim.wrist_camera={str(wanted > 1).lower()}"
+        )
+
+
+def check_init_states(pool: SimulatorPool, rollout: RolloutConfig) -> None:
+    """Raise UserError where training or the held-out evaluation would go beyond what there is."""
+    for name in ("train_init_states", "heldout_init_states"):
+        low, high = getattr(rollout, name)
+        if pool.init_states is not None and high > pool.init_states:
+            raise UserError(
+                f"rollout.{name}=[{low},{high}] goes beyond the {pool.init_states} initial states of a task: "
+                "rollout.train_init_states=[0,40] rollout.heldout_init_states=[40,50], or draw them from seeds with "
+                "sim.placement_noise_m=0.02"
+            )
+
+
+class RolloutDataModule(L.LightningDataModule):
+    """Plans, collects and scores the rollout groups of each iteration.
+
+    Callbacks of the trainer may take part: `check_run(data, callbacks)` before anything is written (it may raise a
+    `UserError`), `plan_rollouts(episodes)` before a collection (it may set each episode's window and augmentation),
+    `score(groups)` after it (it may shape each trajectory's reward), `set_advantages(groups)` once, on every rank, when
+    advantages have been taken from the rewards of all the iteration's groups (it may replace them, and ask the policy).
+
+    Args:
+        pool: the simulators; the caller closes them.
+        seed: of initial states, action sampling and chunk selection, each with a generator of its own.
+
+    Raises:
+        UserError: policy, simulators and initial states do not fit together.
+    """
+
+    def __init__(
+        self,
+        pool: SimulatorPool,
+        policy: Policy,
+        *,
+        rollout: RolloutConfig,
+        grpo: GRPOConfig,
+        evaluation: EvaluationConfig,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        check_policy(pool, policy)
+        check_init_states(pool, rollout)
+        self.pool, self.policy = pool, policy
+        self._actor: InStep | None = None  # what rollouts ask in the place of the policy
+        self._ahead = RolloutsAhead(pool, rollout.temperature)
+        self._interrupted: dict[str, Any] = {}  # what the run that goes on was collecting ahead
+        self.rollout, self.grpo, self.evaluation = rollout, grpo, evaluation
+        self.seed = seed
+        self._advantage = pick(grpo.advantage, ADVANTAGES, "grpo.advantage")
+        self._filter = pick(grpo.group_filter, GROUP_FILTERS, "grpo.group_filter")
+        self.on_done: Callable[[Trajectory], None] | None = None  # called with each episode that ends (progress)
+        self.evaluating: Callable[[], AbstractContextManager[None]] = nullcontext  # evaluations run in it (clocks)
+
+    @property
+    def max_chunks(self) -> int:
+        """Decisions in the longest possible episode that executes whole chunks."""
+        return self.pool.max_chunks
+
+    def max_chunks_of(self, window: int | None) -> int:
+        """The same for episodes that execute `window` control steps of each chunk; None = all."""
+        return self.max_chunks if window is None else math.ceil(self.max_chunks * self.pool.chunk_steps / window)
+
+    def check(self, callbacks: Sequence[L.Callback]) -> None:
+        """Let the callbacks refuse what cannot work; nothing has been written yet."""
+        for callback in callbacks:
+            if hasattr(callback, "check_run"):
+                callback.check_run(self, callbacks)
+
+    def train_dataloader(self) -> RolloutEpoch:
+        iteration = self.trainer.current_epoch
+        return RolloutEpoch(
+            iteration,
+            self.grpo.minibatches,
+            self.grpo.epochs,
+            self.seed,
+            lambda: self._collect_iteration(iteration),
+            lambda uids: gather_lists(uids, self.trainer),
+        )
+
+    def val_dataloader(self) -> HeldoutBatches:
+        """Held-out episodes, decoded both ways; both see the same initial states, and so does every policy."""
+        tasks, states = self.pool.tasks, self.rollout.heldout_init_states
+        wanted = {"sampled": self.evaluation.sampled_episodes, "greedy": self.evaluation.greedy_episodes}
+        return HeldoutBatches(
+            HeldoutBatch(decoding, heldout_episodes(tasks, states, episodes, self.seed))
+            for decoding, episodes in wanted.items()
+            if episodes
+        )
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Nothing moves yet: masks have not dropped their rows. The training step moves one micro-batch at a time."""
+        return batch
+
+    def run(self, batch: HeldoutBatch) -> tuple[list[Trajectory], TimeSplit]:
+        """This rank's share of an evaluation."""
+        with self.evaluating(), self._all_ranks_acting():
+            return self._collect(batch.episodes[self.trainer.global_rank :: self.trainer.world_size], batch.decoding)
+
+    def plan(self, iteration: int, attempt: int = 0) -> list[Episode]:
+        """This iteration's episodes over all ranks. Depends on the seed and the iteration alone, so that runs with
+        different masks see the same states. Tasks take turns; states are drawn uniformly.
+
+        Args:
+            attempt: 0, or the round of replacements: the same tasks from other states.
+        """
+        again = [attempt] if attempt else []
+        generator = seeded_generator(self.seed, "initial states", iteration, *again)
+        low, high = self.rollout.train_init_states
+        groups, size = self.rollout.groups, self.rollout.group_size
+        states = torch.randint(low, high, (groups,), generator=generator).tolist()
+        tasks = [self.pool.tasks[(iteration * groups + g) % len(self.pool.tasks)] for g in range(groups)]
+        first = iteration * groups * size + attempt * RESAMPLED
+        return [
+            Episode(
+                uid=(uid := first + g * size + i),
+                task=tasks[g],
+                init_state=states[g],
+                seed=stable_seed(self.seed, "actions", uid),
+                group=g,
+            )
+            for g in range(groups)
+            for i in range(size)
+        ]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Of the episodes under way ahead of the iteration: who plays them, and how. A collective."""
+        if not self._ahead.episodes:
+            return {}
+        windows = gather_lists([(episode.uid, episode.window) for episode in self._ahead.episodes], self.trainer)
+        return {"weights": self._ahead.weights(), "windows": dict(windows)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._interrupted = state_dict
+
+    def on_exception(self, exception: BaseException) -> None:
+        """The simulators are about to be closed."""
+        self._ahead.abandon()
+
+    def _collect_iteration(self, iteration: int) -> Collected:
+        if self._interrupted:
+            self._collect_ahead(iteration, **self._interrupted)
+            self._interrupted = {}
+        with self._all_ranks_acting():
+            groups, time = self._collect_share(iteration)
+        self._notify("set_advantages", groups)  # not before: where forwards are collectives, other ranks still act
+        kept = [t for group in groups if self._filter(group) for t in self._teachers(group)]
+        if self.rollout.asynchronous and iteration + 1 < self.trainer.max_epochs:
+            self._collect_ahead(iteration + 1)
+        return Collected(groups, kept, time)
+
+    def _collect_share(self, iteration: int) -> tuple[list[RolloutGroup], TimeSplit]:
+        wanted = self._own_groups()
+        groups, time = [], TimeSplit()
+        for attempt in range(1 + (self.grpo.resample_rounds if self.grpo.group_filter == "resample" else 0)):
+            if self._ahead.episodes:
+                trajectories, new_time = self._ahead.take(self.on_done)
+            else:
+                trajectories, new_time = self._collect(self._planned(iteration, wanted, attempt), "sampled")
+            new = self._scored(trajectories)
+            groups, time = groups + new, time + new_time
+            wanted -= {group.trajectories[0].episode.group for group in new if self._filter(group)}
+            if not wanted:
+                break
+        return groups, time
+
+    def _collect_ahead(self, iteration: int, **interrupted: Any) -> None:
+        """Begin with an iteration's episodes, as they were planned and by the weights of `state_dict` if given."""
+        episodes = self._planned(iteration, self._own_groups())
+        if interrupted:
+            for episode in episodes:  # the reward may have gone on to another stage since they were planned
+                episode.window = interrupted["windows"][episode.uid]
+        self._ahead.start(self.policy, episodes, interrupted.get("weights"))
+
+    def _own_groups(self) -> set[int]:
+        rank, world = self.trainer.global_rank, self.trainer.world_size
+        return {g for g in range(self.rollout.groups) if g % world == rank}
+
+    def _planned(self, iteration: int, groups: set[int], attempt: int = 0) -> list[Episode]:
+        episodes = [e for e in self.plan(iteration, attempt) if e.group in groups]
+        self._notify("plan_rollouts", episodes)
+        return episodes
+
+    def _scored(self, trajectories: list[Trajectory]) -> list[RolloutGroup]:
+        size = self.rollout.group_size
+        groups = [RolloutGroup(trajectories[i : i + size]) for i in range(0, len(trajectories), size)]
+        self._notify("score", groups)
+        for group in groups:
+            advantage_G = self._advantage(group.reward_G, self.grpo.advantage_eps)
+            for trajectory, advantage in zip(group.trajectories, advantage_G.tolist(), strict=True):
+                trajectory.advantage = advantage
+        return groups
+
+    def _teachers(self, group: RolloutGroup) -> list[Trajectory]:
+        """The trajectories of a group that are trained on."""
+        trajectories = group.trajectories
+        if self.grpo.downsample is not None:
+            trajectories = [trajectories[i] for i in best_and_worst(group.reward_G, self.grpo.downsample).tolist()]
+        if not group.has_spread:  # kept on purpose
+            return trajectories
+        return [t for t in trajectories if t.advantage]  # the others cost a forward and a backward for nothing
+
+    def _collect(self, episodes: list[Episode], decoding: str) -> tuple[list[Trajectory], TimeSplit]:
+        self._ahead.wait()
+        temperature, greedy = self.rollout.temperature, decoding == "greedy"
+        actor = self.policy if self._actor is None else self._actor
+        return collect(self.pool, actor, episodes, temperature=temperature, greedy=greedy, on_done=self.on_done)
+
+    @contextmanager
+    def _all_ranks_acting(self) -> Iterator[None]:
+        """Collections whose ranks ask the policy equally often, where it is sharded."""
+        if not is_sharded(self.policy):
+            yield
+            return
+        self._actor = InStep(self.policy, self.trainer.strategy)
+        yield
+        self._actor.finish()  # not after an exception: the other ranks end with this one
+        self._actor = None
+
+    def _notify(self, hook: str, value: list) -> None:
+        for callback in self.trainer.callbacks:
+            if hasattr(callback, hook):
+                getattr(callback, hook)(value)

@@ -1,0 +1,175 @@
+"""The run folder: where it is, what it holds, and the summary at its end."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from lightning.pytorch.utilities import rank_zero_only
+
+from vla_rl.config.compose import save_resolved
+from vla_rl.config.schema import Config
+from vla_rl.errors import UserError
+from vla_rl.functional.statistics import SuccessRate
+
+BEFORE = "success_before.json"
+FOLDER_OF_RANK_ZERO = "VLA_RL_RUN_FOLDER"  # environment variable
+# what decides a result: MuJoCo's version alone moves success rates by tens of points
+VERSIONED = ("torch", "lightning", "transformers", "peft", "mujoco", "robosuite", "hf-libero", "numpy", "vla-rl")
+
+
+def versions() -> dict[str, str]:
+    """Installed versions of the packages that decide a result, with Python and the platform."""
+    found = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in VERSIONED:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found | {"torch": torch.__version__}
+
+
+def run_folder(run_dir: str | None, conf: str, resumed: Path | None = None) -> Path:
+    """The run folder, the same one on all ranks: `run_dir`, or `runs/<conf>/<time>/`; not made yet.
+
+    Args:
+        resumed: the folder of the run that goes on instead.
+
+    Raises:
+        UserError: the folder has a run in it already; or no `run_dir` for processes that were not started by the
+            first of them: each would name a folder of its own.
+    """
+    given = resumed or run_dir
+    if given is None and rank_zero_only.rank and FOLDER_OF_RANK_ZERO in os.environ:
+        return Path(os.environ[FOLDER_OF_RANK_ZERO])
+    if given is None and int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", 1))) > 1:
+        raise UserError("processes started by torchrun or srun have to share a run folder: run_dir=runs/mine")
+    folder = Path(given or Path("runs") / conf / time.strftime("%Y-%m-%d_%H-%M-%S"))
+    if rank_zero_only.rank == 0:
+        if not resumed:
+            _check_unused(folder)
+        os.environ[FOLDER_OF_RANK_ZERO] = str(folder)  # Lightning starts the other ranks with this environment
+    return folder
+
+
+@contextmanager
+def open_run_folder(folder: Path, config: Config, *, resumed: bool = False) -> Iterator[None]:
+    """Make the folder with what the run is, `config.yaml` and `versions.json`, and keep others out of it meanwhile.
+
+    Args:
+        resumed: the run in the folder goes on.
+
+    Raises:
+        UserError: it cannot be written, another program runs in it, or a run has ended in it.
+    """
+    if rank_zero_only.rank:
+        yield
+        return
+    lock = _begin(folder, config, resumed)
+    try:
+        print(f"run folder {folder}", flush=True)
+        yield
+    finally:
+        lock.release()
+
+
+def _begin(folder: Path, config: Config, resumed: bool) -> FileLock:
+    lock = FileLock(folder / ".lock", timeout=0)  # the kernel's: it ends with the process, however that ends
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+        if not resumed:
+            _check_unused(folder)
+        write_whole(folder / "config.yaml", lambda part: save_resolved(replace(config, resume=None), part))
+        write_json(folder / "versions.json", versions())
+    except Timeout as e:
+        raise UserError(f"another program runs in the run folder {folder}; name another: run_dir={folder}-2") from e
+    except OSError as e:
+        raise UserError(f"cannot write the run folder {folder}: {e.strerror}; name another: run_dir=runs/mine") from e
+    return lock
+
+
+def _check_unused(folder: Path) -> None:
+    if (folder / "config.yaml").exists():
+        raise UserError(
+            f"run folder {folder} holds a run already; go on with it: resume={folder}, or name another: "
+            f"run_dir={folder}-2"
+        )
+
+
+def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` write a file aside, then put it at `path`: whoever reads, and whenever this is killed, there is the
+    old file or the new one."""
+    part = path.with_name(f"{path.name}.part")
+    try:
+        write(part)
+        with part.open("rb") as file:
+            os.fsync(file.fileno())  # a machine that loses its power must not have renamed an empty file
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)  # where it failed
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write whole or not at all: a reader never sees half a file."""
+    write_whole(path, lambda part: part.write_text(json.dumps(value, indent=2) + "\n"))
+
+
+def success_before(folder: Path) -> dict[str, SuccessRate] | None:
+    """What a run that goes on had measured before it began; None where it had not come as far."""
+    path = folder / BEFORE
+    return {mode: SuccessRate(**rate) for mode, rate in json.loads(path.read_text()).items()} if path.exists() else None
+
+
+@rank_zero_only
+def write_success_before(folder: Path, before: dict[str, SuccessRate]) -> None:
+    write_json(folder / BEFORE, {mode: asdict(rate) for mode, rate in before.items()})
+
+
+@rank_zero_only
+def write_summary(
+    folder: Path,
+    *,
+    conf: str,
+    seed: int,
+    before: dict[str, SuccessRate],
+    after: dict[str, SuccessRate],
+    seconds: float,
+) -> Path:
+    """`summary.json`: success before and after, and per iteration what was paid.
+
+    Args:
+        before, after: `{"sampled": ..., "greedy": ...}` on initial states never trained on.
+        seconds: of the whole program, evaluations included.
+    """
+    rows = folder / "metrics.jsonl"  # one row of logged tags per iteration, written by the `metrics_file` callback
+    metrics = [json.loads(line) for line in rows.read_text().splitlines()] if rows.exists() else []
+    column = lambda tag: [row[tag] for row in metrics]  # noqa: E731
+    path = folder / "summary.json"
+    write_json(
+        path,
+        {
+            "conf": conf,
+            "seed": seed,
+            "iterations": len(metrics),
+            "success_before": {mode: asdict(rate) for mode, rate in before.items()},
+            "success_after": {mode: asdict(rate) for mode, rate in after.items()},
+            "rollout_s": column("time/rollout_s"),
+            "update_s": column("time/update_s"),
+            "chunks_real": column("chunks/real"),
+            "chunks_kept": column("chunks/kept"),
+            "seconds": seconds,
+            "versions": versions(),
+        },
+    )
+    return path

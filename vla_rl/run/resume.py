@@ -1,0 +1,136 @@
+"""Which run is to go on, from which checkpoint, and whether it may: `resume=auto` or `resume=<run folder or .ckpt>`.
+
+A checkpoint is written whole or not at all (`callbacks.checkpoint`), but disks lose bits: one that is damaged is passed
+over with a warning, and the run goes on from the one before it.
+"""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from lightning.pytorch.utilities import rank_zero_warn
+
+from vla_rl.config.schema import Config
+from vla_rl.errors import UserError
+
+PATTERN = "iteration-*.ckpt"  # in a run's checkpoints/, by the number of iterations done
+# what a run may be given anew: how long it is and where it runs, nothing that its result depends on
+MAY_DIFFER = (
+    *("conf", "iterations", "run_dir", "resume", "grpo.micro_rows", "sim.workers", "sim.timeout_s"),
+    *("trainer.accelerator", "trainer.devices", "trainer.num_nodes"),
+)
+
+
+def resume_folder(config: Config) -> Path | None:
+    """The folder of the run that `config.resume` asks to go on with; None: it asks for a new run.
+
+    Raises:
+        UserError: no run there, or a run of another config.
+    """
+    if config.resume is None:
+        return None
+    folder = _auto_folder(config) if config.resume == "auto" else _named_folder(config)
+    if folder is not None:
+        _check_same(config, folder)
+    return folder
+
+
+def checkpoint_to_resume(config: Config, folder: Path) -> Path | None:
+    """The checkpoint that the run in `folder` goes on from; None: it was stopped before it had written any.
+
+    Raises:
+        UserError: `resume` names a file that is damaged or missing, or every checkpoint of the run is damaged.
+    """
+    if config.resume is None:
+        return None
+    newest_first = checkpoints(folder)
+    if config.resume != "auto" and Path(config.resume).suffix == ".ckpt":
+        given = Path(config.resume)
+        if damage := find_damage(given):
+            raise UserError(f"checkpoint {given} is damaged ({damage}); from the newest whole one: resume={folder}")
+        return given
+    for path in newest_first:
+        if not (damage := find_damage(path)):
+            return path
+        rank_zero_warn(f"checkpoint {path} is damaged ({damage}); going on from the one before it")
+    if newest_first:
+        raise UserError(f"every checkpoint in {folder}/checkpoints is damaged; start again: run_dir={folder}-2")
+    return None
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints of the run in `folder`, newest first."""
+    return sorted((folder / "checkpoints").glob(PATTERN), key=iterations_done, reverse=True)
+
+
+def iterations_done(checkpoint: Path) -> int:
+    """By its name."""
+    return int(checkpoint.stem.rpartition("-")[2])
+
+
+def find_damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint file; None: every byte is as it was written."""
+    try:
+        with zipfile.ZipFile(path) as archive:  # torch's own reader does not compare checksums
+            if (member := archive.testzip()) is not None:
+                return f"{member} fails its checksum"
+        torch.load(path, map_location="meta", weights_only=True)
+    except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, pickle.UnpicklingError) as e:
+        return str(e).splitlines()[0]
+    return None
+
+
+def differing_keys(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
+    """Dotted names of the values that differ between two configs, those in `MAY_DIFFER` left out."""
+    return [key for key in _differing(one, other, "") if not any(f"{key}.".startswith(f"{m}.") for m in MAY_DIFFER)]
+
+
+def _differing(one: Any, other: Any, key: str) -> Iterator[str]:
+    if isinstance(one, dict) and isinstance(other, dict):
+        for name in sorted(one.keys() | other.keys()):
+            yield from _differing(one.get(name), other.get(name), f"{key}.{name}" if key else str(name))
+    elif one != other:
+        yield key
+
+
+def _named_folder(config: Config) -> Path:
+    given = Path(config.resume)
+    folder = given.parent.parent if given.suffix == ".ckpt" else given
+    if not given.exists():
+        raise UserError(f"nothing to resume at {given}: give a run folder or one of its checkpoints, or resume=auto")
+    if not (folder / "config.yaml").is_file():
+        raise UserError(f"{given} holds no run to resume: give a run folder, or one of its checkpoints/{PATTERN}")
+    if config.run_dir is not None and Path(config.run_dir).resolve() != folder.resolve():
+        raise UserError(f"resume={given} goes on in {folder}, but run_dir={config.run_dir}: give one of them only")
+    return folder
+
+
+def _auto_folder(config: Config) -> Path | None:
+    """`run_dir` where it holds a run; without `run_dir` the newest run of this conf that has not ended."""
+    if config.run_dir is not None:
+        return Path(config.run_dir) if (Path(config.run_dir) / "config.yaml").is_file() else None
+    begun = sorted((path.parent for path in Path("runs", config.conf).glob("*/config.yaml")), reverse=True)
+    return next((folder for folder in begun if not (folder / "summary.json").exists()), None)
+
+
+def _check_same(config: Config, folder: Path) -> None:
+    keys = differing_keys(yaml.safe_load((folder / "config.yaml").read_text()), _plain(asdict(config)))
+    if keys:
+        raise UserError(
+            f"the run in {folder} was started with another config; these differ: {', '.join(keys)} "
+            f"(its own: conf={folder}/config.yaml; a new run: resume=null run_dir={folder}-2)"
+        )
+
+
+def _plain(value: Any) -> Any:
+    """As YAML reads it back: tuples are lists."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    return [_plain(inner) for inner in value] if isinstance(value, list | tuple) else value

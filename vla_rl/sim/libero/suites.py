@@ -1,0 +1,287 @@
+"""The one place that boots LIBERO: its config file, off-screen GL, assets, and the facts of its task suites.
+
+Suite facts (names, instructions, files, horizons) are read from the installed package without importing it, so that a
+config can be checked in milliseconds, before anything is built. Only `boot` imports LIBERO, robosuite and MuJoCo.
+"""
+
+from __future__ import annotations
+
+import codecs
+import functools
+import importlib.util
+import logging
+import os
+import pickle
+import re
+import subprocess
+import sys
+import tempfile
+import warnings
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from vla_rl.errors import UserError, did_you_mean
+
+SUITES = {
+    "object": "libero_object",
+    "spatial": "libero_spatial",
+    "goal": "libero_goal",
+    "10": "libero_10",
+    "90": "libero_90",
+}
+# Control steps after which the published evaluations of these suites give an episode up.
+HORIZONS = {"object": 280, "spatial": 220, "goal": 300, "10": 520, "90": 400}
+STANDIN_SUITES = ("object", "spatial", "goal")  # whose scenes `vla_rl.sim.libero.standin.write` writes
+ASSET_FOLDERS = ("scenes", "stable_hope_objects", "stable_scanned_objects", "textures")
+
+# Creates and destroys an EGL display on any device, as MuJoCo does; run in a child, since a broken driver may crash.
+_EGL_PROBE = """
+import ctypes, sys
+egl = ctypes.CDLL("libEGL.so.1")
+egl.eglGetProcAddress.restype = ctypes.c_void_p
+def function(name, result, *arguments):
+    address = egl.eglGetProcAddress(name) or sys.exit(2)
+    return ctypes.CFUNCTYPE(result, *arguments)(address)
+pointer = ctypes.c_void_p
+query = function(b"eglQueryDevicesEXT", ctypes.c_uint, ctypes.c_int, ctypes.POINTER(pointer),
+                 ctypes.POINTER(ctypes.c_int))
+display = function(b"eglGetPlatformDisplayEXT", pointer, ctypes.c_uint, pointer, pointer)
+initialize = function(b"eglInitialize", ctypes.c_uint, pointer, pointer, pointer)
+devices, count = (pointer * 16)(), ctypes.c_int()
+query(16, devices, ctypes.byref(count))
+for device in devices[:count.value]:
+    shown = display(0x313F, device, None)
+    if shown and initialize(shown, None, None):
+        sys.exit(0)
+sys.exit(3)
+"""
+_OSMESA_PROBE = """
+import ctypes, ctypes.util
+ctypes.CDLL(ctypes.util.find_library("OSMesa") or "libOSMesa.so.8").OSMesaCreateContextExt
+"""
+
+
+def cache_dir() -> Path:
+    """The project's private cache: `$XDG_CACHE_HOME/vla_rl`, else `~/.cache/vla_rl`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vla_rl"
+
+
+# ------------------------------------------------------------------------------------------------------ suite facts
+
+
+def _package_dir() -> Path:
+    """`libero/libero` of the installed wheel, found without importing it (importing asks a question on stdin)."""
+    spec = importlib.util.find_spec("libero")
+    if spec is None or not spec.submodule_search_locations:
+        raise UserError("LIBERO is not installed; needed: hf-libero 0.1.4; fix: pip install --no-deps hf-libero==0.1.4")
+    return Path(spec.submodule_search_locations[0]) / "libero"
+
+
+@functools.cache
+def _task_map() -> dict[str, list[str]]:
+    path = _package_dir() / "benchmark" / "libero_suite_task_map.py"
+    spec = importlib.util.spec_from_file_location("_libero_suite_task_map", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.libero_task_map
+
+
+def check_suite(suite: str) -> None:
+    """Raise UserError unless `suite` is one of `SUITES`."""
+    if suite not in SUITES:
+        hint = did_you_mean(str(suite).removeprefix("libero_"), SUITES)
+        raise UserError(f"no LIBERO suite {suite!r}{hint} Allowed: {', '.join(SUITES)}; e.g. sim.suite=object")
+
+
+def check_task(suite: str, task: int) -> None:
+    """Raise UserError unless `task` is an index of the suite."""
+    count = len(task_names(suite))
+    if isinstance(task, bool) or not isinstance(task, (int, np.integer)) or not 0 <= task < count:
+        raise UserError(f"suite {suite!r} has no task {task!r}; allowed: 0..{count - 1}; e.g. sim.tasks=[0,5]")
+
+
+def task_names(suite: str) -> list[str]:
+    """The suite's tasks in LIBERO's default order (task order 0): index = task."""
+    check_suite(suite)
+    return _task_map()[SUITES[suite]]
+
+
+def language(suite: str, task: int) -> str:
+    """The instruction as LIBERO's benchmark gives it: from the file's name, less the scene's prefix."""
+    check_task(suite, task)
+    return re.sub(r"^[A-Z_]*SCENE\d+_", "", task_names(suite)[task]).replace("_", " ")
+
+
+def bddl_file(suite: str, task: int) -> Path:
+    """The task's BDDL file in the installed wheel."""
+    check_task(suite, task)
+    return _package_dir() / "bddl_files" / SUITES[suite] / f"{task_names(suite)[task]}.bddl"
+
+
+class _ArrayUnpickler(pickle.Unpickler):
+    """Reads a pickled numpy array and nothing else: a pickle may name any function, and loading it would call that."""
+
+    ALLOWED = {
+        ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
+        ("numpy", "ndarray"): np.ndarray,
+        ("numpy", "dtype"): np.dtype,
+        ("_codecs", "encode"): codecs.encode,
+    }
+
+    def find_class(self, module: str, name: str) -> object:
+        if (module, name) not in self.ALLOWED:
+            raise UserError(
+                f"an initial-state file of LIBERO names {module}.{name}, which arrays do not need: it was tampered"
+                " with; fix: pip install --force-reinstall --no-deps hf-libero==0.1.4"
+            )
+        return self.ALLOWED[module, name]
+
+
+@functools.lru_cache(maxsize=32)
+def _official_init_states(suite: str, task: int) -> np.ndarray:
+    # A torch.save file of a numpy array is a zip around a pickle. Read without torch: workers need not import it.
+    path = _package_dir() / "init_files" / SUITES[suite] / f"{task_names(suite)[task]}.pruned_init"
+    with zipfile.ZipFile(path) as archive:
+        states = np.asarray(_ArrayUnpickler(archive.open("archive/data.pkl")).load(), dtype=np.float64)
+    states.setflags(write=False)
+    return states
+
+
+def official_init_states(suite: str, task: int) -> np.ndarray:
+    """float64 [50, 1 + nq + nv], read-only: time, qpos, qvel of every official initial state."""
+    check_task(suite, task)
+    return _official_init_states(suite, task)
+
+
+def horizon(suite: str) -> int:
+    """Control steps of an evaluation episode."""
+    check_suite(suite)
+    return HORIZONS[suite]
+
+
+# --------------------------------------------------------------------------------------------------------------- GL
+
+
+GL_BACKENDS = {"egl": _EGL_PROBE, "osmesa": _OSMESA_PROBE}
+
+
+def gl_loads(backend: str) -> bool:
+    """Whether the library of a GL backend (egl, osmesa) is installed and finds a device."""
+    return _probe(GL_BACKENDS[backend])
+
+
+def _probe(script: str) -> bool:
+    try:
+        done = subprocess.run([sys.executable, "-I", "-c", script], capture_output=True, timeout=60, check=False)
+    except subprocess.TimeoutExpired:
+        return False
+    return done.returncode == 0
+
+
+def check_gl() -> str:
+    """Choose how to render off-screen: `$MUJOCO_GL` if set, else egl if it works here, else osmesa.
+
+    Sets `MUJOCO_GL`, which processes started later inherit, so the probe (~0.1 s) runs once. Call before MuJoCo is
+    imported.
+
+    Raises:
+        UserError: nothing works here; names the packages to install.
+    """
+    wanted = os.environ.get("MUJOCO_GL", "").strip().lower()
+    if os.environ.get("VLA_RL_GL_CHECKED") == wanted != "":
+        return wanted
+    if wanted and wanted not in GL_BACKENDS:
+        raise UserError(f"MUJOCO_GL={wanted} cannot render off-screen; allowed: egl, osmesa; fix: unset MUJOCO_GL")
+    for name in [wanted] if wanted else list(GL_BACKENDS):
+        if gl_loads(name):
+            os.environ["MUJOCO_GL"] = os.environ["VLA_RL_GL_CHECKED"] = name
+            return name
+    raise UserError(
+        f"no off-screen GL works here (MUJOCO_GL={wanted or 'unset'}); needed: egl or osmesa; on Debian:"
+        " apt-get install libegl1 libgl1 libgles2 libegl-mesa0 (egl) or libosmesa6 (MUJOCO_GL=osmesa)"
+    )
+
+
+# ----------------------------------------------------------------------------------------------------- config, assets
+
+
+def _write_config() -> Path:
+    """Write LIBERO's config.yaml into the private cache: importing it then asks nothing. Safe when processes race."""
+    package, folder = _package_dir(), cache_dir() / "libero_config"
+    paths = {
+        "assets": package / "assets",
+        "bddl_files": package / "bddl_files",
+        "benchmark_root": package,
+        "datasets": cache_dir() / "libero_datasets",
+        "init_states": package / "init_files",
+    }
+    text = "".join(f"{key}: {str(value)!r}\n" for key, value in paths.items())
+    config = folder / "config.yaml"
+    if not config.is_file() or config.read_text() != text:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=folder)
+        with os.fdopen(handle, "w") as file:
+            file.write(text)
+        os.replace(name, config)
+    return folder
+
+
+@functools.cache
+def _import_libero() -> None:
+    check_gl()
+    os.environ.setdefault("LP_NUM_THREADS", "0")  # software GL on the calling thread: a small frame is not worth more
+    os.environ["LIBERO_CONFIG_PATH"] = str(_write_config())
+    logging.getLogger("robosuite_logs").setLevel(logging.ERROR)  # it warns that no private macro file exists
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of the logger's `warn`, by robosuite
+        import libero.libero.envs  # noqa: F401
+
+
+def _hub_assets() -> Path:
+    _import_libero()
+    from libero.libero.utils.download_utils import download_assets_from_huggingface
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of the hub's client, about an option LIBERO gives it
+            return Path(download_assets_from_huggingface())
+    except Exception as error:  # whatever the hub's client raises: offline, missing client, full disk
+        raise UserError(
+            f"LIBERO's assets could not be downloaded ({type(error).__name__}: {str(error).splitlines()[0][:120]});"
+            " without them: sim.assets=standin, or sim.assets=FOLDER with LIBERO's assets"
+        ) from error
+
+
+def resolve_assets(assets: str | os.PathLike) -> Path:
+    """The folder with meshes and textures.
+
+    Args:
+        assets: "standin" (generated, needs nothing), "hub" (LIBERO's own, downloaded), or a folder with LIBERO's own.
+    """
+    if assets == "standin":
+        from vla_rl.sim.libero.standin.write import write_assets
+
+        return Path(write_assets())
+    if assets == "hub":
+        return _hub_assets()
+    folder = Path(assets).expanduser()
+    missing = [name for name in ASSET_FOLDERS if not (folder / name).is_dir()]
+    if missing:
+        what = "does not exist" if not folder.is_dir() else f"has no {', '.join(missing)}"
+        raise UserError(
+            f"assets folder {str(assets)!r} {what}; allowed: standin, hub, or a folder holding"
+            f" {', '.join(ASSET_FOLDERS)}; e.g. sim.assets=standin"
+        )
+    return folder.resolve()
+
+
+def boot(assets: str | os.PathLike) -> Path:
+    """Make LIBERO importable without questions and let it find `assets`. Returns the assets' folder."""
+    folder = resolve_assets(assets)
+    _import_libero()
+    import libero.libero
+
+    libero.libero._assets_path_cache = str(folder)
+    return folder

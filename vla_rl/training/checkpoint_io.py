@@ -1,0 +1,36 @@
+"""How the Trainer writes and reads checkpoint files: whole or not at all, tensors and plain Python types alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+
+from vla_rl.run.folder import write_whole
+from vla_rl.training.optimizer import trained
+
+
+class WholeFiles(TorchCheckpointIO):
+    """Lightning's own writes to the system's temporary folder first, where a killed process leaves its file behind."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        write_whole(Path(path), lambda part: _save(checkpoint, part))
+
+
+def _save(checkpoint: dict[str, Any], path: Path) -> None:
+    with path.open("wb") as file:
+        try:
+            torch.save(checkpoint, file)
+        except RuntimeError as e:  # of a full disk torch says only that its archive is not complete
+            raise e.__context__ if isinstance(e.__context__, OSError) else e from None
+
+
+def keep_trained(checkpoint: dict[str, Any], module: L.LightningModule) -> None:
+    """Leave the tensors that are trained: the others are where the policy came from. Loading them is not strict then
+    (`strict_loading`)."""
+    kept = trained(module)
+    checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in kept}

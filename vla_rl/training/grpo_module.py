@@ -1,0 +1,214 @@
+"""`GRPOModule`: one optimizer step of masked GRPO on a `ChunkBatch`.
+
+Rows were chosen before the step (a mask callback shrinks the batch in place); the step only pays for what is left:
+fewer rows, fewer micro-batches. Manual optimisation, because one step runs over several micro-batches whose losses are
+normalised by global counts, which is exact with unequal rows per micro-batch and per rank.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from contextlib import nullcontext
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+
+from vla_rl.config.schema import GRPOConfig, OptimConfig
+from vla_rl.distributed.collectives import all_reduce_sum, clip_grad_norm
+from vla_rl.distributed.lockstep import forwards_to_add
+from vla_rl.distributed.strategies import FSDP2, shard
+from vla_rl.errors import RunError
+from vla_rl.functional.losses import clipped_loss, token_weight
+from vla_rl.functional.statistics import SuccessRate
+from vla_rl.rollout.datamodule import HeldoutBatch
+from vla_rl.training.checkpoint_io import keep_trained
+from vla_rl.training.optimizer import build_optimizer, trained
+from vla_rl.types import ChunkBatch, Policy
+
+
+class GRPOModule(L.LightningModule):
+    """The policy and its loss.
+
+    Args:
+        policy: an `nn.Module` that fulfils `vla_rl.types.Policy`; its parameters with `requires_grad` are trained.
+        temperature: of the rollouts; log-probabilities are computed at the same one.
+    """
+
+    def __init__(self, policy: Policy, grpo: GRPOConfig, optim: OptimConfig, temperature: float) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.strict_loading = False  # checkpoints hold trainable tensors only
+        self.policy = policy
+        self.grpo, self.optim, self.temperature = grpo, optim, temperature
+        self.heldout: dict[str, SuccessRate] = {}  # of the last validation, by decoding: sampled, greedy
+        self._skipped = 0  # optimizer steps in a row
+
+    def configure_model(self) -> None:
+        if isinstance(self.trainer.strategy, FSDP2):
+            shard(self.policy, self.device_mesh["data_parallel"])
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return build_optimizer(trained(self.policy).values(), self.optim)
+
+    def on_train_epoch_start(self) -> None:
+        epoch = self.trainer.train_dataloader
+        trajectories = [t for group in epoch.groups for t in group.trajectories]
+        successes = [t for t in trajectories if t.success]
+        counts = torch.tensor(
+            [
+                len(trajectories),
+                len(successes),
+                len(epoch.groups),
+                sum(group.has_spread for group in epoch.groups),
+                sum(t.steps for t in trajectories),
+                sum(t.steps for t in successes),
+                len(epoch.trained),
+            ],
+            dtype=torch.float64,
+        )
+        sums = all_reduce_sum(counts, self.trainer).tolist()
+        episodes, succeeded, groups, spread, steps, success_steps, trained = sums
+        if not trained:
+            rank_zero_warn(f"iteration {epoch.iteration + 1} is skipped: no group of rollouts has anything to teach")
+        self._log("rollout/groups", groups)
+        self._log("rollout/success", succeeded / episodes)
+        self._log("rollout/groups_with_spread", spread / groups)
+        self._log("rollout/steps", steps / episodes)
+        if succeeded:
+            self._log("rollout/steps_of_successes", success_steps / succeeded)
+        self._log("time/rollout_s", epoch.time.total_s)
+
+    def training_step(self, batch: ChunkBatch, batch_idx: int) -> None:
+        began = time.perf_counter()
+        self._log_rows(batch)
+        self._log("train/skipped_steps", 0.0, reduce_fx="sum")
+        self._log("time/update_s", 0.0, reduce_fx="sum")  # also where the whole iteration has nothing to learn from
+        totals = self.compute_gradient(batch)
+        if not totals:  # every group of this step succeeded throughout or failed throughout
+            return
+        totals["grad_norm"] = clip_grad_norm(trained(self.policy).values(), self.optim.grad_clip)
+        if not math.isfinite(totals["loss"] + totals["grad_norm"]):
+            self._skip_step(totals)
+            return
+        self._skipped = 0
+        self.optimizers().step()
+        if batch_idx == 0:  # nothing was updated since these chunks were sampled: rollout and update must agree
+            self._log("train/first_log_ratio_abs", totals["log_ratio_abs"])
+        for name, value in totals.items():
+            self._log(f"train/{name}", value)
+        self._log("time/update_s", time.perf_counter() - began, reduce_fx="sum")
+
+    def compute_gradient(self, batch: ChunkBatch) -> dict[str, float]:
+        """Leave the gradient of the batch's loss, over all ranks, in the parameters.
+
+        Returns:
+            The loss and its statistics over all ranks; nothing, and no gradient, where no rank has a token that counts.
+        """
+        kept = batch.token_mask_NLA.flatten(1).any(1)
+        shares = (batch.token_mask_NLA.flatten(1).sum(1) * batch.share_N).sum()  # the tokens, unless a mask says more
+        present = torch.tensor([len(batch.trajectory_N[kept].unique()), float(shares)], dtype=torch.float64)
+        trajectories, tokens = all_reduce_sum(present, self.trainer).tolist()
+        if not tokens:
+            return {}
+        weight_NLA = token_weight(
+            batch.token_mask_NLA,
+            batch.trajectory_N,
+            trajectories=trajectories,
+            tokens=tokens,
+            norm=self.grpo.loss_norm,
+            longest=self.trainer.datamodule.max_chunks * batch.token_mask_NLA[0].numel(),
+            weight_N=batch.weight_N,
+            share_N=batch.share_N,
+        )
+        self.optimizers().zero_grad()
+        totals = self._backward(batch, weight_NLA)
+        sums = all_reduce_sum(torch.tensor(list(totals.values()), dtype=torch.float64), self.trainer)
+        return dict(zip(totals, sums.tolist(), strict=True))
+
+    def _backward(self, batch: ChunkBatch, weight_NLA: Tensor) -> dict[str, float]:
+        """Accumulate the gradient over micro-batches; gradients are exchanged with other ranks once, at the last."""
+        totals: dict[str, float] = {}
+        micro_batches = self._micro_batches(batch, weight_NLA)
+        for index, (micro, weight_NLA) in enumerate(micro_batches):
+            last = index == len(micro_batches) - 1
+            with nullcontext() if last else self.gradients_stay():
+                logprob_NLA, entropy_NLA = self.policy.log_prob(micro, self.temperature)
+                device = logprob_NLA.device
+                weight = weight_NLA.to(device)
+                loss, stats = clipped_loss(
+                    logprob_NLA,
+                    micro.logprob_NLA.to(device),
+                    micro.advantage_N.to(device),
+                    weight,
+                    clip_low=self.grpo.clip_low,
+                    clip_high=self.grpo.clip_high,
+                )
+                entropy = (weight * entropy_NLA).sum()
+                # data-parallel strategies average gradients over ranks; the weights already divide by global counts
+                self.manual_backward((loss - self.grpo.entropy_coef * entropy) * self.trainer.world_size)
+            stats |= {"loss": loss.detach(), "entropy": entropy.detach()}
+            for name, value in stats.items():
+                totals[name] = totals.get(name, 0.0) + float(value)
+        return totals
+
+    def _micro_batches(self, batch: ChunkBatch, weight_NLA: Tensor) -> list[tuple[ChunkBatch, Tensor]]:
+        """Rows and their weights, `micro_rows` at a time. Where each forward is a collective, all ranks have as many:
+        those that have fewer go on with a row of no weight."""
+        size = self.grpo.micro_rows
+        parts = [(batch.rows(i, i + size), weight_NLA[i : i + size]) for i in range(0, len(batch), size)]
+        nothing = batch.rows(0, 1), torch.zeros_like(weight_NLA[:1])
+        return parts + [nothing] * forwards_to_add(len(parts), self.policy, self.trainer)
+
+    def gradients_stay(self) -> Any:
+        """A context in which gradients stay on their rank; under FSDP2 they are always exchanged."""
+        strategy = self.trainer.strategy
+        return strategy.block_backward_sync() if hasattr(strategy, "block_backward_sync") else nullcontext()
+
+    def validation_step(self, batch: HeldoutBatch, batch_idx: int) -> None:
+        """Success on initial states never trained on; the episodes are shared out over ranks."""
+        trajectories, _ = self.trainer.datamodule.run(batch)
+        counts = torch.tensor([sum(t.success for t in trajectories), len(trajectories)], dtype=torch.float64)
+        successes, episodes = (int(n) for n in all_reduce_sum(counts, self.trainer).tolist())
+        self.heldout[batch.decoding] = SuccessRate.of(successes, episodes)
+        self.log(f"heldout/{batch.decoding}_success", successes / episodes, batch_size=1)
+
+    def _skip_step(self, totals: dict[str, float]) -> None:
+        """Leave the policy as it is.
+
+        Raises:
+            RunError: it has happened too often in a row.
+        """
+        self.optimizers().zero_grad()
+        self._skipped += 1
+        self._log("train/skipped_steps", 1.0, reduce_fx="sum")
+        what = f"loss {totals['loss']}, gradient norm {totals['grad_norm']}"
+        where = f"iteration {self.trainer.current_epoch + 1}"
+        if self._skipped >= self.optim.max_skipped_steps:
+            raise RunError(
+                f"{self._skipped} optimizer steps in a row are no numbers ({what} in {where}); the policy and the last "
+                f"checkpoint are as they were before: optim.lr={self.optim.lr / 2:g} in a new run_dir"
+            )
+        rank_zero_warn(f"optimizer step of {where} is skipped: {what}")
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._skipped = checkpoint["skipped_steps"]
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["skipped_steps"] = self._skipped
+        keep_trained(checkpoint, self)
+
+    def _log_rows(self, batch: ChunkBatch) -> None:
+        """Rows this step pays for, and the real chunks they were chosen from, summed over the iteration and ranks."""
+        counts = torch.zeros(2, dtype=torch.float64)
+        if batch.token_mask_NLA.any():  # else a row that is there to have one
+            counts += torch.tensor([len(batch), sum(len(t) for t in batch.trajectories)])
+        counts = all_reduce_sum(counts, self.trainer)
+        for name, value in zip(("chunks/kept", "chunks/real"), counts.tolist(), strict=True):
+            self._log(name, value, reduce_fx="sum")
+
+    def _log(self, name: str, value: float, reduce_fx: str = "mean") -> None:
+        self.log(name, value, on_step=False, on_epoch=True, batch_size=1, reduce_fx=reduce_fx)

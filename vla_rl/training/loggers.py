@@ -1,0 +1,61 @@
+"""Where a run's scalars go: TensorBoard always, and what `logger=` adds to it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from vla_rl.config.instantiate import build
+from vla_rl.config.schema import Config
+from vla_rl.errors import UserError
+
+
+class OneFileTensorBoard(TensorBoardLogger):
+    """One event file per run.
+
+    Lightning closes its file after every stage and opens another for the next one; a run has three, since its policy
+    is measured before and after training.
+
+    Args:
+        steps: done by the run that goes on; what it logged later, before it was killed, is hidden.
+    """
+
+    def __init__(self, folder: Path, steps: int = 0) -> None:
+        super().__init__(folder, name="", version="tensorboard", purge_step=steps + 1 if steps else None)
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        if self._experiment is not None:
+            self.experiment.flush()
+
+
+def wandb(save_dir: Path, project: str = "vla_rl", name: str | None = None, offline: bool = False) -> WandbLogger:
+    """Weights & Biases (`logger=wandb`).
+
+    Args:
+        name: of the run; None = its folder's.
+        offline: keep everything in the run folder, to be uploaded later by `wandb sync`.
+
+    Raises:
+        UserError: the package is not installed.
+    """
+    if find_spec("wandb") is None:
+        raise UserError("logger=wandb needs a package that is not installed: pip install wandb (or logger=csv)")
+    return WandbLogger(name=name or Path(save_dir).name, save_dir=save_dir, project=project, offline=offline)
+
+
+def run_loggers(config: Config, folder: Path, steps: int = 0) -> list[Logger]:
+    """TensorBoard's, and `config.logger` if there is one, which gets the configuration too.
+
+    Args:
+        steps: optimizer steps done by the run that goes on.
+    """
+    loggers: list[Logger] = [OneFileTensorBoard(folder, steps)]
+    if config.logger is not None:
+        loggers.append(build(config.logger, "logger", save_dir=folder))
+        loggers[-1].log_hyperparams(asdict(config))
+    return loggers

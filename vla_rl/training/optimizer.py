@@ -1,0 +1,32 @@
+"""AdamW (arXiv 1711.05101), with its two moments in 32 or, through bitsandbytes, in 8 bits (arXiv 2110.02861)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from vla_rl.config.schema import OptimConfig
+from vla_rl.errors import UserError
+
+
+def trained(module: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that are trained, by name: adapters where there are any."""
+    return {name: p for name, p in module.named_parameters() if p.requires_grad}
+
+
+def build_optimizer(parameters: Iterable[nn.Parameter], optim: OptimConfig) -> torch.optim.Optimizer:
+    """The optimizer of `parameters` that `optim` asks for.
+
+    Raises:
+        UserError: 8-bit moments without bitsandbytes.
+    """
+    options = {"lr": optim.lr, "betas": tuple(optim.betas), "weight_decay": optim.weight_decay}
+    if optim.optimizer == "adamw":
+        return torch.optim.AdamW(parameters, **options)
+    try:
+        from bitsandbytes.optim import AdamW8bit  # here: it takes seconds to import
+    except ImportError as e:
+        raise UserError(f"optim.optimizer=adamw8bit needs bitsandbytes ({e}): optim.optimizer=adamw") from e
+    return AdamW8bit(parameters, **options)
