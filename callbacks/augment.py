@@ -14,7 +14,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from vla_rl.distributed.collectives import seeded_generator
+from vla_rl.distributed.seeding import seeded_generator
 from vla_rl.types import Episode
 
 

@@ -13,8 +13,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 from safetensors import SafetensorError
 
 from callbacks.masks.budget import check_count
+from vla_rl.distributed.parameters import full_state
 from vla_rl.distributed.random_state import random_states, set_random_state
-from vla_rl.distributed.strategies import full_state
 from vla_rl.errors import Preempted, RunError
 from vla_rl.policy import save_trained
 from vla_rl.run.resume import checkpoints, iterations_done

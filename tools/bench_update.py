@@ -31,7 +31,7 @@ from typing import Any
 import lightning as L
 import torch
 
-from callbacks.masks.full_padded import FullPadded
+from callbacks.masks.padded import FullPadded
 from callbacks.masks.pcm import PCM
 from vla_rl.config.compose import compose
 from vla_rl.config.instantiate import build

@@ -16,11 +16,11 @@ from contextlib import closing
 import lightning as L
 import psutil
 
-from callbacks.monitors.resources import MB, host_bytes
+from callbacks.monitors.memory import MB, host_bytes
 from vla_rl.config.compose import compose
 from vla_rl.config.instantiate import build, check
-from vla_rl.functional.statistics import heldout_episodes
 from vla_rl.rollout.collect import collect
+from vla_rl.rollout.plan import heldout_episodes
 from vla_rl.run.cli import run_entry
 from vla_rl.run.folder import versions
 

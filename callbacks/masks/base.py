@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from callbacks.masks.budget import Budget
-from vla_rl.distributed.collectives import all_reduce_sum, seeded_generator
+from vla_rl.distributed.collectives import all_reduce_sum
+from vla_rl.distributed.seeding import seeded_generator
 from vla_rl.rollout.datamodule import RolloutDataModule
 from vla_rl.types import ChunkBatch, RolloutGroup, Trajectory
 

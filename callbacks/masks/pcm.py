@@ -16,8 +16,8 @@ from torch import Tensor
 from callbacks.masks.base import ChunkMask
 from callbacks.masks.phase_scores import PhaseScores
 from vla_rl.config.choices import pick
-from vla_rl.functional.divergence import keep_probability
-from vla_rl.functional.sampling import ESTIMATORS, Estimator, cumulative_share, knee
+from vla_rl.functional.divergence import cumulative_share, keep_probability, knee
+from vla_rl.functional.sampling import ESTIMATORS, Estimator
 from vla_rl.types import RolloutGroup, Trajectory
 
 LOGGED = ("divergence", "divergence_no_gripper", "keep_prob")  # per phase

@@ -22,7 +22,8 @@ from callbacks.policytrim.options import check_choice, check_number, check_ratio
 from callbacks.policytrim.reference import Reference
 from callbacks.policytrim.stages import HORIZON_BASELINES, Extension, Reduction, Stage
 from callbacks.policytrim.step_baseline import StepBaseline
-from vla_rl.distributed.collectives import all_reduce_sum, seeded_generator
+from vla_rl.distributed.collectives import all_reduce_sum
+from vla_rl.distributed.seeding import seeded_generator
 from vla_rl.functional.rewards import ASSIGNMENTS, PRESETS, SIGMA_FLOORS, Preset, caught_up
 from vla_rl.rollout.datamodule import RolloutDataModule
 from vla_rl.types import Episode, RolloutGroup

@@ -10,10 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from vla_rl.distributed.collectives import whole
 from vla_rl.distributed.lockstep import forwards_to_add
+from vla_rl.distributed.parameters import trained, whole
 from vla_rl.rollout.datamodule import RolloutDataModule
-from vla_rl.training.optimizer import trained
 from vla_rl.types import ChunkBatch, Policy, Trajectory
 
 

@@ -10,8 +10,9 @@ import torch
 
 from vla_rl.distributed.collectives import all_reduce_sum
 from vla_rl.functional.rewards import baseline_steps
-from vla_rl.functional.statistics import heldout_episodes
-from vla_rl.rollout.datamodule import HeldoutBatch, RolloutDataModule
+from vla_rl.rollout.datamodule import RolloutDataModule
+from vla_rl.rollout.epoch import HeldoutBatch
+from vla_rl.rollout.plan import heldout_episodes
 from vla_rl.types import Trajectory
 
 STATE = ("steps", "calls")

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import lightning as L
 import torch
 
-from vla_rl.functional.losses import group_advantage, token_weight
+from vla_rl.functional.advantages import group_advantage
+from vla_rl.functional.losses import token_weight
 from vla_rl.types import ChunkBatch, Episode, RolloutGroup, Trajectory
 
 STEPS, DIMS = 8, 7  # control steps in a chunk, action dimensions

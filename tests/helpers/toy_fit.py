@@ -20,9 +20,8 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from tests.helpers.tiny_fit import ROOT
 from vla_rl import fit
-from vla_rl.distributed.collectives import whole
+from vla_rl.distributed.parameters import trained, whole
 from vla_rl.run.cli import run_entry
-from vla_rl.training.optimizer import trained
 
 ARGUMENTS = [
     "conf=pcm_object_tiny",

@@ -34,7 +34,7 @@ class RolloutConfig:
 class GRPOConfig:
     """The loss, and how an iteration's trajectories become optimizer steps."""
 
-    advantage: str = "grpo"  # grpo, grpo_unbiased, rloo, dr_grpo, ngrpo, raft, or my_pkg.my_fn (`functional.losses`)
+    advantage: str = "grpo"  # grpo, grpo_unbiased, rloo, dr_grpo, ngrpo, raft, or my_pkg.my_fn (`ADVANTAGES`)
     advantage_eps: float = 1e-6  # added to the group's standard deviation
     group_filter: str = "drop"  # groups without a spread of rewards: drop, keep, resample, or my_pkg.my_function
     resample_rounds: int = 2  # group_filter=resample: how often at most their replacements are collected

@@ -2,35 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterable
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
-from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+from torch import Tensor
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
 T = TypeVar("T")
-
-
-def stable_seed(*parts: int | str) -> int:
-    """A seed for what `parts` name, the same in every process and Python version (unlike `hash`).
-
-    Example:
-        >>> stable_seed(0, "actions", 17) == stable_seed(0, "actions", 17) != stable_seed(0, "actions", 18)
-        True
-    """
-    digest = hashlib.blake2b(json.dumps(parts).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1  # 63 bits: fits a signed int64
-
-
-def seeded_generator(*parts: int | str) -> torch.Generator:
-    """A CPU generator seeded by `stable_seed(*parts)`: name the run's seed, the purpose, the iteration, the episode."""
-    return torch.Generator().manual_seed(stable_seed(*parts))
 
 
 def all_reduce_sum(tensor: Tensor, trainer: Trainer) -> Tensor:
@@ -56,14 +36,3 @@ def gather_lists(items: list[T], trainer: Trainer) -> list[T]:
     lists: list[list[T]] = [[] for _ in range(trainer.world_size)]
     torch.distributed.all_gather_object(lists, items)
     return [item for rank in lists for item in rank]
-
-
-def clip_grad_norm(parameters: Iterable[nn.Parameter], largest: float) -> float:
-    """Scale the gradients down to the norm `largest`, over all shards where they are sharded; their norm before."""
-    norm = nn.utils.clip_grad_norm_(parameters, largest)
-    return float(whole(norm))
-
-
-def whole(tensor: Tensor) -> Tensor:
-    """A sharded tensor put together, a collective; any other as it is."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

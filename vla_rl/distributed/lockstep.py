@@ -15,7 +15,7 @@ import torch
 from lightning.pytorch.strategies import Strategy
 
 from vla_rl.distributed.collectives import all_reduce_max
-from vla_rl.distributed.strategies import is_sharded
+from vla_rl.distributed.parameters import is_sharded
 from vla_rl.types import ActionChunk, Observation, Policy
 
 

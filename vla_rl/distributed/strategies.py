@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 from torch import nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
-from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.optim import Optimizer
 
+from vla_rl.distributed.parameters import full_state, is_sharded
 from vla_rl.errors import UserError, no_such_choice
 
 TIMEOUT = timedelta(hours=12)
@@ -98,15 +98,3 @@ def shard(policy: nn.Module, mesh: torch.distributed.DeviceMesh) -> None:
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     for method in ("log_prob", "act"):
         register_fsdp_forward_method(policy, method)
-
-
-def is_sharded(module: nn.Module) -> bool:
-    return any(isinstance(m, FSDPModule) for m in module.modules())
-
-
-def full_state(module: nn.Module, *, trained_only: bool = False) -> dict[str, Any]:
-    """The state dict with tensors whole, on the host of rank 0 where they were sharded; a collective then."""
-    if not is_sharded(module):
-        return module.state_dict()
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=trained_only)
-    return get_model_state_dict(module, options=options)

@@ -14,7 +14,7 @@ from vla_rl.config.schema import VideoConfig
 from vla_rl.distributed.collectives import all_reduce_sum
 from vla_rl.figures.video import choose
 from vla_rl.rollout.collect import TimeSplit, collect
-from vla_rl.rollout.datamodule import HeldoutBatch, HeldoutBatches
+from vla_rl.rollout.epoch import HeldoutBatch, HeldoutBatches
 from vla_rl.types import Episode, Policy, SimulatorPool, Trajectory
 
 PICTURED = 4  # successes, and failures, whose frames are kept for the report

@@ -10,7 +10,7 @@ from typing import Any
 from vla_rl.config.schema import Config, EvaluateConfig, Node
 from vla_rl.errors import UserError
 from vla_rl.evaluation.protocols import PROTOCOLS, departures, find_protocol, sim_values
-from vla_rl.functional.statistics import heldout_episodes
+from vla_rl.rollout.plan import heldout_episodes
 from vla_rl.types import Episode, SimulatorPool
 
 LABELS = "ABCDEFGH"  # of checkpoints, in reports and figures; also how many at most

@@ -10,8 +10,10 @@ from typing import Any
 import torch
 
 from vla_rl.distributed.collectives import all_reduce_sum
-from vla_rl.functional.statistics import Z_95, SuccessRate, heldout_episodes
-from vla_rl.rollout.datamodule import HeldoutBatch, RolloutDataModule
+from vla_rl.functional.statistics import Z_95, SuccessRate
+from vla_rl.rollout.datamodule import RolloutDataModule
+from vla_rl.rollout.epoch import HeldoutBatch
+from vla_rl.rollout.plan import heldout_episodes
 
 
 @dataclass(frozen=True, slots=True)

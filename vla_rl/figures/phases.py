@@ -12,8 +12,8 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from vla_rl.figures.colours import PHASE_COLOURS as COLOURS
+from vla_rl.functional.divergence import cumulative_share, knee
 from vla_rl.functional.phases import PHASES
-from vla_rl.functional.sampling import cumulative_share, knee
 
 MARKERS = ("o", "s", "^", "D", "v")
 MAX_MARKERS = 25  # per line; more would be one thick line

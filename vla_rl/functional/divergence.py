@@ -191,3 +191,27 @@ def keep_probability(score_F: Tensor, floor: float) -> Tensor:
     score_F = score_F.nan_to_num(nan=0.0)
     assert score_F.max() > 0, "no phase has a score"
     return (score_F / score_F.max()).clamp(min=floor)
+
+
+def cumulative_share(score_F: Tensor, chunks_F: Tensor) -> tuple[Tensor, Tensor]:
+    """The score captured by the best chunks, when every chunk has the score of its phase (PCM Fig 8, Appendix D).
+
+    Returns:
+        fraction of the chunks kept and share of the total score captured, both float64 [F + 1] from 0 to 1: the corners
+        of a curve that is straight within a phase, best phase first. All on the diagonal where nothing has a score.
+    """
+    score_F, chunks_F = score_F.nan_to_num(nan=0.0).double(), chunks_F.double()
+    order = score_F.argsort(descending=True, stable=True)
+    captured_F, chunks_F = (score_F * chunks_F)[order], chunks_F[order]
+    if not captured_F.sum() > 0:
+        captured_F = chunks_F
+    zero = torch.zeros(1, dtype=torch.float64)
+    fraction, share = (torch.cat([zero, x.cumsum(0)]) / x.sum().clamp(min=1e-300) for x in (chunks_F, captured_F))
+    return fraction, share
+
+
+def knee(fraction: Tensor, share: Tensor) -> int:
+    """The corner of a curve from `cumulative_share` that lies farthest above the diagonal (Kneedle, Satopaa 2011); the
+    last one, where everything is kept, when none does."""
+    above = share - fraction
+    return int(above.argmax()) if above.max() > 1e-9 else len(fraction) - 1

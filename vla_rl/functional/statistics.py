@@ -6,9 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vla_rl.distributed.collectives import stable_seed
-from vla_rl.types import Episode
-
 Z_95 = 1.959964  # normal quantile of a two-sided 95% interval
 
 
@@ -86,18 +83,3 @@ class PairedTest:
             f"{self.difference:+.3f} [{self.low:+.3f}, {self.high:+.3f}], {self.gained} gained, {self.lost} lost, "
             f"p = {self.p_value:.3f}"
         )
-
-
-def heldout_episodes(tasks: Sequence[int], init_states: Sequence[int], episodes: int, seed: int) -> list[Episode]:
-    """`episodes` pairs (task, initial state), tasks taking turns and states in order; past the last pair they begin
-    again with other sampling seeds. They depend on nothing else, so every policy is measured on the same ones."""
-    low, high = init_states
-    return [
-        Episode(
-            uid=i,
-            task=tasks[i % len(tasks)],
-            init_state=low + (i // len(tasks)) % (high - low),
-            seed=stable_seed(seed, "evaluation", i),
-        )
-        for i in range(episodes)
-    ]

@@ -16,8 +16,8 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from vla_rl.distributed.parameters import trained
 from vla_rl.rollout.collect import TimeSplit, collect
-from vla_rl.training.optimizer import trained
 from vla_rl.types import ActionChunk, Episode, Observation, Policy, SimulatorPool, Trajectory
 
 STOP_S = 10  # an answer or a simulator's chunk takes less, unless it hangs

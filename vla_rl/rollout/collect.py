@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields
 import torch
 from torch import Tensor
 
-from vla_rl.distributed.collectives import stable_seed
+from vla_rl.distributed.seeding import stable_seed
 from vla_rl.types import ActionChunk, Episode, Observation, Policy, SimulatorPool, SlotEvent, Trajectory
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
@@ -17,31 +16,17 @@ import torch
 
 from vla_rl.config.choices import pick
 from vla_rl.config.schema import EvaluationConfig, GRPOConfig, RolloutConfig
-from vla_rl.distributed.collectives import gather_lists, seeded_generator, stable_seed
+from vla_rl.distributed.collectives import gather_lists
 from vla_rl.distributed.lockstep import InStep
-from vla_rl.distributed.strategies import is_sharded
+from vla_rl.distributed.parameters import is_sharded
 from vla_rl.errors import UserError
+from vla_rl.functional.advantages import ADVANTAGES
 from vla_rl.functional.group_filters import GROUP_FILTERS, best_and_worst
-from vla_rl.functional.losses import ADVANTAGES
-from vla_rl.functional.statistics import heldout_episodes
 from vla_rl.rollout.asynchronous import RolloutsAhead
 from vla_rl.rollout.collect import TimeSplit, collect
-from vla_rl.rollout.epoch import Collected, RolloutEpoch
+from vla_rl.rollout.epoch import Collected, HeldoutBatch, HeldoutBatches, RolloutEpoch
+from vla_rl.rollout.plan import heldout_episodes, plan_iteration
 from vla_rl.types import Episode, Policy, RolloutGroup, SimulatorPool, Trajectory
-
-RESAMPLED = 10**9  # uids of a round of replacements start this much higher: unique, whatever else is collected
-
-
-@dataclass(slots=True)
-class HeldoutBatch:
-    """Episodes of one evaluation and how to decode in it: `sampled` (at the rollouts' temperature) or `greedy`."""
-
-    decoding: str
-    episodes: list[Episode]
-
-
-class HeldoutBatches(list[HeldoutBatch]):
-    """One dataloader; Lightning would take a plain list for several of them."""
 
 
 def check_policy(pool: SimulatorPool, policy: Policy) -> None:
@@ -157,30 +142,8 @@ class RolloutDataModule(L.LightningDataModule):
             return self._collect(batch.episodes[self.trainer.global_rank :: self.trainer.world_size], batch.decoding)
 
     def plan(self, iteration: int, attempt: int = 0) -> list[Episode]:
-        """This iteration's episodes over all ranks. Depends on the seed and the iteration alone, so that runs with
-        different masks see the same states. Tasks take turns; states are drawn uniformly.
-
-        Args:
-            attempt: 0, or the round of replacements: the same tasks from other states.
-        """
-        again = [attempt] if attempt else []
-        generator = seeded_generator(self.seed, "initial states", iteration, *again)
-        low, high = self.rollout.train_init_states
-        groups, size = self.rollout.groups, self.rollout.group_size
-        states = torch.randint(low, high, (groups,), generator=generator).tolist()
-        tasks = [self.pool.tasks[(iteration * groups + g) % len(self.pool.tasks)] for g in range(groups)]
-        first = iteration * groups * size + attempt * RESAMPLED
-        return [
-            Episode(
-                uid=(uid := first + g * size + i),
-                task=tasks[g],
-                init_state=states[g],
-                seed=stable_seed(self.seed, "actions", uid),
-                group=g,
-            )
-            for g in range(groups)
-            for i in range(size)
-        ]
+        """This iteration's episodes over all ranks; see `plan_iteration`."""
+        return plan_iteration(self.rollout, self.pool.tasks, self.seed, iteration, attempt)
 
     def state_dict(self) -> dict[str, Any]:
         """Of the episodes under way ahead of the iteration: who plays them, and how. A collective."""

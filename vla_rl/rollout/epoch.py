@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import torch
 
-from vla_rl.distributed.collectives import seeded_generator
+from vla_rl.distributed.seeding import seeded_generator
 from vla_rl.rollout.collect import TimeSplit
-from vla_rl.types import ChunkBatch, RolloutGroup, Trajectory
+from vla_rl.types import ChunkBatch, Episode, RolloutGroup, Trajectory
 
 
 @dataclass(slots=True)
@@ -84,3 +84,15 @@ class RolloutEpoch:
         batch.select_(torch.tensor([0]))
         batch.token_mask_NLA.zero_()
         return batch
+
+
+@dataclass(slots=True)
+class HeldoutBatch:
+    """Episodes of one evaluation and how to decode in it: `sampled` (at the rollouts' temperature) or `greedy`."""
+
+    decoding: str
+    episodes: list[Episode]
+
+
+class HeldoutBatches(list[HeldoutBatch]):
+    """One dataloader; Lightning would take a plain list for several of them."""

@@ -9,8 +9,8 @@ import lightning as L
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
+from vla_rl.distributed.parameters import trained
 from vla_rl.run.folder import write_whole
-from vla_rl.training.optimizer import trained
 
 
 class WholeFiles(TorchCheckpointIO):

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, DataLoader, Dataset
 
 from vla_rl.demos.demo import Demo
-from vla_rl.distributed.collectives import seeded_generator
+from vla_rl.distributed.seeding import seeded_generator
 from vla_rl.types import Observation
 
 

@@ -18,15 +18,16 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from vla_rl.config.schema import GRPOConfig, OptimConfig
-from vla_rl.distributed.collectives import all_reduce_sum, clip_grad_norm
+from vla_rl.distributed.collectives import all_reduce_sum
 from vla_rl.distributed.lockstep import forwards_to_add
+from vla_rl.distributed.parameters import clip_grad_norm, trained
 from vla_rl.distributed.strategies import FSDP2, shard
 from vla_rl.errors import RunError
 from vla_rl.functional.losses import clipped_loss, token_weight
 from vla_rl.functional.statistics import SuccessRate
-from vla_rl.rollout.datamodule import HeldoutBatch
+from vla_rl.rollout.epoch import HeldoutBatch
 from vla_rl.training.checkpoint_io import keep_trained
-from vla_rl.training.optimizer import build_optimizer, trained
+from vla_rl.training.optimizer import build_optimizer
 from vla_rl.types import ChunkBatch, Policy
 
 

@@ -11,11 +11,6 @@ from vla_rl.config.schema import OptimConfig
 from vla_rl.errors import UserError
 
 
-def trained(module: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that are trained, by name: adapters where there are any."""
-    return {name: p for name, p in module.named_parameters() if p.requires_grad}
-
-
 def build_optimizer(parameters: Iterable[nn.Parameter], optim: OptimConfig) -> torch.optim.Optimizer:
     """The optimizer of `parameters` that `optim` asks for.
 

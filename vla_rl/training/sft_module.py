@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vla_rl.config.schema import SFTConfig
+from vla_rl.distributed.parameters import trained
 from vla_rl.training.checkpoint_io import keep_trained
 from vla_rl.training.demo_datamodule import DemoBatch
-from vla_rl.training.optimizer import trained
 
 WARMUP_STEPS = 20
 BETAS = (0.9, 0.95)  # the second moment forgets fast: a run has only hundreds of steps

@@ -7,7 +7,8 @@ import torch
 from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
-from vla_rl.distributed.strategies import FSDP2, full_state, pick_strategy, shard
+from vla_rl.distributed.parameters import full_state
+from vla_rl.distributed.strategies import FSDP2, pick_strategy, shard
 from vla_rl.errors import UserError
 
 

@@ -10,7 +10,7 @@ from tests.helpers.toy import ToyPolicy, ToyPool
 from vla_rl.config.schema import VideoConfig
 from vla_rl.evaluation import evaluator
 from vla_rl.evaluation.evaluator import Evaluated, Evaluator
-from vla_rl.functional.statistics import heldout_episodes
+from vla_rl.rollout.plan import heldout_episodes
 
 EPISODES = heldout_episodes([0, 1], (0, 15), 30, seed=1)
 

@@ -10,9 +10,10 @@ import torch
 from tests.helpers.toy import ToyPolicy, ToyPool
 from vla_rl.config.schema import EvaluationConfig, GRPOConfig, RolloutConfig
 from vla_rl.errors import UserError
+from vla_rl.functional.advantages import ADVANTAGES
 from vla_rl.functional.group_filters import best_and_worst
-from vla_rl.functional.losses import ADVANTAGES
-from vla_rl.rollout.datamodule import RESAMPLED, RolloutDataModule
+from vla_rl.rollout.datamodule import RolloutDataModule
+from vla_rl.rollout.plan import RESAMPLED
 
 ONE_OF_FOUR = torch.tensor([0.0, 1.0, 0.0, 0.0])
 

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from vla_rl.functional.losses import clipped_loss, group_advantage, token_weight
+from vla_rl.functional.advantages import group_advantage
+from vla_rl.functional.losses import clipped_loss, token_weight
 
 
 def tokens(*values):

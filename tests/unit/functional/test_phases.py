@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tests.helpers.make import make_trajectory
-from vla_rl.distributed.collectives import seeded_generator
+from vla_rl.distributed.seeding import seeded_generator
 from vla_rl.functional.divergence import collapse, divergence, keep_probability
 from vla_rl.functional.phases import PHASES, chunk_action, gripper_fraction, label_phases, trajectory_phases
 from vla_rl.functional.sampling import select_chunks

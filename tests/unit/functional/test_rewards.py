@@ -8,8 +8,8 @@ import re
 import pytest
 import torch
 
-from vla_rl.distributed.collectives import seeded_generator
-from vla_rl.functional.losses import group_advantage, group_advantage_unbiased
+from vla_rl.distributed.seeding import seeded_generator
+from vla_rl.functional.advantages import group_advantage, group_advantage_unbiased
 from vla_rl.functional.rewards import (
     ASSIGNMENTS,
     PRESETS,

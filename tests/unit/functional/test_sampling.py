@@ -3,12 +3,11 @@
 import pytest
 import torch
 
-from vla_rl.distributed.collectives import seeded_generator
+from vla_rl.distributed.seeding import seeded_generator
+from vla_rl.functional.divergence import cumulative_share, knee
 from vla_rl.functional.losses import token_weight
 from vla_rl.functional.sampling import (
     ESTIMATORS,
-    cumulative_share,
-    knee,
     plackett_luce_inclusion,
     proportional_inclusion,
     select_chunks,

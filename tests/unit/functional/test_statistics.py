@@ -1,6 +1,7 @@
 import pytest
 
-from vla_rl.functional.statistics import PairedTest, SuccessRate, heldout_episodes, wilson_interval
+from vla_rl.functional.statistics import PairedTest, SuccessRate, wilson_interval
+from vla_rl.rollout.plan import heldout_episodes
 
 
 def test_wilson_interval_by_hand():

@@ -8,12 +8,12 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from callbacks.masks.base import ChunkMask
-from callbacks.masks.full_padded import FullPadded
+from callbacks.masks.padded import FullPadded
 from callbacks.masks.pcm import PCM
 from callbacks.masks.random_mask import RandomMask
 from callbacks.masks.single_phase import SinglePhase
 from tests.helpers.make import MadeData, MadeModule, made_trainer, make_trajectory, random_groups, train
-from vla_rl.distributed.collectives import seeded_generator
+from vla_rl.distributed.seeding import seeded_generator
 from vla_rl.errors import UserError
 from vla_rl.functional.divergence import mean_divergence
 from vla_rl.types import RolloutGroup

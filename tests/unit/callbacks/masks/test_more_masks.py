@@ -4,9 +4,8 @@ import pytest
 import torch
 
 from callbacks.masks.entropy_mask import EntropyMask
-from callbacks.masks.full_padded import FullPadded
 from callbacks.masks.global_mask import GlobalPCM, ScoreNorm
-from callbacks.masks.padded import RandomPadded
+from callbacks.masks.padded import FullPadded, RandomPadded
 from callbacks.masks.pcm import PCM
 from callbacks.masks.random_mask import RandomMask
 from callbacks.masks.single_phase import SinglePhase
@@ -15,7 +14,7 @@ from tests.unit.callbacks.masks.test_masks import alone, kept_of, lengths, phase
 from tests.unit.functional.test_group_filters import Rewards
 from tests.unit.training.test_grpo_module import Recorder
 from tests.unit.training.test_grpo_module import fit as fit_toy
-from vla_rl.distributed.collectives import seeded_generator
+from vla_rl.distributed.seeding import seeded_generator
 from vla_rl.errors import UserError
 from vla_rl.functional.losses import token_weight
 from vla_rl.functional.phases import labels

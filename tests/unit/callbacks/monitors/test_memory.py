@@ -2,7 +2,7 @@ import mmap
 import subprocess
 import sys
 
-from callbacks.monitors.resources import host_bytes
+from callbacks.monitors.memory import host_bytes
 
 MB = 10**6
 

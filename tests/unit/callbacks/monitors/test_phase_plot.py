@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.image import imread
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from callbacks.masks.full_padded import FullPadded
+from callbacks.masks.padded import FullPadded
 from callbacks.masks.pcm import PCM
 from callbacks.monitors.phase_plot import PhasePlot
 from tests.helpers.make import MadeData, MadeModule, made_trainer, make_trajectory, train

@@ -13,7 +13,8 @@ from callbacks.monitors.metrics_file import MetricsFile
 from callbacks.monitors.timing import PARTS, Timing
 from tests.helpers.toy import ToyPolicy, ToyPool
 from vla_rl.config.compose import compose
-from vla_rl.rollout.datamodule import HeldoutBatch, RolloutDataModule
+from vla_rl.rollout.datamodule import RolloutDataModule
+from vla_rl.rollout.epoch import HeldoutBatch
 from vla_rl.training.grpo_module import GRPOModule
 from vla_rl.training.trainer import build_trainer
 

@@ -1,0 +1,39 @@
+"""Parameters that may be shards: which are trained, whole tensors, the norm of their gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
+
+
+def clip_grad_norm(parameters: Iterable[nn.Parameter], largest: float) -> float:
+    """Scale the gradients down to the norm `largest`, over all shards where they are sharded; their norm before."""
+    norm = nn.utils.clip_grad_norm_(parameters, largest)
+    return float(whole(norm))
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A sharded tensor put together, a collective; any other as it is."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def trained(module: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that are trained, by name: adapters where there are any."""
+    return {name: p for name, p in module.named_parameters() if p.requires_grad}
+
+
+def is_sharded(module: nn.Module) -> bool:
+    return any(isinstance(m, FSDPModule) for m in module.modules())
+
+
+def full_state(module: nn.Module, *, trained_only: bool = False) -> dict[str, Any]:
+    """The state dict with tensors whole, on the host of rank 0 where they were sharded; a collective then."""
+    if not is_sharded(module):
+        return module.state_dict()
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=trained_only)
+    return get_model_state_dict(module, options=options)

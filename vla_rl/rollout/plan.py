@@ -1,0 +1,56 @@
+"""Which episodes an iteration and an evaluation run: tasks, initial states and seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from vla_rl.config.schema import RolloutConfig
+from vla_rl.distributed.seeding import seeded_generator, stable_seed
+from vla_rl.types import Episode
+
+RESAMPLED = 10**9  # uids of a round of replacements start this much higher: unique, whatever else is collected
+
+
+def plan_iteration(
+    rollout: RolloutConfig, tasks: Sequence[int], seed: int, iteration: int, attempt: int = 0
+) -> list[Episode]:
+    """An iteration's episodes over all ranks. They depend on the seed and the iteration alone, so that runs with
+    different masks see the same states. Tasks take turns; states are drawn uniformly.
+
+    Args:
+        attempt: 0, or the round of replacements: the same tasks from other states.
+    """
+    again = [attempt] if attempt else []
+    generator = seeded_generator(seed, "initial states", iteration, *again)
+    low, high = rollout.train_init_states
+    groups, size = rollout.groups, rollout.group_size
+    states = torch.randint(low, high, (groups,), generator=generator).tolist()
+    first = iteration * groups * size + attempt * RESAMPLED
+    return [
+        Episode(
+            uid=(uid := first + g * size + i),
+            task=tasks[(iteration * groups + g) % len(tasks)],
+            init_state=states[g],
+            seed=stable_seed(seed, "actions", uid),
+            group=g,
+        )
+        for g in range(groups)
+        for i in range(size)
+    ]
+
+
+def heldout_episodes(tasks: Sequence[int], init_states: Sequence[int], episodes: int, seed: int) -> list[Episode]:
+    """`episodes` pairs (task, initial state), tasks taking turns and states in order; past the last pair they begin
+    again with other sampling seeds. They depend on nothing else, so every policy is measured on the same ones."""
+    low, high = init_states
+    return [
+        Episode(
+            uid=i,
+            task=tasks[i % len(tasks)],
+            init_state=low + (i // len(tasks)) % (high - low),
+            seed=stable_seed(seed, "evaluation", i),
+        )
+        for i in range(episodes)
+    ]
