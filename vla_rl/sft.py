@@ -72,7 +72,7 @@ def main(argv: list[str]) -> None:
     )
     policy = build(config.policy, "policy")
     demos = load_demos(config.sft.demos)
-    policy.learn_statistics(
+    policy.fit_normalisation(
         f"libero_{demos[0].suite}", torch.cat([d.action_TA for d in demos]), torch.cat([d.proprio_TP for d in demos])
     )
     data = DemoDataModule(

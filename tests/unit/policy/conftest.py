@@ -69,7 +69,7 @@ def make_tiny_policy():
         if parameter.dim() > 1:
             parameter.data = 0.1 * torch.randn(parameter.shape, generator=generator)
     command_TA = torch.rand(200, 7, generator=generator) * 2 - 1
-    policy.learn_statistics("libero_test", command_TA, torch.randn(200, 8, generator=generator))
+    policy.fit_normalisation("libero_test", command_TA, torch.randn(200, 8, generator=generator))
     return policy
 
 

@@ -26,7 +26,7 @@ from vla_rl.policy.openvla_oft.action_head import (
 )
 from vla_rl.policy.openvla_oft.actions import Statistics
 from vla_rl.policy.openvla_oft.model import OpenVLAOFT
-from vla_rl.policy.openvla_oft.policy import CheckpointFiles, OpenVLAOFTPolicy, acting, row_by_row
+from vla_rl.policy.openvla_oft.policy import CheckpointFiles, OpenVLAOFTPolicy, row_by_row, single_threaded
 from vla_rl.types import ActionChunk, ChunkBatch, Observation
 
 SCALE_FILE = "laplace_scale.safetensors"
@@ -54,7 +54,7 @@ class L1Policy(OpenVLAOFTPolicy):
     @torch.no_grad()
     def act(self, observation: Observation, seed_N: Sequence[int] | None, temperature: float) -> ActionChunk:
         """As the discrete policy's; the temperature multiplies the scale."""
-        with acting(self):
+        with single_threaded(self):
             mean, scale = row_by_row(self, self.distribution, observation).cpu().unbind(-1)
             scale = scale * (1.0 if seed_N is None else temperature)
             value = mean

@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from vla_rl.policy.cache import VisionCache
 from vla_rl.policy.openvla_oft.checkpoint import ACTION_HEADS, DTYPES, check_choice, load_pretrained
 from vla_rl.policy.openvla_oft.l1_policy import L1Policy
 from vla_rl.policy.openvla_oft.policy import OpenVLAOFTPolicy
 from vla_rl.policy.openvla_oft.processor import PIPELINES
 from vla_rl.policy.openvla_oft.tiny import random_policy, random_policy_7b
 from vla_rl.policy.quantize import check_quantization, quantize
-from vla_rl.policy.vision_cache import VisionCache
 
 RANDOM_7B = "random:7b"
 LLAMA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head")
@@ -69,7 +69,7 @@ def load_policy(
     else:
         policy = load_pretrained(checkpoint, dtype=dtype, unnorm_key=unnorm_key, action_head=action_head)
     if chunk_steps is not None:
-        policy.decide(chunk_steps)
+        policy.set_chunk_size(chunk_steps)
     if quantization is not None:
         quantize(policy.model, quantization)
     if lora is not None:

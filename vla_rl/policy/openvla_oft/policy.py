@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from vla_rl.errors import UserError
 from vla_rl.functional.token_scores import token_entropy, token_score_sq
+from vla_rl.policy.cache import VisionCache
 from vla_rl.policy.openvla_oft.actions import (
     Statistics,
     detokenize,
@@ -28,7 +29,6 @@ from vla_rl.policy.openvla_oft.actions import (
 from vla_rl.policy.openvla_oft.config import ACTION_DIMS
 from vla_rl.policy.openvla_oft.model import OpenVLAOFT
 from vla_rl.policy.openvla_oft.processor import Pixels, Prompts
-from vla_rl.policy.vision_cache import VisionCache
 from vla_rl.types import ActionChunk, ChunkBatch, Observation
 
 
@@ -56,9 +56,9 @@ class OpenVLAOFTPolicy(nn.Module):
         """L, control steps of a chunk."""
         return self.model.config.chunk_steps
 
-    def decide(self, chunk_steps: int) -> None:
-        """Predict chunks of another length from now on. Slots have no weights of their own, so any length runs; what it
-        is worth has to be learnt (`python -m vla_rl.sft`)."""
+    def set_chunk_size(self, chunk_steps: int) -> None:
+        """Predict chunks of another length from now on. Any length runs, because slots have no parameters; accuracy
+        needs fine-tuning (`python -m vla_rl.sft`)."""
         self.model.config = replace(self.model.config, chunk_steps=chunk_steps)
         self.files.config = self.files.config | {"chunk_steps": chunk_steps}
 
@@ -110,7 +110,7 @@ class OpenVLAOFTPolicy(nn.Module):
 
         On a CPU a row's answer is the same bits whatever other rows are asked for and however many threads there are.
         """
-        with acting(self):
+        with single_threaded(self):
             logits = row_by_row(self, self.logits, observation)
             logprob = (logits if seed_N is None else logits / temperature).log_softmax(-1).cpu()
             token = logprob.argmax(-1) if seed_N is None else sample(logprob, seed_N)
@@ -145,8 +145,9 @@ class OpenVLAOFTPolicy(nn.Module):
         command[..., -1] = gripper_to_model(command[..., -1])
         return tokenize(bounds.normalize(command))
 
-    def learn_statistics(self, name: str, command_TA: Tensor, proprio_TP: Tensor) -> None:
-        """Take the statistics of demonstrations, unless the checkpoint brought its own: its weights know only those."""
+    def fit_normalisation(self, name: str, command_TA: Tensor, proprio_TP: Tensor) -> None:
+        """Normalise by the statistics of demonstrations, unless the checkpoint brought its own: its weights were
+        trained with those."""
         if self.statistics is None:
             opening = gripper_to_model(command_TA[:, -1:])
             entry = measure_statistics(torch.cat([command_TA[:, :-1], opening], dim=1), proprio_TP)
@@ -207,8 +208,8 @@ def on_cpu(policy: OpenVLAOFTPolicy) -> bool:
 
 
 @contextmanager
-def acting(policy: OpenVLAOFTPolicy) -> Iterator[None]:
-    """On a CPU, act on one thread: a row is too small to share out, a second one would take a simulator's core."""
+def single_threaded(policy: OpenVLAOFTPolicy) -> Iterator[None]:
+    """Use one thread on a CPU: a row is too small to split, and a second thread would take a simulator's core."""
     if not on_cpu(policy):
         yield
         return

@@ -1,4 +1,4 @@
-"""Features of frozen vision towers, kept from the rollout for the update: no frame is looked at twice."""
+"""Features of frozen vision towers, kept from the rollout for the update: each frame is computed once."""
 
 from __future__ import annotations
 
