@@ -6,7 +6,6 @@ python tools/config_reference.py            # after a change of the schema, of c
 from __future__ import annotations
 
 import ast
-import importlib
 import inspect
 import re
 import sys
@@ -17,7 +16,7 @@ from typing import Any
 import lightning as L
 import yaml
 
-from callbacks.masks.base import ChunkMask
+import callbacks
 from vla_rl.config.compose import CONF_DIR, conf_names, group_names, merge
 from vla_rl.config.instantiate import import_path
 from vla_rl.config.schema import GROUPS
@@ -141,7 +140,7 @@ def _callbacks() -> Iterator[str]:
         if path in of_groups:
             continue
         slot = filled.get(path)
-        name = slot or path.split(".")[-2]
+        name = slot or re.sub(r"(?<!^)(?=[A-Z])", "_", target.__name__).lower()
         rows.append((f"`callbacks.{name}`", f"`{path}`", "yes" if slot else "", _about_module(target)))
         options += _options(path, target, set(), {}, f"callbacks.{name}")
     yield _table(("slot", "target", "filled in `base`", "what"), rows)
@@ -154,12 +153,11 @@ def _group_targets() -> set[str]:
 
 
 def _callback_classes() -> Iterator[tuple[str, type[L.Callback]]]:
-    for file in sorted((ROOT / "callbacks").rglob("*.py"), key=lambda file: file.stem):
-        module = importlib.import_module(".".join(file.relative_to(ROOT).with_suffix("").parts))
-        for name, value in vars(module).items():
-            own = inspect.isclass(value) and value.__module__ == module.__name__
-            if own and issubclass(value, L.Callback) and not issubclass(value, ChunkMask):
-                yield f"{module.__name__}.{name}", value
+    """Public callbacks that are no masks."""
+    for name in sorted(callbacks.MODULES):
+        value = getattr(callbacks, name)
+        if issubclass(value, L.Callback) and not issubclass(value, callbacks.ChunkMask):
+            yield f"callbacks.{name}", value
 
 
 def _about(path: Path) -> str:

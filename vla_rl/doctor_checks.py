@@ -25,7 +25,7 @@ Status = Literal["pass", "warn", "fail"]
 BESIDE = ("hf-libero==0.1.4",)
 SIMULATOR = ("mujoco", "robosuite", "bddl", "hf-libero")  # other versions of these give other results
 MISSING = "not installed"
-POOL = "vla_rl.sim.pool.LiberoPool"  # what the simulator check is made for
+POOL = "vla_rl.LiberoPool"  # what the simulator check is made for
 CHUNK_STEPS, CHUNKS_TIMED = 8, 4
 
 

@@ -6,7 +6,8 @@ line: swaps of whole groups (`mask=random`) first, single values after them, wha
 - `extends: base` in a file names another conf, or a .yaml relative to the file.
 - `mask: pcm` loads conf/mask/pcm.yaml in place of the node; `mask: {extends: pcm, budget: 6}` loads and changes it.
   An empty group file is a null node.
-- A new `_target_` replaces a node: the old target's options would mean nothing to the new one.
+- A new `_target_` replaces a node: the old target's options would mean nothing to the new one. Paths of version 0.1 are
+  read as today's (`aliases`).
 - A value that starts with `???` must be given by the user, who is shown what follows the `???`.
 """
 
@@ -20,6 +21,7 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from vla_rl.config.aliases import translate
 from vla_rl.config.convert import typed
 from vla_rl.config.schema import GROUPS, Config, validate
 from vla_rl.errors import UserError, closest, did_you_mean
@@ -121,7 +123,7 @@ def _parse(argument: str) -> tuple[str, Any]:
     if not key or not equals or not all(key.split(".")):
         raise UserError(f"expected key=value, got '{argument}' (for example mask.budget=8)")
     try:
-        return key, OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"]
+        return key, translate(OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"])
     except yaml.YAMLError as e:
         raise UserError(f"{argument}: the value is not valid YAML ({_first_line(e)})") from e
 
@@ -178,7 +180,7 @@ def _read(path: Path) -> Tree:
         raise UserError(f"{path} is not valid YAML: {_first_line(e)}") from e
     if not isinstance(loaded, DictConfig):
         raise UserError(f"{path} must hold 'key: value' lines")
-    return OmegaConf.to_container(loaded, resolve=False)
+    return translate(OmegaConf.to_container(loaded, resolve=False))
 
 
 def _apply(tree: Tree, arguments: list[tuple[str, Any]]) -> Tree:

@@ -79,7 +79,7 @@ def import_path(path: str, given: str) -> Callable[..., Any]:
             raise  # the module exists, but something it imports does not
         raise UserError(f"no module named '{e.name}' {given}") from e
     if not hasattr(module, name):
-        public = [n for n in vars(module) if not n.startswith("_")]
+        public = [n for n in dir(module) if not n.startswith("_")]
         raise UserError(f"module '{module_name}' has no '{name}'{did_you_mean(name, public)} {given}")
     target = getattr(module, name)
     if not callable(target):

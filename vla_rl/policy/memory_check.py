@@ -11,7 +11,7 @@ from vla_rl.config.schema import Node
 from vla_rl.errors import UserError
 from vla_rl.policy.memory import MemoryPlan, plan_memory
 
-POLICY = "vla_rl.policy.load_policy"  # what plans are made for
+POLICY = "vla_rl.load_policy"  # what plans are made for
 PRESETS = {24: "openvla_oft_7b_24gb", 48: "openvla_oft_7b_48gb", 80: "openvla_oft_7b_80gb"}  # GB of a GPU
 WORTH_A_LINE = 10**9  # bytes
 

@@ -17,6 +17,7 @@ import torch
 import yaml
 from lightning.pytorch.utilities import rank_zero_warn
 
+from vla_rl.config.aliases import translate
 from vla_rl.config.schema import Config
 from vla_rl.errors import UserError
 
@@ -121,7 +122,7 @@ def _auto_folder(config: Config) -> Path | None:
 
 
 def _check_same(config: Config, folder: Path) -> None:
-    keys = differing_keys(yaml.safe_load((folder / "config.yaml").read_text()), _plain(asdict(config)))
+    keys = differing_keys(translate(yaml.safe_load((folder / "config.yaml").read_text())), _plain(asdict(config)))
     if keys:
         raise UserError(
             f"the run in {folder} was started with another config; these differ: {', '.join(keys)} "

@@ -33,7 +33,9 @@ class OneFileTensorBoard(TensorBoardLogger):
             self.experiment.flush()
 
 
-def wandb(save_dir: Path, project: str = "vla_rl", name: str | None = None, offline: bool = False) -> WandbLogger:
+def wandb_logger(
+    save_dir: Path, project: str = "vla_rl", name: str | None = None, offline: bool = False
+) -> WandbLogger:
     """Weights & Biases (`logger=wandb`).
 
     Args:

@@ -25,7 +25,7 @@ BOTH_STAGES = [
     *("evaluation.sampled_episodes=1", "evaluation.greedy_episodes=0", "evaluation.every_iterations=0"),
 ]
 REPORT = [
-    *("callbacks.trim_report._target_=callbacks.policytrim.report.TrimReport", "callbacks.trim_report.episodes=5"),
+    *("callbacks.trim_report._target_=callbacks.TrimReport", "callbacks.trim_report.episodes=5"),
     "callbacks.scores._target_=tests.integration.distributed.test_policytrim_ranks.SaveScores",
 ]
 SAID = ("task", "stage 2", "before training", "after training")  # S_base; the switch; success, overall and by window

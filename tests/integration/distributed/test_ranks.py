@@ -21,7 +21,7 @@ UNEQUAL = [
 RECORD = ["callbacks.record._target_=tests.helpers.toy_fit.RecordGradients"]
 # the tiny policy of the same architecture: layers in blocks, frozen weights in bfloat16, adapters in float32
 ADAPTED = [
-    *("sim._target_=tests.helpers.toy.ChunkPool", "policy._target_=vla_rl.policy.load_policy"),
+    *("sim._target_=tests.helpers.toy.ChunkPool", "policy._target_=vla_rl.load_policy"),
     *("policy.checkpoint=shipped:object_tiny", "policy.lora={r: 2, alpha: 2}", "policy.dtype=bfloat16"),
     *("grpo.micro_rows=2", "mask.budget=2", "rollout.groups=3", "rollout.group_size=3"),
     *("reward._target_=tests.helpers.tiny_fit.EverySecond", "iterations=1", "evaluation.sampled_episodes=1"),

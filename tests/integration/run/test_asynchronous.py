@@ -158,7 +158,7 @@ def test_the_small_policy_in_the_simulator_and_what_a_ctrl_c_leaves(tmp_path):
     [
         (["trainer.strategy=fsdp2", "trainer.devices=2"], "rollout.asynchronous=true needs the whole policy on every"),
         (
-            ["callbacks.trace._target_=callbacks.monitors.trace.Trace"],
+            ["callbacks.trace._target_=callbacks.Trace"],
             "a trace shows rollouts that the training waits for",
         ),
     ],

@@ -41,11 +41,11 @@ MISTAKES = [
     ([TINY, "grpo.downsample=3"], "grpo.downsample=4"),
     ([TINY, "grpo.downsample=10"], "grpo.downsample=4"),
     (
-        [TINY, "callbacks.augment._target_=callbacks.augment.Augment", "callbacks.augment.jitter=2"],
+        [TINY, "callbacks.augment._target_=callbacks.Augment", "callbacks.augment.jitter=2"],
         "callbacks.augment.jitter=0.1",
     ),
     (
-        [TINY, "callbacks.trace._target_=callbacks.monitors.trace.Trace", "callbacks.trace.iteration=0"],
+        [TINY, "callbacks.trace._target_=callbacks.Trace", "callbacks.trace.iteration=0"],
         "callbacks.trace.iteration=2",
     ),
     ([TINY, "logger=wanb"], "(logger=wandb)"),

@@ -46,7 +46,7 @@ def message(argv: list[str]) -> str:
 
 
 PAPER_MASK = {
-    "_target_": "callbacks.masks.pcm.PCM",
+    "_target_": "callbacks.PCM",
     "budget": 12,
     "floor": 0.1,
     "refresh_every": 5,
@@ -101,7 +101,7 @@ def test_extending_reaches_down_to_the_base() -> None:
 
 
 def test_a_group_swap_replaces_the_node_and_values_merge_over_it_in_any_order() -> None:
-    expected = {"_target_": "callbacks.masks.random_mask.RandomMask", "budget": 8}
+    expected = {"_target_": "callbacks.RandomMask", "budget": 8}
     assert compose([TINY, "mask=random", "mask.budget=8"]).mask == expected
     assert compose(["mask.budget=8", "mask=random", TINY]).mask == expected
 
@@ -140,7 +140,7 @@ def test_an_own_file(tmp_path: Path) -> None:
     )
     config = compose([f"conf={tmp_path / 'mine.yaml'}", "seed=8"])
     assert (config.conf, config.seed, config.iterations, config.optim.lr) == ("mine", 8, 9, 1e-3)
-    assert config.mask == {"_target_": "callbacks.masks.single_phase.SinglePhase", "budget": 3} | {
+    assert config.mask == {"_target_": "callbacks.SinglePhase", "budget": 3} | {
         "refresh_every": 5,
         "labeller": "gripper",
     }
@@ -322,12 +322,12 @@ def test_build_builds_inner_nodes_and_targets_without_a_signature() -> None:
     ("node", "extra", "expected"),
     [
         (
-            {"_target_": "callbacks.masks.pcm.PCM", "flor": 0.1},
+            {"_target_": "callbacks.PCM", "flor": 0.1},
             {},
             f"PCM has no option 'flor'; did you mean 'floor'? Options: {PCM_OPTIONS} (mask.floor=...)",
         ),
         (
-            {"_target_": "callbacks.masks.pcm.PCM", "x": 0.1},
+            {"_target_": "callbacks.PCM", "x": 0.1},
             {},
             f"PCM has no option 'x'. Options: {PCM_OPTIONS} (remove mask.x)",
         ),

@@ -109,7 +109,7 @@ def test_a_device_too_small_is_named_with_the_preset(monkeypatch, capsys):
 
 
 def test_rows_are_found_or_kept(capsys):
-    tiny = {"_target_": "vla_rl.policy.load_policy", "checkpoint": None}
+    tiny = {"_target_": "vla_rl.load_policy", "checkpoint": None}
     assert rows_that_fit(tiny, rows=7, optimizer="adamw", device=CPU) == 7
     assert rows_that_fit(tiny, rows=None, optimizer="adamw", device=CPU) == 64  # the most
     assert capsys.readouterr().out == ""  # not worth a line
@@ -120,6 +120,6 @@ def test_rows_are_found_or_kept(capsys):
 
 
 def test_a_checkpoint_that_is_not_there_is_a_users_mistake():
-    node = {"_target_": "vla_rl.policy.load_policy", "checkpoint": "shipped:none"}
+    node = {"_target_": "vla_rl.load_policy", "checkpoint": "shipped:none"}
     with pytest.raises(UserError, match="there is: shipped:object_tiny"):
         rows_that_fit(node, rows=1, optimizer="adamw", device=CPU)

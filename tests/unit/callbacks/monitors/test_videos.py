@@ -128,6 +128,6 @@ def test_training_is_the_same_with_and_without(tmp_path):
 )
 def test_options_are_checked(option, fix):
     slot = "callbacks.videos."
-    config = compose(["conf=pcm_object_tiny", f"{slot}_target_=callbacks.monitors.videos.Videos", slot + option])
+    config = compose(["conf=pcm_object_tiny", f"{slot}_target_=callbacks.Videos", slot + option])
     with pytest.raises(UserError, match=slot + fix):
         build(config.callbacks["videos"], "callbacks.videos")
