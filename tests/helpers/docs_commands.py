@@ -20,7 +20,7 @@ from vla_rl.config.instantiate import check
 from vla_rl.config.schema import Config
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 IMAGE = "vla_rl"  # name of the image in the docs
 CODE = ("python", "text", "yaml", "json", "diff")  # languages of blocks that hold no commands
 
