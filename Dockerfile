@@ -21,7 +21,7 @@ RUN apt-get update \
 WORKDIR /app
 
 # what decides the environment, so that a change of the code does not install it anew
-COPY Makefile pyproject.toml constraints.txt README.md ./
+COPY Makefile pyproject.toml constraints.txt README.md LICENSE ./
 COPY tools/setup.sh tools/
 COPY vla_rl/__init__.py vla_rl/
 COPY callbacks/__init__.py callbacks/

@@ -1,16 +1,28 @@
 # make fit    set everything up, then train the small policy in the LIBERO simulator
-# make test   set everything up, then run the tests
+# make test   set everything up, then check everything: lint, documentation, tests with coverage
 # make setup  the set-up alone, into .venv
-# ARGS="mask=random seed=2" is passed on to the program.
+# make lint, make types, make docs   one of the checks alone (the type checker is not part of `make test` yet)
+# ARGS="mask=random seed=2" is passed on to the program of `make fit`, ARGS="-k masks" to pytest.
 PYTHON ?= python3
 VENV := .venv
+SOURCES := vla_rl callbacks tools tests
 
-.PHONY: setup fit test
+.PHONY: setup fit test lint types docs
 fit: setup
 	$(VENV)/bin/python -m vla_rl.fit conf=pcm_object_tiny $(ARGS)
 
-test: setup
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile $(ARGS)
+test: lint docs
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered $(ARGS)
+
+lint: setup
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check $(SOURCES)
+
+types: setup
+	$(VENV)/bin/python -m mypy
+
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/python -m mkdocs build --strict
 
 setup: $(VENV)/.ready
 

@@ -1,15 +1,18 @@
-"""The container and the workflow, read: neither can be run here, but what they name has to exist."""
+"""The container, the workflow and the package's metadata, read: what they name has to exist, and agree."""
 
 from __future__ import annotations
 
 import json
 import re
 import shlex
+import subprocess
 import tomllib
 from fnmatch import fnmatch
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from tests.helpers.docs_commands import ROOT
 
@@ -47,7 +50,9 @@ def test_what_the_setup_reads_is_copied_before_it(dockerfile):
     prerequisites = re.search(r"^\$\(VENV\)/\.ready: (.*)$", (ROOT / "Makefile").read_text(), re.M)[1].split()
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
-    for needed in [*prerequisites, project["project"]["readme"], *wheel["packages"], *wheel["force-include"]]:
+    metadata = project["project"]
+    files = [*prerequisites, metadata["readme"], *metadata["license-files"]]
+    for needed in [*files, *wheel["packages"], *wheel["force-include"]]:
         assert needed in before, f"{needed} is copied too late"
 
 
@@ -71,14 +76,88 @@ def test_the_vendor_file_of_egl_is_json(dockerfile):
     assert json.loads(vendor)["ICD"]["library_path"] == "libEGL_nvidia.so.0"
 
 
-def test_the_workflow_runs_what_the_checks_run():
-    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
-    assert set(workflow[True]) == {"push", "pull_request"}  # YAML reads `on` as true
-    (job,) = workflow["jobs"].values()
-    steps = [step.get("run", "") for step in job["steps"]]
-    assert ".ci/run" in steps and (ROOT / ".ci" / "run").stat().st_mode & 0o111
+@pytest.fixture
+def workflow() -> dict:
+    return yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+
+
+def commands(job: dict) -> str:
     assert all("uses" in step or "run" in step for step in job["steps"])
+    return "\n".join(step.get("run", "") for step in job["steps"])
+
+
+def test_the_workflow_runs_what_the_checks_run(workflow):
+    assert set(workflow[True]) == {"push", "pull_request"}  # YAML reads `on` as true
+    assert set(workflow["jobs"]) == {"checks", "wheel", "docs"}
+    assert ".ci/run" in commands(workflow["jobs"]["checks"]) and (ROOT / ".ci" / "run").stat().st_mode & 0o111
     packages = re.search(r'^packages="(.*)"$', (ROOT / "tools" / "setup.sh").read_text(), re.M)[1]
-    assert any(packages in run for run in steps), "the runner is not root: set-up cannot install these itself"
-    (python,) = [step["with"]["python-version"] for step in job["steps"] if "setup-python" in step.get("uses", "")]
-    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"] == f">={python}"
+    assert workflow["env"]["SOFTWARE_GL"] == packages, "the runner is not root: set-up cannot install these itself"
+    for job in workflow["jobs"].values():
+        assert "install -y --no-install-recommends $SOFTWARE_GL" in commands(job)
+
+
+def test_the_workflow_tests_the_python_versions_that_the_package_names(workflow):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    tested = workflow["jobs"]["checks"]["strategy"]["matrix"]["python"]
+    assert project["requires-python"] == f">={tested[0]}"
+    named = [found[1] for c in project["classifiers"] if (found := re.search(r"Python :: (3\.\d+)$", c))]
+    assert named == tested
+
+
+def test_the_workflow_uses_the_wheel_in_an_empty_folder(workflow):
+    steps = commands(workflow["jobs"]["wheel"])
+    (script,) = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
+    assert (
+        steps.index("-m build --wheel")
+        < steps.index("-m venv")
+        < steps.index("mkdir")
+        < steps.index(f'/bin/{script}" --help')
+    )
+
+
+def test_make_test_fails_when_lint_documentation_or_a_test_fails():
+    """`make -n` prints what it would run, in order; make stops at the first that fails."""
+    printed = subprocess.run(["make", "-n", "test"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    lines = printed.splitlines()
+    wanted = ("ruff check .", "ruff format --check", "mkdocs build --strict", "-m pytest")
+    found = [next(n for n, line in enumerate(lines) if part in line) for part in wanted]
+    assert found == sorted(found) and not any(re.search(r"\|\||;", lines[n]) for n in found)
+    assert "\n\t-" not in (ROOT / "Makefile").read_text()  # such a line's failure would be ignored
+
+
+def test_dependencies_are_bounds_and_the_constraints_are_exact():
+    """Other versions of the simulator give other results, so they alone are exact in the wheel's metadata."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split())
+    pins = {canonicalize_name(name): version for name, version in pins.items()}
+    extras = [line for lines in project["optional-dependencies"].values() for line in lines]
+    for requirement in map(Requirement, [*project["dependencies"], *extras]):
+        if requirement.name != project["name"]:
+            pinned = pins[canonicalize_name(requirement.name)]
+            assert requirement.specifier.contains(pinned), f"{requirement} refuses the pinned {pinned}"
+    exact = {r.name for r in map(Requirement, project["dependencies"]) if "==" in str(r.specifier)}
+    assert exact == {"mujoco", "robosuite", "bddl"}
+
+
+def test_version_and_licence_are_the_same_everywhere():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    (version, date), *_ = re.findall(r"^## \[(\d+\.\d+\.\d+)\] - (\S+)$", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    assert project["version"] == citation["version"] == version
+    assert str(citation["date-released"]) == date
+    assert project["license"] == citation["license"] == "MIT"
+    assert (ROOT / "LICENSE").read_text().startswith("MIT License\n")
+
+
+def test_the_issue_forms_have_what_the_platform_asks_for():
+    forms = sorted((ROOT / ".github" / "ISSUE_TEMPLATE").glob("*.yml"))
+    assert [form.name for form in forms] == ["bug.yml", "config.yml", "feature.yml"]
+    for form in forms:
+        content = yaml.safe_load(form.read_text())
+        if form.name != "config.yml":
+            assert content["name"] and content["description"]
+            ids = [part["id"] for part in content["body"]]
+            assert len(set(ids)) == len(ids) >= 3
+            assert all(
+                part["type"] in ("textarea", "checkboxes") and part["attributes"]["label"] for part in content["body"]
+            )
