@@ -223,8 +223,8 @@ class LiberoPool(ProcessPool):
 
     Args:
         suite, tasks: see `vla_rl.sim.libero.suites`; tasks None = all of the suite.
-        assets, camera_px, wrist_camera, chunk_steps, horizon, settle_steps, placement_noise_m, robot_geoms,
-            stepping: of every environment, see `vla_rl.sim.libero.env.LiberoEnv`.
+        assets, camera_px, wrist_camera, chunk_steps, horizon: of every environment, see `LiberoEnv`.
+        settle_steps, placement_noise_m, robot_geoms, stepping: of every environment, see `LiberoEnv`.
         workers: processes; 0 = one per core.
         timeout_s: an answer that takes longer means that the worker hangs; it is replaced.
 
