@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import lightning as L
 import torch
 from torch import Tensor
 
 from vla_rl.distributed.seeding import seeded_generator
+from vla_rl.rollout.callback import RolloutCallback
 from vla_rl.types import Episode
 
 
@@ -35,7 +35,7 @@ class Lamp:
         return (frame_HWC * gain_C).round().clamp(0, 255).to(torch.uint8)
 
 
-class Augment(L.Callback):
+class Augment(RolloutCallback):
     """Gives each training episode a `Lamp`.
 
     Args:

@@ -43,7 +43,7 @@ from vla_rl.rollout.epoch import Collected, RolloutEpoch
 from vla_rl.run.cli import run_entry
 from vla_rl.run.folder import versions
 from vla_rl.training.grpo_module import GRPOModule
-from vla_rl.types import Episode, RolloutGroup, Trajectory
+from vla_rl.types import ActionChunk, Episode, RolloutGroup, Trajectory
 
 BUDGET, MAX_CHUNKS = 12, 64
 LENGTHS = (16, 16, 16, 64)  # chunks of a trajectory; the last one fails
@@ -65,16 +65,18 @@ def make_trajectory(index: int, policy: Any) -> Trajectory:
         instruction=INSTRUCTION,
         frame_NHWC=torch.randint(0, 256, (rows, px, px, 3), dtype=torch.uint8, generator=draw),
         proprio_NP=torch.randn(rows, 8, generator=draw),
-        token_NLA=torch.randint(0, 256, (rows, steps, 7), generator=draw),
-        logprob_NLA=torch.full((rows, steps, 7), -5.545),  # of the uniform distribution
-        entropy_NLA=torch.full((rows, steps, 7), 5.545),
-        score_sq_NLA=torch.full((rows, steps, 7), 1 - 1 / 256),
-        action_NLA=torch.rand(rows, steps, 7, generator=draw) * 2 - 1,
-        close_NL=(torch.arange(rows) >= rows // 2)[:, None].expand(-1, steps),
+        actions=ActionChunk(
+            token_NLA=torch.randint(0, 256, (rows, steps, 7), generator=draw),
+            logprob_NLA=torch.full((rows, steps, 7), -5.545),  # of the uniform distribution
+            action_NLA=(action_NLA := torch.rand(rows, steps, 7, generator=draw) * 2 - 1),
+            command_NLA=action_NLA,
+            entropy_NLA=torch.full((rows, steps, 7), 5.545),
+        ),
+        gripper_closed_NL=(torch.arange(rows) >= rows // 2)[:, None].expand(-1, steps),
         executed_N=torch.full((rows,), steps),
         success=success,
         reward=float(success),
-        advantage=0.5 if success else -1.5,
+        advantage_N=torch.full((rows,), 0.5 if success else -1.5),
     )
 
 

@@ -21,9 +21,9 @@ class Preempted(Exception):
     """A run was told to stop (SIGTERM) and has saved; the message says how to go on."""
 
 
-def closest(name: str, allowed: Iterable[str]) -> str | None:
-    """The allowed name most like `name`, or None where nothing is alike."""
-    matches = difflib.get_close_matches(name, list(allowed), n=1)
+def closest(name: str, allowed: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The allowed name most like `name`, or None where nothing is alike (a ratio of `cutoff` and more, of 1)."""
+    matches = difflib.get_close_matches(name, list(allowed), n=1, cutoff=cutoff)
     return matches[0] if matches else None
 
 

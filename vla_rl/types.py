@@ -15,10 +15,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass(slots=True)
@@ -45,14 +45,61 @@ class Observation:
 
 @dataclass(slots=True)
 class ActionChunk:
-    """What the policy answers for N observations."""
+    """What the policy decided, N times. A new quantity of a decision is one more field here, or an extra: trajectories
+    and batches carry all of it."""
 
     token_NLA: Tensor  # int64, bin index 0..255: what was sampled
     logprob_NLA: Tensor  # float32, log-probability of each token at the sampling temperature
     action_NLA: Tensor  # float32 in [-1, 1]: decoded bin centres, before un-normalisation
     command_NLA: Tensor  # float32 in [-1, 1]: what the simulator executes
     entropy_NLA: Tensor  # float32, entropy of each token's distribution (nats)
-    score_sq_NLA: Tensor  # float32, squared norm of the score by the outputs of the head (`token_scores`)
+    extras: dict[str, Tensor] = field(default_factory=dict)  # [N, ...] each, where somebody asked (`Policy.extras`)
+
+    def __len__(self) -> int:
+        return len(self.token_NLA)
+
+    def row(self, n: int) -> ActionChunk:
+        """Decision n alone, without the leading dimension."""
+        return self._map(lambda value_N: value_N[n])
+
+    def rows(self, index: Tensor | slice) -> ActionChunk:
+        """The decisions of `index`; a slice copies nothing."""
+        return self._map(lambda value_N: value_N[index])
+
+    @classmethod
+    def stack(cls, rows: Sequence[ActionChunk]) -> ActionChunk:
+        """N decisions from N single ones (`row`)."""
+        return cls._join(torch.stack, rows)
+
+    @classmethod
+    def cat(cls, chunks: Sequence[ActionChunk]) -> ActionChunk:
+        """The decisions of all `chunks`, one after the other."""
+        return cls._join(torch.cat, chunks)
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> ActionChunk:
+        changed = [change(getattr(self, name)) for name in _tensors(ActionChunk)]
+        return ActionChunk(*changed, extras={name: change(value) for name, value in self.extras.items()})
+
+    @classmethod
+    def _join(cls, join: Callable[[list[Tensor]], Tensor], chunks: Sequence[ActionChunk]) -> ActionChunk:
+        joined = [join([getattr(chunk, name) for chunk in chunks]) for name in _tensors(ActionChunk)]
+        return cls(*joined, extras={name: join([chunk.extras[name] for chunk in chunks]) for name in chunks[0].extras})
+
+
+def _tensors(noun: type) -> list[str]:
+    """The fields of a noun that are tensors."""
+    return [f.name for f in fields(noun) if f.type == "Tensor"]
+
+
+def executed_mask(executed_N: Tensor, steps: int) -> Tensor:
+    """Which control steps of each chunk were executed, bool [N, L]: the first `executed_N[n]` of row n.
+
+    Args:
+        steps: L, control steps of a chunk.
+
+    Example: executed 3 and 1 of 4 steps -> 1110 and 1000.
+    """
+    return torch.arange(steps) < executed_N[:, None]
 
 
 @dataclass(slots=True)
@@ -63,20 +110,29 @@ class Trajectory:
     instruction: str
     frame_NHWC: Tensor  # uint8
     proprio_NP: Tensor  # float32
-    token_NLA: Tensor  # int64
-    logprob_NLA: Tensor  # float32
-    action_NLA: Tensor  # float32
-    entropy_NLA: Tensor  # float32
-    score_sq_NLA: Tensor  # float32
-    close_NL: Tensor  # bool: the executed gripper command closes (False where not executed)
+    actions: ActionChunk
+    gripper_closed_NL: Tensor  # bool: the executed gripper command closes (False where not executed)
     executed_N: Tensor  # int64: control steps executed of each chunk, 1..L
     success: bool
     reward: float  # 1.0 on success, else 0.0, until a callback's `score` shapes it
-    advantage: float = 0.0
+    advantage_N: Tensor = field(default_factory=lambda: torch.zeros(0))  # float32; zeros until rewards are compared
     last_frame_HWC: Tensor | None = None  # uint8: after the last step, where no decision was made any more; for people
+
+    def __post_init__(self) -> None:
+        if not len(self.advantage_N):
+            self.set_advantage(0.0)
 
     def __len__(self) -> int:
         return len(self.executed_N)
+
+    def set_advantage(self, value: float) -> None:
+        """Give every chunk the same advantage, that of the episode."""
+        self.advantage_N = torch.full((len(self),), value)
+
+    @property
+    def advantage(self) -> float:
+        """The mean over chunks: the episode's, where all chunks have the same."""
+        return float(self.advantage_N.double().mean())
 
     @property
     def steps(self) -> int:
@@ -86,7 +142,7 @@ class Trajectory:
     @property
     def executed_NL(self) -> Tensor:
         """bool [N, L]: which steps of each chunk were executed."""
-        return torch.arange(self.token_NLA.shape[1]) < self.executed_N[:, None]
+        return executed_mask(self.executed_N, self.actions.token_NLA.shape[1])
 
 
 @dataclass(slots=True)
@@ -123,14 +179,13 @@ class ChunkBatch:
 
     frame_NHWC: Tensor  # uint8
     proprio_NP: Tensor  # float32
-    token_NLA: Tensor  # int64
-    logprob_NLA: Tensor  # float32, of the policy that acted
+    actions: ActionChunk  # of the policy that acted
     token_mask_NLA: Tensor  # bool: executed, real tokens
     advantage_N: Tensor  # float32
     trajectory_N: Tensor  # int64: index into `trajectories`
     chunk_N: Tensor  # int64: the decision's index within its trajectory
-    weight_N: Tensor  # float32: what a token of the row counts in the loss; 1 unless a mask corrects for its draw
-    share_N: Tensor  # float32: what it counts in the sums that the loss is divided by; 1 likewise
+    weight_N: Tensor  # float32: importance weight of the row's tokens; 1 unless a mask corrects for its draw
+    share_N: Tensor  # float32: the tokens' contribution to the loss normaliser; 1 likewise
     trajectories: list[Trajectory] = field(default_factory=list)
 
     @classmethod
@@ -139,14 +194,14 @@ class ChunkBatch:
         if not trajectories:
             raise ValueError("a ChunkBatch needs at least one trajectory")
         lengths = torch.tensor([len(t) for t in trajectories])
-        actions = trajectories[0].token_NLA.shape[-1]
+        dimensions = trajectories[0].actions.token_NLA.shape[-1]
+        executed_NL = torch.cat([t.executed_NL for t in trajectories])
         return cls(
             frame_NHWC=torch.cat([t.frame_NHWC for t in trajectories]),
             proprio_NP=torch.cat([t.proprio_NP for t in trajectories]),
-            token_NLA=torch.cat([t.token_NLA for t in trajectories]),
-            logprob_NLA=torch.cat([t.logprob_NLA for t in trajectories]),
-            token_mask_NLA=torch.cat([t.executed_NL for t in trajectories])[..., None].expand(-1, -1, actions).clone(),
-            advantage_N=torch.tensor([t.advantage for t in trajectories]).repeat_interleave(lengths),
+            actions=ActionChunk.cat([t.actions for t in trajectories]),
+            token_mask_NLA=executed_NL[..., None].expand(-1, -1, dimensions).clone(),
+            advantage_N=torch.cat([t.advantage_N for t in trajectories]),
             trajectory_N=torch.arange(len(trajectories)).repeat_interleave(lengths),
             chunk_N=torch.cat([torch.arange(n) for n in lengths.tolist()]),
             weight_N=torch.ones(int(lengths.sum())),
@@ -163,30 +218,64 @@ class ChunkBatch:
 
     def select_(self, rows: Tensor) -> None:
         """Keep `rows` (int64 indices, in the order given; repeats allowed) and drop the others, in place."""
-        for f in fields(self):
-            value = getattr(self, f.name)
-            if isinstance(value, Tensor):
-                setattr(self, f.name, value[rows])
+        for name in _tensors(ChunkBatch):
+            setattr(self, name, getattr(self, name)[rows])
+        self.actions = self.actions.rows(rows)
 
     def rows(self, start: int, stop: int) -> ChunkBatch:
         """A micro-batch: views of rows start..stop (nothing is copied)."""
-        sliced = {f.name: getattr(self, f.name)[start:stop] for f in fields(self) if f.name != "trajectories"}
-        return ChunkBatch(**sliced, trajectories=self.trajectories)
+        views = {name: getattr(self, name)[start:stop] for name in _tensors(ChunkBatch)}
+        return ChunkBatch(actions=self.actions.rows(slice(start, stop)), **views, trajectories=self.trajectories)
 
 
-@runtime_checkable
-class Policy(Protocol):
-    """A stochastic chunk policy. `act` samples and `log_prob` scores by the same forward, so that they agree."""
-
-    chunk_steps: int  # L
+class Actor(Protocol):
+    """Whoever decides in rollouts: a policy, a copy of one, a policy in lockstep with other ranks."""
 
     def act(self, observation: Observation, seed_N: Sequence[int] | None, temperature: float) -> ActionChunk:
         """Sample one chunk per row with its own seed; `seed_N=None` decodes greedily (then temperature is ignored)."""
         ...
 
+
+class Policy(nn.Module):
+    """A stochastic chunk policy. `act` samples and `log_prob` scores by the same forward, so that they agree.
+
+    Attributes:
+        OFFERS: names of the extras that `act` can fill (`ActionChunk.extras`).
+        extras: those that it fills now, because a mask or a critic asked (`RolloutDataModule.request_extra`).
+    """
+
+    OFFERS: frozenset[str] = frozenset()
+    extras: frozenset[str] = frozenset()
+
+    @property
+    def chunk_steps(self) -> int:
+        """L, control steps of a chunk."""
+        raise NotImplementedError
+
+    @property
+    def images(self) -> int:
+        """Camera images per observation, stacked on the frame's channels."""
+        return 1
+
+    def act(self, observation: Observation, seed_N: Sequence[int] | None, temperature: float) -> ActionChunk:
+        """See `Actor`."""
+        raise NotImplementedError
+
     def log_prob(self, batch: ChunkBatch, temperature: float) -> tuple[Tensor, Tensor]:
         """Log-probability and entropy of every token, both float32 [N, L, A], differentiable."""
-        ...
+        raise NotImplementedError
+
+
+class SupervisedPolicy(Policy):
+    """A policy that also learns from demonstrations."""
+
+    def imitation_loss(self, observation: Observation, command_NLA: Tensor) -> Tensor:
+        """A scalar, differentiable: how unlikely the demonstrated commands are (mean over rows, steps, dimensions)."""
+        raise NotImplementedError
+
+    def fit_normalisation(self, name: str, command_TA: Tensor, proprio_TP: Tensor) -> None:
+        """Take the statistics of demonstrations, unless the checkpoint brought its own."""
+        raise NotImplementedError
 
 
 @dataclass(slots=True)
@@ -210,6 +299,7 @@ class SimulatorPool(Protocol):
     max_chunks: int  # decisions in the longest possible episode
     chunk_steps: int  # control steps it expects per decision
     init_states: int | None  # how many there are of a task; None = any number, drawn from seeds
+    images: int  # camera images per frame, stacked on its channels
 
     def start(self, slot: int, episode: Episode) -> None: ...
 

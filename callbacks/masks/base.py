@@ -17,15 +17,16 @@ from torch import Tensor
 from callbacks.masks.budget import Budget
 from vla_rl.distributed.collectives import all_reduce_sum
 from vla_rl.distributed.seeding import seeded_generator
+from vla_rl.rollout.callback import RolloutCallback, may_change_windows
 from vla_rl.rollout.datamodule import RolloutDataModule
 from vla_rl.types import ChunkBatch, RolloutGroup, Trajectory
 
 
-class ChunkMask(L.Callback):
+class ChunkMask(RolloutCallback):
     """Keeps at most `budget` chunks of every trajectory.
 
     What a subclass may use besides its arguments: `self.budget.of(len(trajectory))`, chunks to keep of a trajectory;
-    `self.generator(trajectory)`, its draw; `self.trained`, this rank's trajectories that the update may use;
+    `self.generator(trajectory)`, its draw; `self.training_trajectories`, this rank's trajectories that are trained on;
     `self.data`, the data module.
 
     Args:
@@ -38,7 +39,7 @@ class ChunkMask(L.Callback):
     """
 
     data: RolloutDataModule
-    trained: Sequence[Trajectory] = ()
+    training_trajectories: Sequence[Trajectory] = ()
 
     def __init__(self, budget: int | Mapping[str, Any], *, knee: bool = False) -> None:
         self.budget = Budget(budget, knee=knee)
@@ -72,7 +73,7 @@ class ChunkMask(L.Callback):
         return seeded_generator(self.data.seed, "chunk mask", self._iteration, trajectory.episode.uid)
 
     def check_run(self, data: RolloutDataModule, callbacks: Sequence[L.Callback]) -> None:
-        windows_may_change = any(hasattr(callback, "plan_rollouts") for callback in callbacks)
+        windows_may_change = any(may_change_windows(callback) for callback in callbacks)
         self.budget.check(data.max_chunks_of(1) if windows_may_change else data.max_chunks)
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -81,7 +82,7 @@ class ChunkMask(L.Callback):
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         epoch = trainer.train_dataloader
-        self._iteration, self.trained = epoch.iteration, epoch.trained
+        self._iteration, self.training_trajectories = epoch.iteration, epoch.training_trajectories
         self.update(epoch.groups, lambda tensor: all_reduce_sum(tensor, trainer))
         for name, value in self.metrics().items():
             pl_module.log(name, value, on_step=False, on_epoch=True, batch_size=1)

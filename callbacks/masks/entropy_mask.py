@@ -26,7 +26,7 @@ class EntropyMask(ChunkMask):
         super().__init__(budget)
 
     def choose(self, trajectory: Trajectory, generator: torch.Generator) -> Tensor:
-        entropy_N = chunk_entropy(trajectory.entropy_NLA, trajectory.executed_N)
+        entropy_N = chunk_entropy(trajectory.actions.entropy_NLA, trajectory.executed_N)
         return entropy_N.topk(min(self.budget.of(len(trajectory)), len(trajectory))).indices.sort().values
 
     def inclusion(self, trajectory: Trajectory) -> Tensor:

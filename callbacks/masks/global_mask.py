@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import lightning as L
 import torch
 from torch import Tensor
 
@@ -13,6 +14,7 @@ from callbacks.masks.base import ChunkMask
 from callbacks.masks.pcm import PCM
 from vla_rl.functional.sampling import gumbel_key, top_threshold
 from vla_rl.functional.token_scores import chunk_score_norm
+from vla_rl.rollout.datamodule import RolloutDataModule
 from vla_rl.types import RolloutGroup, Trajectory
 
 
@@ -31,8 +33,8 @@ class GlobalMask(ChunkMask):
 
     def update(self, groups: Sequence[RolloutGroup], reduce: Callable[[Tensor], Tensor]) -> None:
         super().update(groups, reduce)
-        key_N = torch.cat([torch.zeros(0), *(self.key(t, self.generator(t)) for t in self.trained)])
-        budget = reduce(torch.tensor(float(sum(self.budget.of(len(t)) for t in self.trained))))
+        key_N = torch.cat([torch.zeros(0), *(self.key(t, self.generator(t)) for t in self.training_trajectories)])
+        budget = reduce(torch.tensor(float(sum(self.budget.of(len(t)) for t in self.training_trajectories))))
         self._threshold = top_threshold(
             lambda threshold: int(reduce((key_N > threshold).sum().double())), keep=int(budget)
         )
@@ -59,7 +61,7 @@ class GlobalPCM(GlobalMask, PCM):
         PCM.__init__(self, budget=budget, floor=floor, refresh_every=refresh_every, labeller=labeller)
 
     def key(self, trajectory: Trajectory, generator: torch.Generator) -> Tensor:
-        return gumbel_key(abs(trajectory.advantage) * self.weight_of(trajectory).double(), generator)
+        return gumbel_key(trajectory.advantage_N.abs() * self.weight_of(trajectory).double(), generator)
 
     def inclusion(self, trajectory: Trajectory) -> None:
         return None  # depends on all other trajectories
@@ -77,7 +79,13 @@ class ScoreNorm(GlobalMask):
     def __init__(self, budget: int | Mapping[str, Any] = 12) -> None:
         super().__init__(budget)
 
+    def check_run(self, data: RolloutDataModule, callbacks: Sequence[L.Callback]) -> None:
+        super().check_run(data, callbacks)
+        data.request_extra("score_sq", "mask=score_norm")
+
     def key(self, trajectory: Trajectory, generator: torch.Generator) -> Tensor:
-        norm_N = chunk_score_norm(trajectory.score_sq_NLA, trajectory.executed_N, trajectory.advantage).double()
+        norm_N = chunk_score_norm(
+            trajectory.actions.extras["score_sq"], trajectory.executed_N, trajectory.advantage_N
+        ).double()
         tie_break_N = torch.rand(len(trajectory), generator=generator, dtype=torch.float64)
         return torch.where(norm_N > 0, norm_N + 1e-6 * tie_break_N, -math.inf)

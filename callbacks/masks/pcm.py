@@ -102,7 +102,7 @@ class PCM(ChunkMask):
     def count(self, trajectory: Trajectory, kept_K: Tensor) -> tuple[Tensor, Tensor]:
         if self.estimator.count is None:
             return super().count(trajectory, kept_K)
-        tokens_N = trajectory.executed_N * trajectory.token_NLA.shape[2]
+        tokens_N = trajectory.executed_N * trajectory.actions.token_NLA.shape[2]
         return self.estimator.count(self.inclusion(trajectory)[kept_K], tokens_N[kept_K], int(tokens_N.sum()))
 
     def _knee(self, chunks_F: Tensor) -> tuple[float, float]:

@@ -47,7 +47,7 @@ class Diagnostics(L.Callback):
     ) -> None:
         if batch_idx or not self._due(trainer):
             return
-        full = gradient(pl_module, unmasked(batch, trainer.train_dataloader.trained))
+        full = gradient(pl_module, unmasked(batch, trainer.train_dataloader.training_trajectories))
         masked = gradient(pl_module, batch)
         pl_module.optimizers().zero_grad()
         if full is None or masked is None or not full.norm() > 0 or not masked.norm() > 0:
@@ -62,7 +62,7 @@ class Diagnostics(L.Callback):
 def expected_allocation(mask: ChunkMask) -> tuple[Tensor, bool]:
     """Chunks per phase that the mask keeps on average of this rank's trajectories, float64 [F]; whether it can say."""
     expected_F = torch.zeros(len(PHASES), dtype=torch.float64)
-    for trajectory in mask.trained:
+    for trajectory in mask.training_trajectories:
         inclusion_N = mask.inclusion(trajectory)
         if inclusion_N is None:
             return expected_F, False
@@ -81,7 +81,7 @@ def unmasked(batch: ChunkBatch, trained: list) -> ChunkBatch:
 
 def gradient(module: GRPOModule, batch: ChunkBatch) -> Tensor | None:
     """The gradient of the batch's loss over all ranks as one vector, float32 on the host; None: nothing counts."""
-    with module.gradients_stay():  # not inside a training step: nobody would finish the exchange
+    with module.no_grad_sync():  # not inside a training step: nobody would finish the exchange
         if not module.compute_gradient(batch):
             return None
     local = torch.cat([p.grad.flatten().float().cpu() for p in module.policy.parameters() if p.grad is not None])

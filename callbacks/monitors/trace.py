@@ -18,6 +18,7 @@ from torch import Tensor
 
 from callbacks.masks.budget import check_count
 from vla_rl.errors import UserError
+from vla_rl.rollout.callback import RolloutCallback
 from vla_rl.rollout.datamodule import RolloutDataModule
 from vla_rl.types import ActionChunk, Episode, Observation, Policy, SimulatorPool, SlotEvent
 
@@ -95,7 +96,7 @@ class TracedPool:
         return getattr(self._pool, name)
 
 
-class Trace(L.Callback):
+class Trace(RolloutCallback):
     """Writes `trace.json` of one iteration of the first rank. Results do not change.
 
     Args:

@@ -25,13 +25,14 @@ from callbacks.policytrim.step_baseline import StepBaseline
 from vla_rl.distributed.collectives import all_reduce_sum
 from vla_rl.distributed.seeding import seeded_generator
 from vla_rl.functional.rewards import ASSIGNMENTS, PRESETS, SIGMA_FLOORS, Preset, caught_up
+from vla_rl.rollout.callback import RolloutCallback
 from vla_rl.rollout.datamodule import RolloutDataModule
 from vla_rl.types import Episode, RolloutGroup
 
 STATE = ("trimming", "extended", "counts", "history")
 
 
-class PolicyTrim(L.Callback):
+class PolicyTrim(RolloutCallback):
     """Plans windows, shapes rewards, and goes from stage 1 to stage 2.
 
     Logs, as `policytrim/<name>`: `stage`, and what `callbacks.policytrim.metrics` measures.
@@ -156,7 +157,7 @@ class PolicyTrim(L.Callback):
             advantage_G = self.stage.advantage(group)
             if advantage_G is not None:
                 for trajectory, advantage in zip(group.trajectories, advantage_G.tolist(), strict=True):
-                    trajectory.advantage = advantage
+                    trajectory.set_advantage(advantage)
         if self.trimming and self.kl_coef:
             self._hold_back(groups)
 
@@ -167,7 +168,7 @@ class PolicyTrim(L.Callback):
         kl_BG = torch.tensor(self._kl, dtype=torch.float64).view(-1, self.data.rollout.group_size)
         above_mean_BG = kl_BG - kl_BG.mean(1, keepdim=True)
         for trajectory, above_mean in zip(trajectories, above_mean_BG.flatten().tolist(), strict=True):
-            trajectory.advantage -= self.kl_coef * above_mean
+            trajectory.set_advantage(trajectory.advantage - self.kl_coef * above_mean)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         groups = trainer.train_dataloader.groups

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from vla_rl.distributed.lockstep import forwards_to_add
-from vla_rl.distributed.parameters import trained, whole
+from vla_rl.distributed.parameters import full_tensor, trainable_parameters
 from vla_rl.rollout.datamodule import RolloutDataModule
 from vla_rl.types import ChunkBatch, Policy, Trajectory
 
@@ -24,7 +24,7 @@ class Reference:
 
     def snapshot(self, policy: nn.Module) -> None:
         """A collective where the policy is sharded."""
-        self.weights = {name: whole(p.detach()).cpu().clone() for name, p in trained(policy).items()}
+        self.weights = {name: full_tensor(p.detach()).cpu().clone() for name, p in trainable_parameters(policy).items()}
 
     @torch.no_grad()
     def divergence(
@@ -51,7 +51,7 @@ class Reference:
     def _in_place(self, policy: nn.Module) -> Iterator[None]:
         """The policy computes with the reference's weights; its own come back as they were, bit for bit. Values change
         places, not tensors: FSDP2 gathers from the storage that it has laid out."""
-        changed = [(self.weights[name], p.detach()) for name, p in trained(policy).items()]
+        changed = [(self.weights[name], p.detach()) for name, p in trainable_parameters(policy).items()]
         own = [p.clone() for _, p in changed]
         try:
             for weight, p in changed:
@@ -68,7 +68,7 @@ def _log_ratio(policy: Policy, trajectory: Trajectory, temperature: float, rows:
     parts = [
         policy.log_prob(batch.rows(start, start + rows), temperature)[0].cpu() for start in range(0, len(batch), rows)
     ]
-    return float((batch.logprob_NLA - torch.cat(parts))[batch.token_mask_NLA].mean())
+    return float((batch.actions.logprob_NLA - torch.cat(parts))[batch.token_mask_NLA].mean())
 
 
 def _laid_out_as(p: Tensor, weight: Tensor) -> Tensor:

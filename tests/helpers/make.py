@@ -9,7 +9,7 @@ import torch
 
 from vla_rl.functional.advantages import group_advantage
 from vla_rl.functional.losses import token_weight
-from vla_rl.types import ChunkBatch, Episode, RolloutGroup, Trajectory
+from vla_rl.types import ActionChunk, ChunkBatch, Episode, RolloutGroup, Trajectory
 
 STEPS, DIMS = 8, 7  # control steps in a chunk, action dimensions
 
@@ -31,25 +31,28 @@ def make_trajectory(
     """
     chunks = len(closing)
     action_N = torch.as_tensor(action, dtype=torch.float32).expand(chunks)
-    close_NL = torch.arange(STEPS) < torch.tensor(closing)[:, None]
+    gripper_closed_NL = torch.arange(STEPS) < torch.tensor(closing)[:, None]
     action_NLA = action_N[:, None, None].expand(-1, STEPS, DIMS).clone()
-    action_NLA[..., -1] = close_NL.float()
+    action_NLA[..., -1] = gripper_closed_NL.float()
     row_N = 1000.0 * uid + torch.arange(chunks)  # tells every row of every trajectory apart
     return Trajectory(
         episode=Episode(uid=uid, task=0, init_state=0, seed=uid),
         instruction=f"task of {uid}",
         frame_NHWC=torch.full((chunks, 2, 2, 3), uid % 256, dtype=torch.uint8),
         proprio_NP=row_N[:, None].expand(-1, 8).clone(),
-        token_NLA=torch.full((chunks, STEPS, DIMS), uid % 256),
-        logprob_NLA=torch.full((chunks, STEPS, DIMS), -1.0),
-        action_NLA=action_NLA,
-        entropy_NLA=torch.ones(chunks, STEPS, DIMS),
-        score_sq_NLA=torch.ones(chunks, STEPS, DIMS),
-        close_NL=close_NL,
+        actions=ActionChunk(
+            token_NLA=torch.full((chunks, STEPS, DIMS), uid % 256),
+            logprob_NLA=torch.full((chunks, STEPS, DIMS), -1.0),
+            action_NLA=action_NLA,
+            command_NLA=action_NLA,
+            entropy_NLA=torch.ones(chunks, STEPS, DIMS),
+            extras={"score_sq": torch.ones(chunks, STEPS, DIMS)},
+        ),
+        gripper_closed_NL=gripper_closed_NL,
         executed_N=torch.tensor([STEPS] * (chunks - 1) + [last_steps]),
         success=success,
         reward=float(success),
-        advantage=advantage,
+        advantage_N=torch.full((chunks,), advantage),
     )
 
 
@@ -67,7 +70,7 @@ def random_groups(iteration: int, *, groups: int = 2, size: int = 4) -> list[Rol
             trajectories.append(make_trajectory(closing, uid=uid, success=i % 2 == 0, action=action))
         group = RolloutGroup(trajectories)
         for trajectory, advantage in zip(trajectories, group_advantage(group.reward_G, eps=1e-6), strict=True):
-            trajectory.advantage = float(advantage)
+            trajectory.set_advantage(float(advantage))
         made.append(group)
     return made
 
@@ -79,14 +82,14 @@ class MadeEpoch:
         self.iteration, self.groups, self.passes = iteration, groups, passes
 
     @property
-    def trained(self) -> list[Trajectory]:
+    def training_trajectories(self) -> list[Trajectory]:
         return [t for group in self.groups for t in group.trajectories]
 
     def __len__(self) -> int:
         return 2 * self.passes
 
     def __iter__(self):
-        trajectories = self.trained
+        trajectories = self.training_trajectories
         for _ in range(self.passes):
             for start in range(2):
                 yield ChunkBatch.from_trajectories(trajectories[start::2])
@@ -99,6 +102,10 @@ class MadeData(L.LightningDataModule):
 
     def max_chunks_of(self, window: int | None) -> int:
         return self.max_chunks if window is None else -(-self.max_chunks * STEPS // window)
+
+    def request_extra(self, name: str, who: str) -> None:
+        """Made trajectories have the extras already."""
+        assert name in make_trajectory([0]).actions.extras
 
     def train_dataloader(self) -> MadeEpoch:
         iteration = self.trainer.current_epoch

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import lightning as L
+from vla_rl.rollout.callback import RolloutCallback
 
 ROOT = Path(__file__).parents[2]
 ARGUMENTS = [
@@ -26,7 +26,7 @@ ARGUMENTS = [
 ]
 
 
-class EverySecond(L.Callback):
+class EverySecond(RolloutCallback):
     """Reward 1 for every second trajectory of a group."""
 
     def score(self, groups) -> None:

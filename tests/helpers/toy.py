@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vla_rl.functional.token_scores import token_entropy, token_score_sq
-from vla_rl.types import ActionChunk, ChunkBatch, Episode, Observation, SlotEvent
+from vla_rl.types import ActionChunk, ChunkBatch, Episode, Observation, Policy, SlotEvent
 
 L, A, BINS = 2, 3, 4
 HORIZON = 12  # control steps
@@ -21,7 +21,7 @@ class ToyPool:
 
     def __init__(self, slots: int = 2, tasks: tuple[int, ...] = (0, 1)) -> None:
         self.slots, self.tasks, self.max_chunks = slots, list(tasks), HORIZON // L
-        self.chunk_steps, self.init_states = L, None
+        self.chunk_steps, self.init_states, self.images = L, None, 1
         self.started: list[Episode] = []
         self._state: dict[int, tuple[Episode, int, float]] = {}  # slot -> episode, steps so far, score
         self._ready: list[SlotEvent] = []
@@ -71,8 +71,9 @@ class ToyPool:
         )
 
 
-class ToyPolicy(nn.Module):
+class ToyPolicy(Policy):
     chunk_steps = L
+    OFFERS = frozenset({"score_sq"})
 
     def __init__(self) -> None:
         super().__init__()
@@ -91,7 +92,8 @@ class ToyPolicy(nn.Module):
                 for n, p in enumerate(observation.proprio_NP)]  # fmt: skip
         token, logprob, entropy, score_sq = (torch.stack(parts) for parts in zip(*rows, strict=True))
         action = token.float() / (BINS - 1) * 2 - 1
-        return ActionChunk(token, logprob, action, action, entropy, score_sq)
+        extras = {"score_sq": score_sq} if "score_sq" in self.extras else {}
+        return ActionChunk(token, logprob, action, action, entropy, extras)
 
     def _act(self, proprio_P: Tensor, seed: int | None, temperature: float) -> tuple[Tensor, ...]:
         logp = self._log_softmax(proprio_P[None], temperature)[0]
@@ -104,7 +106,7 @@ class ToyPolicy(nn.Module):
 
     def log_prob(self, batch: ChunkBatch, temperature: float) -> tuple[Tensor, Tensor]:
         logp = self._log_softmax(batch.proprio_NP, temperature)
-        return logp.gather(-1, batch.token_NLA[..., None])[..., 0], -(logp.exp() * logp).sum(-1)
+        return logp.gather(-1, batch.actions.token_NLA[..., None])[..., 0], -(logp.exp() * logp).sum(-1)
 
 
 class ChunkPool(ToyPool):

@@ -20,7 +20,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from tests.helpers.tiny_fit import ROOT
 from vla_rl import fit
-from vla_rl.distributed.parameters import trained, whole
+from vla_rl.distributed.parameters import full_tensor, trainable_parameters
 from vla_rl.run.cli import run_entry
 
 ARGUMENTS = [
@@ -75,7 +75,7 @@ class RecordGradients(L.Callback):
         self.rows.append(len(batch) if batch.token_mask_NLA.any() else 0)
 
     def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
-        gradients = [whole(p.grad) for p in trained(pl_module).values()]
+        gradients = [full_tensor(p.grad) for p in trainable_parameters(pl_module).values()]
         self.gradients.append(torch.cat([gradient.flatten().clone() for gradient in gradients]))
 
     def on_train_end(self, trainer, pl_module) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.helpers.make import make_trajectory
-from vla_rl.types import ChunkBatch, RolloutGroup
+from vla_rl.types import ActionChunk, ChunkBatch, RolloutGroup, executed_mask
 
 
 @pytest.fixture
@@ -54,9 +54,9 @@ def test_select_shrinks_every_field_in_place(batch):
     assert batch.proprio_NP[:, 0].tolist() == [5002, 3001, 3001]
     assert batch.chunk_N.tolist() == [2, 1, 1]
     assert batch.frame_NHWC[:, 0, 0, 0].tolist() == [5, 3, 3]
-    assert batch.token_NLA[:, 0, 0].tolist() == [5, 3, 3]
+    assert batch.actions.token_NLA[:, 0, 0].tolist() == [5, 3, 3]
     assert batch.token_mask_NLA.sum((1, 2)).tolist() == [56, 21, 21]
-    assert batch.logprob_NLA.shape == (3, 8, 7)
+    assert batch.actions.logprob_NLA.shape == (3, 8, 7)
     assert len(batch.trajectories) == 2  # rows go, the episodes they came from stay
     assert batch.instruction_N == ["task of 5", "task of 3", "task of 3"]
 
@@ -76,3 +76,36 @@ def test_tokens_are_masked_one_by_one(batch):
 def test_an_empty_batch_is_refused():
     with pytest.raises(ValueError, match="at least one trajectory"):
         ChunkBatch.from_trajectories([])
+
+
+def test_executed_mask():
+    assert executed_mask(torch.tensor([3, 1]), 4).int().tolist() == [[1, 1, 1, 0], [1, 0, 0, 0]]
+
+
+def test_action_chunks_stack_their_rows_again():
+    chunk = make_trajectory([0, 8, 0], uid=2).actions
+    chunk.logprob_NLA += torch.arange(3.0)[:, None, None]
+    chunk.extras["value"] = torch.tensor([0.1, 0.2, 0.3])
+    again = ActionChunk.stack([chunk.row(n) for n in range(len(chunk))])
+    assert torch.equal(again.logprob_NLA, chunk.logprob_NLA) and torch.equal(again.command_NLA, chunk.command_NLA)
+    assert torch.equal(again.extras["value"], chunk.extras["value"])
+    both = ActionChunk.cat([chunk, chunk.rows(torch.tensor([2, 0]))])
+    assert both.extras["value"].tolist() == pytest.approx([0.1, 0.2, 0.3, 0.3, 0.1])
+    assert both.logprob_NLA[:, 0, 0].tolist() == [-1, 0, 1, 1, -1]
+
+
+def test_extras_follow_the_rows_of_a_batch(batch):
+    batch.actions.extras["value"] = torch.arange(5.0)
+    batch.select_(torch.tensor([3, 1]))
+    assert batch.actions.extras["value"].tolist() == [3, 1]
+    assert batch.rows(1, 2).actions.extras["value"].tolist() == [1]
+
+
+def test_one_advantage_for_all_chunks_or_one_for_each():
+    trajectory = make_trajectory([0, 8, 0])
+    assert trajectory.advantage == 0.0 and trajectory.advantage_N.tolist() == [0, 0, 0]
+    trajectory.set_advantage(0.1)
+    assert trajectory.advantage == pytest.approx(0.1) and len(trajectory.advantage_N) == 3
+    trajectory.advantage_N = torch.tensor([1.0, 2.0, 6.0])
+    assert trajectory.advantage == 3.0
+    assert ChunkBatch.from_trajectories([trajectory]).advantage_N.tolist() == [1, 2, 6]

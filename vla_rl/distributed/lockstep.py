@@ -1,14 +1,13 @@
 """A policy whose forwards are collectives: all ranks run equally many, whatever their simulators do.
 
 In a rollout a rank that has fewer rows waiting than another pads its own, and one whose episodes have all ended goes on
-with rows of no meaning until the last rank is done. Elsewhere the number of forwards is known before the first of them
+with dummy rows until the last rank is done. Elsewhere the number of forwards is known before the first of them
 (`forwards_to_add`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import fields
 
 import lightning as L
 import torch
@@ -20,13 +19,13 @@ from vla_rl.types import ActionChunk, Observation, Policy
 
 
 def forwards_to_add(forwards: int, policy: Policy, trainer: L.Trainer) -> int:
-    """How many forwards of no meaning this rank has to run after its own `forwards`, to run as many as any other; none
-    where a forward is no collective. All ranks ask before the first of theirs."""
+    """How many dummy forwards this rank adds after its own `forwards`, so that all ranks issue the same collectives;
+    0 where a forward is not a collective. Call on all ranks before the first forward."""
     return all_reduce_max(forwards, trainer) - forwards if is_sharded(policy) else 0
 
 
-class InStep:
-    """`policy.act` in step with the other ranks. Every rank calls `finish` when its episodes have ended."""
+class LockstepActor:
+    """`policy.act` in lockstep with the other ranks. Every rank calls `finish` when its episodes have ended."""
 
     def __init__(self, policy: Policy, strategy: Strategy) -> None:
         self._policy, self._strategy = policy, strategy
@@ -39,7 +38,7 @@ class InStep:
         index = [*range(rows), *[0] * (most - rows)]
         seeds = None if seed_N is None else [seed_N[i] for i in index]
         chunk = self._policy.act(_repeat(observation, index), seeds, temperature)
-        return ActionChunk(*(getattr(chunk, f.name)[:rows] for f in fields(chunk)))
+        return chunk.rows(slice(rows))
 
     def finish(self) -> None:
         """Go on until no rank has an episode left."""

@@ -14,15 +14,15 @@ from torch.distributed.tensor import DTensor
 def clip_grad_norm(parameters: Iterable[nn.Parameter], largest: float) -> float:
     """Scale the gradients down to the norm `largest`, over all shards where they are sharded; their norm before."""
     norm = nn.utils.clip_grad_norm_(parameters, largest)
-    return float(whole(norm))
+    return float(full_tensor(norm))
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """A sharded tensor put together, a collective; any other as it is."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def trained(module: nn.Module) -> dict[str, nn.Parameter]:
+def trainable_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters that are trained, by name: adapters where there are any."""
     return {name: p for name, p in module.named_parameters() if p.requires_grad}
 

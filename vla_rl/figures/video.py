@@ -127,7 +127,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def _describe_chunk(draw: ImageDraw.ImageDraw, trajectory: Trajectory, n: int, phase: int, kept: bool | None) -> None:
-    executed, closing = int(trajectory.executed_N[n]), int(trajectory.close_NL[n].sum())
+    executed, closing = int(trajectory.executed_N[n]), int(trajectory.gripper_closed_NL[n].sum())
     use = "" if kept is None else ", trained on" if kept else ", dropped"
     _text(draw, 2, f"chunk {n + 1} of {len(trajectory)}{use}")
     middle = 3.75 * LINE

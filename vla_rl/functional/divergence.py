@@ -135,7 +135,7 @@ def mean_divergence(
         trajectory_N = torch.cat([torch.full((len(t),), i) for i, t in enumerate(trajectories)])
         scores = []
         for dims in (slice(None), slice(-1)):  # the gripper is the last dimension
-            vector_ND = torch.cat([vector(t.action_NLA[..., dims], t.executed_N) for t in trajectories])
+            vector_ND = torch.cat([vector(t.actions.action_NLA[..., dims], t.executed_N) for t in trajectories])
             if debias:
                 scores.append(debiased_divergence(vector_ND, phase_N, success_N, trajectory_N, phases))
             else:

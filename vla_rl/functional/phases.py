@@ -19,7 +19,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from vla_rl.types import Trajectory
+from vla_rl.types import Trajectory, executed_mask
 
 PHASES = ("approach", "pre_grasp", "active_grip", "release_ramp", "tail")
 APPROACH, PRE_GRASP, ACTIVE_GRIP, RELEASE_RAMP, TAIL = range(len(PHASES))
@@ -29,18 +29,17 @@ CLOSED = 0.5  # close fraction from which a chunk counts as gripping
 REACH = 3  # chunks before and after a sustained grip that belong to it
 
 
-def gripper_fraction(close_NL: Tensor, executed_N: Tensor) -> Tensor:
+def gripper_fraction(gripper_closed_NL: Tensor, executed_N: Tensor) -> Tensor:
     """The share of each chunk's executed steps that command the gripper to close.
 
     Args:
-        close_NL: bool, the command closes; steps that were not executed are ignored.
+        gripper_closed_NL: bool, the command closes; steps that were not executed are ignored.
         executed_N: executed steps, at least 1.
 
     Returns:
         float32 [N] in [0, 1].
     """
-    executed_NL = torch.arange(close_NL.shape[1]) < executed_N[:, None]
-    return (close_NL & executed_NL).sum(1) / executed_N
+    return (gripper_closed_NL & executed_mask(executed_N, gripper_closed_NL.shape[1])).sum(1) / executed_N
 
 
 def label_phases(fraction_N: Tensor, pre_lo: float = 0.0) -> Tensor:
@@ -85,7 +84,7 @@ def label_phases(fraction_N: Tensor, pre_lo: float = 0.0) -> Tensor:
 
 def chunk_action(action_NLA: Tensor, executed_N: Tensor) -> Tensor:
     """The mean normalised action over each chunk's executed steps, float [N, A]."""
-    executed_NL = torch.arange(action_NLA.shape[1]) < executed_N[:, None]
+    executed_NL = executed_mask(executed_N, action_NLA.shape[1])
     return (action_NLA * executed_NL[..., None]).sum(1) / executed_N[:, None]
 
 
@@ -118,13 +117,13 @@ def labels(*phases: str) -> Callable[[Callable[[Trajectory], Tensor]], Labeller]
 @labels(*PHASES)
 def trajectory_phases(trajectory: Trajectory) -> Tensor:
     """The default: phases of the grip."""
-    return label_phases(gripper_fraction(trajectory.close_NL, trajectory.executed_N))
+    return label_phases(gripper_fraction(trajectory.gripper_closed_NL, trajectory.executed_N))
 
 
 @labels(*PHASES)
 def gripper_strict(trajectory: Trajectory) -> Tensor:
     """Phases of the grip by the paper's letter: `pre_grasp` only where the gripper has begun to close."""
-    return label_phases(gripper_fraction(trajectory.close_NL, trajectory.executed_N), pre_lo=0.1)
+    return label_phases(gripper_fraction(trajectory.gripper_closed_NL, trajectory.executed_N), pre_lo=0.1)
 
 
 @labels("time_1", "time_2", "time_3", "time_4", "time_5")
@@ -136,7 +135,7 @@ def time_quantile(trajectory: Trajectory) -> Tensor:
 @labels("steady", "changing", "turning")
 def action_change(trajectory: Trajectory) -> Tensor:
     """Thirds of the trajectory's chunks by how far their mean action is from that of the chunk before, least first."""
-    action_NA = chunk_action(trajectory.action_NLA, trajectory.executed_N)
+    action_NA = chunk_action(trajectory.actions.action_NLA, trajectory.executed_N)
     change_N = (action_NA - torch.cat([action_NA[:1], action_NA[:-1]])).norm(dim=1)
     rank_N = change_N.argsort(stable=True).argsort(stable=True)
     return rank_N * 3 // len(trajectory)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from vla_rl.types import executed_mask
+
 
 def token_entropy(logprob_NLAB: Tensor) -> Tensor:
     """Entropy of each token's distribution, -sum p log p, in nats: [N, L, A]."""
@@ -34,11 +36,10 @@ def chunk_entropy(entropy_NLA: Tensor, executed_N: Tensor) -> Tensor:
     return _executed(entropy_NLA, executed_N).sum((1, 2)) / (executed_N * entropy_NLA.shape[2])
 
 
-def chunk_score_norm(score_sq_NLA: Tensor, executed_N: Tensor, advantage: float) -> Tensor:
-    """Norm of each chunk's score at the last layer, |A_i| sqrt(sum of ||e_a - p||^2) over executed tokens: [N]."""
-    return abs(advantage) * _executed(score_sq_NLA, executed_N).sum((1, 2)).sqrt()
+def chunk_score_norm(score_sq_NLA: Tensor, executed_N: Tensor, advantage_N: Tensor) -> Tensor:
+    """Norm of each chunk's score at the last layer, |A| sqrt(sum of ||e_a - p||^2) over executed tokens: [N]."""
+    return advantage_N.abs() * _executed(score_sq_NLA, executed_N).sum((1, 2)).sqrt()
 
 
 def _executed(value_NLA: Tensor, executed_N: Tensor) -> Tensor:
-    executed_NL = torch.arange(value_NLA.shape[1]) < executed_N[:, None]
-    return value_NLA * executed_NL[..., None]
+    return value_NLA * executed_mask(executed_N, value_NLA.shape[1])[..., None]

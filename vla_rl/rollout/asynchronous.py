@@ -16,18 +16,18 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from vla_rl.distributed.parameters import trained
+from vla_rl.distributed.parameters import trainable_parameters
 from vla_rl.rollout.collect import TimeSplit, collect
 from vla_rl.types import ActionChunk, Episode, Observation, Policy, SimulatorPool, Trajectory
 
 STOP_S = 10  # an answer or a simulator's chunk takes less, unless it hangs
 
 
-class Abandoned(Exception):
+class Cancelled(Exception):
     """Nobody waits for these episodes any more."""
 
 
-class RolloutsAhead:
+class AsyncRollouts:
     """One collection at a time, in a thread; nobody else may use the pool before `wait` returns.
 
     Args:
@@ -40,7 +40,7 @@ class RolloutsAhead:
         self._thread: threading.Thread | None = None
         self._ended: queue.SimpleQueue[Trajectory | None] = queue.SimpleQueue()  # None: there are no more
         self._result: list[Trajectory] | BaseException = []
-        self._abandoned = False
+        self._cancelled = False
         self.episodes: Sequence[Episode] = ()  # those under way, or ended and not taken yet
 
     def start(
@@ -51,7 +51,7 @@ class RolloutsAhead:
             self._actor = _copy(policy)
         with torch.no_grad():
             source = dict(policy.named_parameters()) if weights is None else weights
-            for name, p in trained(self._actor).items():
+            for name, p in trainable_parameters(self._actor).items():
                 p.copy_(source[name])
         self.episodes = episodes
         self._thread = threading.Thread(target=self._run, name="rollouts ahead", daemon=True)
@@ -82,20 +82,20 @@ class RolloutsAhead:
         if self._thread is not None:
             self._thread.join()
 
-    def abandon(self) -> None:
+    def cancel(self) -> None:
         """End without a result. The pool is of no use afterwards: it has episodes under way."""
-        self._abandoned = True
+        self._cancelled = True
         if self._thread is not None:
             self._thread.join(STOP_S)
 
     def weights(self) -> dict[str, Tensor]:
         """What is trained of the policy that collects `episodes`, on the host."""
-        return {name: p.detach().cpu().clone() for name, p in trained(self._actor).items()}
+        return {name: p.detach().cpu().clone() for name, p in trainable_parameters(self._actor).items()}
 
     def act(self, observation: Observation, seed_N: Sequence[int] | None, temperature: float) -> ActionChunk:
         """As `vla_rl.types.Policy`, by the copy."""
-        if self._abandoned:
-            raise Abandoned
+        if self._cancelled:
+            raise Cancelled
         return self._actor.act(observation, seed_N, temperature)
 
     def _run(self) -> None:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from vla_rl.distributed.seeding import stable_seed
-from vla_rl.types import ActionChunk, Episode, Observation, Policy, SimulatorPool, SlotEvent, Trajectory
+from vla_rl.types import ActionChunk, Actor, Episode, Observation, SimulatorPool, SlotEvent, Trajectory, executed_mask
 
 
 @dataclass(slots=True)
@@ -38,7 +38,7 @@ class _Recording:
     instruction: str = ""
     frames: list[Tensor] = field(default_factory=list)
     proprios: list[Tensor] = field(default_factory=list)
-    answers: list[tuple[Tensor, ...]] = field(default_factory=list)  # the fields of `ActionChunk`, per decision
+    answers: list[ActionChunk] = field(default_factory=list)  # one row per decision
     executed: list[int] = field(default_factory=list)
 
     def observe(self, event: SlotEvent) -> None:
@@ -56,20 +56,16 @@ class _Recording:
         return stable_seed(self.episode.seed, len(self.executed))
 
     def finish(self, event: SlotEvent) -> Trajectory:
-        chunk = ActionChunk(*(torch.stack(parts) for parts in zip(*self.answers, strict=True)))
+        actions = ActionChunk.stack(self.answers)
         executed_N = torch.tensor(self.executed)
-        executed_NL = torch.arange(chunk.token_NLA.shape[1]) < executed_N[:, None]
+        closes_NL = actions.command_NLA[..., -1] > 0
         return Trajectory(
             episode=self.episode,
             instruction=self.instruction,
             frame_NHWC=torch.stack(self.frames),
             proprio_NP=torch.stack(self.proprios),
-            token_NLA=chunk.token_NLA,
-            logprob_NLA=chunk.logprob_NLA,
-            action_NLA=chunk.action_NLA,
-            entropy_NLA=chunk.entropy_NLA,
-            score_sq_NLA=chunk.score_sq_NLA,
-            close_NL=(chunk.command_NLA[..., -1] > 0) & executed_NL,
+            actions=actions,
+            gripper_closed_NL=closes_NL & executed_mask(executed_N, closes_NL.shape[1]),
             executed_N=executed_N,
             success=event.success,
             reward=float(event.success),
@@ -79,7 +75,7 @@ class _Recording:
 
 def collect(
     pool: SimulatorPool,
-    policy: Policy,
+    policy: Actor,
     episodes: Sequence[Episode],
     *,
     temperature: float,
@@ -134,7 +130,7 @@ def collect(
 
 
 def _answer(
-    pool: SimulatorPool, policy: Policy, waiting: list[tuple[int, _Recording]], temperature: float, greedy: bool
+    pool: SimulatorPool, policy: Actor, waiting: list[tuple[int, _Recording]], temperature: float, greedy: bool
 ) -> None:
     """One forward for all slots that wait; each gets its commands."""
     recordings = [recording for _, recording in waiting]
@@ -143,7 +139,7 @@ def _answer(
         proprio_NP=torch.stack([r.proprios[-1] for r in recordings]),
         instruction_N=[r.instruction for r in recordings],
     )
-    chunk: ActionChunk = policy.act(observation, None if greedy else [r.seed() for r in recordings], temperature)
+    chunk = policy.act(observation, None if greedy else [r.seed() for r in recordings], temperature)
     for n, (slot, recording) in enumerate(waiting):
-        recording.answers.append(tuple(getattr(chunk, f.name)[n] for f in fields(chunk)))
+        recording.answers.append(chunk.row(n))
         pool.step(slot, chunk.command_NLA[n, : recording.episode.window])

@@ -17,12 +17,13 @@ import torch
 from vla_rl.config.choices import pick
 from vla_rl.config.schema import EvaluationConfig, GRPOConfig, RolloutConfig
 from vla_rl.distributed.collectives import gather_lists
-from vla_rl.distributed.lockstep import InStep
+from vla_rl.distributed.lockstep import LockstepActor
 from vla_rl.distributed.parameters import is_sharded
 from vla_rl.errors import UserError
 from vla_rl.functional.advantages import ADVANTAGES
 from vla_rl.functional.group_filters import GROUP_FILTERS, best_and_worst
-from vla_rl.rollout.asynchronous import RolloutsAhead
+from vla_rl.rollout.asynchronous import AsyncRollouts
+from vla_rl.rollout.callback import RolloutCallback, check_hooks
 from vla_rl.rollout.collect import TimeSplit, collect
 from vla_rl.rollout.epoch import Collected, HeldoutBatch, HeldoutBatches, RolloutEpoch
 from vla_rl.rollout.plan import heldout_episodes, plan_iteration
@@ -36,7 +37,7 @@ def check_policy(pool: SimulatorPool, policy: Policy) -> None:
             f"the policy decides {policy.chunk_steps} control steps at a time, the simulators expect "
             f"{pool.chunk_steps}: sim.chunk_steps={policy.chunk_steps}"
         )
-    wanted, rendered = getattr(policy, "images", 1), getattr(pool, "images", 1)
+    wanted, rendered = policy.images, pool.images
     if wanted != rendered:
         raise UserError(
             f"the policy reads {wanted} images per decision, the simulators render {rendered}: "
@@ -59,10 +60,7 @@ def check_init_states(pool: SimulatorPool, rollout: RolloutConfig) -> None:
 class RolloutDataModule(L.LightningDataModule):
     """Plans, collects and scores the rollout groups of each iteration.
 
-    Callbacks of the trainer may take part: `check_run(data, callbacks)` before anything is written (it may raise a
-    `UserError`), `plan_rollouts(episodes)` before a collection (it may set each episode's window and augmentation),
-    `score(groups)` after it (it may shape each trajectory's reward), `set_advantages(groups)` once, on every rank, when
-    advantages have been taken from the rewards of all the iteration's groups (it may replace them, and ask the policy).
+    A `RolloutCallback` of the trainer takes part in planning and scoring (`vla_rl.rollout.callback`).
 
     Args:
         pool: the simulators; the caller closes them.
@@ -86,8 +84,8 @@ class RolloutDataModule(L.LightningDataModule):
         check_policy(pool, policy)
         check_init_states(pool, rollout)
         self.pool, self.policy = pool, policy
-        self._actor: InStep | None = None  # what rollouts ask in the place of the policy
-        self._ahead = RolloutsAhead(pool, rollout.temperature)
+        self._actor: LockstepActor | None = None  # what rollouts ask in the place of the policy
+        self._async = AsyncRollouts(pool, rollout.temperature)
         self._interrupted: dict[str, Any] = {}  # what the run that goes on was collecting ahead
         self.rollout, self.grpo, self.evaluation = rollout, grpo, evaluation
         self.seed = seed
@@ -107,9 +105,27 @@ class RolloutDataModule(L.LightningDataModule):
 
     def check(self, callbacks: Sequence[L.Callback]) -> None:
         """Let the callbacks refuse what cannot work; nothing has been written yet."""
+        check_hooks(callbacks)
         for callback in callbacks:
-            if hasattr(callback, "check_run"):
+            if isinstance(callback, RolloutCallback):
                 callback.check_run(self, callbacks)
+
+    def request_extra(self, name: str, who: str) -> None:
+        """Have the policy fill an extra of each `ActionChunk` from now on.
+
+        Args:
+            who: asks for it, as the user wrote it (`mask=score_norm`).
+
+        Raises:
+            UserError: the policy cannot.
+        """
+        if name not in self.policy.OFFERS:
+            offers = ", ".join(sorted(self.policy.OFFERS)) or "none"
+            raise UserError(
+                f"{who} needs '{name}' of each action chunk, and {type(self.policy).__name__} does not offer it "
+                f"(it offers: {offers}); choose another mask or critic"
+            )
+        self.policy.extras = self.policy.extras | {name}
 
     def train_dataloader(self) -> RolloutEpoch:
         iteration = self.trainer.current_epoch
@@ -138,7 +154,7 @@ class RolloutDataModule(L.LightningDataModule):
 
     def run(self, batch: HeldoutBatch) -> tuple[list[Trajectory], TimeSplit]:
         """This rank's share of an evaluation."""
-        with self.evaluating(), self._all_ranks_acting():
+        with self.evaluating(), self._in_lockstep():
             return self._collect(batch.episodes[self.trainer.global_rank :: self.trainer.world_size], batch.decoding)
 
     def plan(self, iteration: int, attempt: int = 0) -> list[Episode]:
@@ -146,27 +162,29 @@ class RolloutDataModule(L.LightningDataModule):
         return plan_iteration(self.rollout, self.pool.tasks, self.seed, iteration, attempt)
 
     def state_dict(self) -> dict[str, Any]:
-        """Of the episodes under way ahead of the iteration: who plays them, and how. A collective."""
-        if not self._ahead.episodes:
+        """State of the rollouts already running for the next iteration: weights of the acting policy and each episode's
+        window. Call on all ranks."""
+        if not self._async.episodes:
             return {}
-        windows = gather_lists([(episode.uid, episode.window) for episode in self._ahead.episodes], self.trainer)
-        return {"weights": self._ahead.weights(), "windows": dict(windows)}
+        windows = gather_lists([(episode.uid, episode.window) for episode in self._async.episodes], self.trainer)
+        return {"weights": self._async.weights(), "windows": dict(windows)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._interrupted = state_dict
 
     def on_exception(self, exception: BaseException) -> None:
-        """The simulators are about to be closed."""
-        self._ahead.abandon()
+        """Cancel background rollouts before the caller closes the simulators."""
+        self._async.cancel()
 
     def _collect_iteration(self, iteration: int) -> Collected:
         if self._interrupted:
             self._collect_ahead(iteration, **self._interrupted)
             self._interrupted = {}
-        with self._all_ranks_acting():
+        with self._in_lockstep():
             groups, time = self._collect_share(iteration)
-        self._notify("set_advantages", groups)  # not before: where forwards are collectives, other ranks still act
-        kept = [t for group in groups if self._filter(group) for t in self._teachers(group)]
+        for callback in self._callbacks:  # not before: where forwards are collectives, other ranks still act
+            callback.set_advantages(groups)
+        kept = [t for group in groups if self._filter(group) for t in self._select_for_training(group)]
         if self.rollout.asynchronous and iteration + 1 < self.trainer.max_epochs:
             self._collect_ahead(iteration + 1)
         return Collected(groups, kept, time)
@@ -175,8 +193,8 @@ class RolloutDataModule(L.LightningDataModule):
         wanted = self._own_groups()
         groups, time = [], TimeSplit()
         for attempt in range(1 + (self.grpo.resample_rounds if self.grpo.group_filter == "resample" else 0)):
-            if self._ahead.episodes:
-                trajectories, new_time = self._ahead.take(self.on_done)
+            if self._async.episodes:
+                trajectories, new_time = self._async.take(self.on_done)
             else:
                 trajectories, new_time = self._collect(self._planned(iteration, wanted, attempt), "sampled")
             new = self._scored(trajectories)
@@ -192,7 +210,7 @@ class RolloutDataModule(L.LightningDataModule):
         if interrupted:
             for episode in episodes:  # the reward may have gone on to another stage since they were planned
                 episode.window = interrupted["windows"][episode.uid]
-        self._ahead.start(self.policy, episodes, interrupted.get("weights"))
+        self._async.start(self.policy, episodes, interrupted.get("weights"))
 
     def _own_groups(self) -> set[int]:
         rank, world = self.trainer.global_rank, self.trainer.world_size
@@ -200,46 +218,47 @@ class RolloutDataModule(L.LightningDataModule):
 
     def _planned(self, iteration: int, groups: set[int], attempt: int = 0) -> list[Episode]:
         episodes = [e for e in self.plan(iteration, attempt) if e.group in groups]
-        self._notify("plan_rollouts", episodes)
+        for callback in self._callbacks:
+            callback.plan_rollouts(episodes)
         return episodes
 
     def _scored(self, trajectories: list[Trajectory]) -> list[RolloutGroup]:
         size = self.rollout.group_size
         groups = [RolloutGroup(trajectories[i : i + size]) for i in range(0, len(trajectories), size)]
-        self._notify("score", groups)
+        for callback in self._callbacks:
+            callback.score(groups)
         for group in groups:
             advantage_G = self._advantage(group.reward_G, self.grpo.advantage_eps)
             for trajectory, advantage in zip(group.trajectories, advantage_G.tolist(), strict=True):
-                trajectory.advantage = advantage
+                trajectory.set_advantage(advantage)
         return groups
 
-    def _teachers(self, group: RolloutGroup) -> list[Trajectory]:
-        """The trajectories of a group that are trained on."""
+    def _select_for_training(self, group: RolloutGroup) -> list[Trajectory]:
+        """The trajectories of a group that are trained on: down-sampled, and without those of zero advantage."""
         trajectories = group.trajectories
         if self.grpo.downsample is not None:
             trajectories = [trajectories[i] for i in best_and_worst(group.reward_G, self.grpo.downsample).tolist()]
         if not group.has_spread:  # kept on purpose
             return trajectories
-        return [t for t in trajectories if t.advantage]  # the others cost a forward and a backward for nothing
+        return [t for t in trajectories if t.advantage_N.any()]  # the others cost a forward and a backward for nothing
 
     def _collect(self, episodes: list[Episode], decoding: str) -> tuple[list[Trajectory], TimeSplit]:
-        self._ahead.wait()
+        self._async.wait()
         temperature, greedy = self.rollout.temperature, decoding == "greedy"
         actor = self.policy if self._actor is None else self._actor
         return collect(self.pool, actor, episodes, temperature=temperature, greedy=greedy, on_done=self.on_done)
 
     @contextmanager
-    def _all_ranks_acting(self) -> Iterator[None]:
+    def _in_lockstep(self) -> Iterator[None]:
         """Collections whose ranks ask the policy equally often, where it is sharded."""
         if not is_sharded(self.policy):
             yield
             return
-        self._actor = InStep(self.policy, self.trainer.strategy)
+        self._actor = LockstepActor(self.policy, self.trainer.strategy)
         yield
         self._actor.finish()  # not after an exception: the other ranks end with this one
         self._actor = None
 
-    def _notify(self, hook: str, value: list) -> None:
-        for callback in self.trainer.callbacks:
-            if hasattr(callback, hook):
-                getattr(callback, hook)(value)
+    @property
+    def _callbacks(self) -> list[RolloutCallback]:
+        return [callback for callback in self.trainer.callbacks if isinstance(callback, RolloutCallback)]

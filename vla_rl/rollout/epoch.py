@@ -20,7 +20,7 @@ class Collected:
     """An iteration's rollouts on this rank."""
 
     groups: list[RolloutGroup]  # all of them, those nothing can be learnt from included
-    trained: list[Trajectory]  # what the update may use: the group filter and the down-sampling have left it
+    training_trajectories: list[Trajectory]  # those that survive the group filter and down-sampling
     time: TimeSplit
 
 
@@ -52,8 +52,8 @@ class RolloutEpoch:
         return self._result().groups
 
     @property
-    def trained(self) -> list[Trajectory]:
-        return self._result().trained
+    def training_trajectories(self) -> list[Trajectory]:
+        return self._result().training_trajectories
 
     @property
     def time(self) -> TimeSplit:
@@ -69,10 +69,10 @@ class RolloutEpoch:
 
     def __iter__(self) -> Iterator[ChunkBatch]:
         if self._order is None:  # over all ranks: a minibatch holds the same trajectories, however they are shared out
-            uids = sorted(self._gather([t.episode.uid for t in self.trained]))
+            uids = sorted(self._gather([t.episode.uid for t in self.training_trajectories]))
             generator = seeded_generator(self.seed, "minibatches", self.iteration)
             self._order = [uids[i] for i in torch.randperm(len(uids), generator=generator).tolist()]
-        own = {t.episode.uid: t for t in self.trained}
+        own = {t.episode.uid: t for t in self.training_trajectories}
         for _ in range(self.epochs):
             for start in range(self.minibatches):
                 yield self._batch([own[uid] for uid in self._order[start :: self.minibatches] if uid in own])

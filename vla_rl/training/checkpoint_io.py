@@ -9,7 +9,7 @@ import lightning as L
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
-from vla_rl.distributed.parameters import trained
+from vla_rl.distributed.parameters import trainable_parameters
 from vla_rl.run.folder import write_whole
 
 
@@ -32,5 +32,5 @@ def _save(checkpoint: dict[str, Any], path: Path) -> None:
 def keep_trained(checkpoint: dict[str, Any], module: L.LightningModule) -> None:
     """Leave the tensors that are trained: the others are where the policy came from. Loading them is not strict then
     (`strict_loading`)."""
-    kept = trained(module)
+    kept = trainable_parameters(module)
     checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in kept}

@@ -20,7 +20,7 @@ from torch import Tensor
 from vla_rl.config.schema import GRPOConfig, OptimConfig
 from vla_rl.distributed.collectives import all_reduce_sum
 from vla_rl.distributed.lockstep import forwards_to_add
-from vla_rl.distributed.parameters import clip_grad_norm, trained
+from vla_rl.distributed.parameters import clip_grad_norm, trainable_parameters
 from vla_rl.distributed.strategies import FSDP2, shard
 from vla_rl.errors import RunError
 from vla_rl.functional.losses import clipped_loss, token_weight
@@ -53,7 +53,7 @@ class GRPOModule(L.LightningModule):
             shard(self.policy, self.device_mesh["data_parallel"])
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return build_optimizer(trained(self.policy).values(), self.optim)
+        return build_optimizer(trainable_parameters(self.policy).values(), self.optim)
 
     def on_train_epoch_start(self) -> None:
         epoch = self.trainer.train_dataloader
@@ -67,14 +67,14 @@ class GRPOModule(L.LightningModule):
                 sum(group.has_spread for group in epoch.groups),
                 sum(t.steps for t in trajectories),
                 sum(t.steps for t in successes),
-                len(epoch.trained),
+                len(epoch.training_trajectories),
             ],
             dtype=torch.float64,
         )
         sums = all_reduce_sum(counts, self.trainer).tolist()
-        episodes, succeeded, groups, spread, steps, success_steps, trained = sums
-        if not trained:
-            rank_zero_warn(f"iteration {epoch.iteration + 1} is skipped: no group of rollouts has anything to teach")
+        episodes, succeeded, groups, spread, steps, success_steps, training = sums
+        if not training:
+            rank_zero_warn(f"iteration {epoch.iteration + 1} skipped: every group has equal rewards (zero advantage)")
         self._log("rollout/groups", groups)
         self._log("rollout/success", succeeded / episodes)
         self._log("rollout/groups_with_spread", spread / groups)
@@ -91,7 +91,7 @@ class GRPOModule(L.LightningModule):
         totals = self.compute_gradient(batch)
         if not totals:  # every group of this step succeeded throughout or failed throughout
             return
-        totals["grad_norm"] = clip_grad_norm(trained(self.policy).values(), self.optim.grad_clip)
+        totals["grad_norm"] = clip_grad_norm(trainable_parameters(self.policy).values(), self.optim.grad_clip)
         if not math.isfinite(totals["loss"] + totals["grad_norm"]):
             self._skip_step(totals)
             return
@@ -136,13 +136,13 @@ class GRPOModule(L.LightningModule):
         micro_batches = self._micro_batches(batch, weight_NLA)
         for index, (micro, weight_NLA) in enumerate(micro_batches):
             last = index == len(micro_batches) - 1
-            with nullcontext() if last else self.gradients_stay():
+            with nullcontext() if last else self.no_grad_sync():
                 logprob_NLA, entropy_NLA = self.policy.log_prob(micro, self.temperature)
                 device = logprob_NLA.device
                 weight = weight_NLA.to(device)
                 loss, stats = clipped_loss(
                     logprob_NLA,
-                    micro.logprob_NLA.to(device),
+                    micro.actions.logprob_NLA.to(device),
                     micro.advantage_N.to(device),
                     weight,
                     clip_low=self.grpo.clip_low,
@@ -164,7 +164,7 @@ class GRPOModule(L.LightningModule):
         nothing = batch.rows(0, 1), torch.zeros_like(weight_NLA[:1])
         return parts + [nothing] * forwards_to_add(len(parts), self.policy, self.trainer)
 
-    def gradients_stay(self) -> Any:
+    def no_grad_sync(self) -> Any:
         """A context in which gradients stay on their rank; under FSDP2 they are always exchanged."""
         strategy = self.trainer.strategy
         return strategy.block_backward_sync() if hasattr(strategy, "block_backward_sync") else nullcontext()
@@ -190,8 +190,8 @@ class GRPOModule(L.LightningModule):
         where = f"iteration {self.trainer.current_epoch + 1}"
         if self._skipped >= self.optim.max_skipped_steps:
             raise RunError(
-                f"{self._skipped} optimizer steps in a row are no numbers ({what} in {where}); the policy and the last "
-                f"checkpoint are as they were before: optim.lr={self.optim.lr / 2:g} in a new run_dir"
+                f"loss or gradient was NaN or infinite in {self._skipped} optimizer steps in a row ({what} in "
+                f"{where}); the policy was not changed by them: optim.lr={self.optim.lr / 2:g} in a new run_dir"
             )
         rank_zero_warn(f"optimizer step of {where} is skipped: {what}")
 

@@ -46,7 +46,7 @@ class TestVector:
 
     def test_flat_sees_differences_that_cancel_in_the_mean(self):
         up, down = make_trajectory([0], uid=0), make_trajectory([0], uid=1, success=False)
-        up.action_NLA[0, 0, 0], up.action_NLA[0, 1, 0] = 1.0, -1.0
+        up.actions.action_NLA[0, 0, 0], up.actions.action_NLA[0, 1, 0] = 1.0, -1.0
         groups = [RolloutGroup([up, down])]
         assert float(mean_divergence(groups, alone, label=one_phase)[0, 0]) == 0.0
         flat = mean_divergence(groups, alone, label=one_phase, vector=flat_chunk)

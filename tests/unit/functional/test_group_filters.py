@@ -3,7 +3,6 @@
 import math
 from types import SimpleNamespace
 
-import lightning as L
 import pytest
 import torch
 
@@ -12,6 +11,7 @@ from vla_rl.config.schema import EvaluationConfig, GRPOConfig, RolloutConfig
 from vla_rl.errors import UserError
 from vla_rl.functional.advantages import ADVANTAGES
 from vla_rl.functional.group_filters import best_and_worst
+from vla_rl.rollout.callback import RolloutCallback
 from vla_rl.rollout.datamodule import RolloutDataModule
 from vla_rl.rollout.plan import RESAMPLED
 
@@ -88,7 +88,7 @@ def trained_uids(epoch):
     return sorted(t.episode.uid for batch in epoch for t in batch.trajectories if batch.token_mask_NLA.any())
 
 
-class Rewards(L.Callback):
+class Rewards(RolloutCallback):
     """The same rewards for every group."""
 
     def __init__(self, *rewards):
@@ -117,7 +117,7 @@ class TestInTheDataModule:
 
     def test_ngrpo_learns_from_failures_that_are_kept(self):
         data = data_module(callbacks=[Rewards(0, 0, 0, 0)], group_filter="keep", advantage="ngrpo", advantage_eps=1e-9)
-        (advantage,) = {t.advantage for t in data.train_dataloader().trained}
+        (advantage,) = {t.advantage for t in data.train_dataloader().training_trajectories}
         # 4 failures and an imagined success: mean 1/5, sample variance (4 * 1 + 16) / 25 / 4 = 1/5
         assert advantage == pytest.approx(-0.2 / math.sqrt(0.2), rel=1e-6)
 
@@ -125,7 +125,7 @@ class TestInTheDataModule:
         data = data_module(callbacks=[Rewards(0, 1, 0, 0)], downsample=2, advantage="dr_grpo")
         epoch = data.train_dataloader()
         assert trained_uids(epoch) == [uid for g in range(5) for uid in (4 * g, 4 * g + 1)]
-        assert [t.advantage for t in epoch.trained[:2]] == [-0.25, 0.75]
+        assert [t.advantage for t in epoch.training_trajectories[:2]] == [-0.25, 0.75]
         assert sum(len(group.trajectories) for group in epoch.groups) == 20  # statistics still see all
 
     def test_raft_pays_for_successes_alone(self):
@@ -138,7 +138,7 @@ class TestInTheDataModule:
         data = data_module(group_filter=f"{here}.only_the_first", advantage=f"{here}.plus_or_minus_one")
         epoch = data.train_dataloader()
         assert trained_uids(epoch) == [0, 1, 2, 3]
-        assert all(t.advantage == (1 if t.success else -1) for t in epoch.trained)
+        assert all(t.advantage == (1 if t.success else -1) for t in epoch.training_trajectories)
 
     @pytest.mark.parametrize(
         ("option", "value", "message"),
@@ -177,7 +177,7 @@ class TestResample:
         epoch = data_module(
             callbacks=[Rewards(1, 1, 1, 1)], group_filter="resample", resample_rounds=3
         ).train_dataloader()
-        assert len(epoch.groups) == 5 * 4 and not epoch.trained
+        assert len(epoch.groups) == 5 * 4 and not epoch.training_trajectories
         uids = [t.episode.uid for group in epoch.groups for t in group.trajectories]
         assert len(set(uids)) == len(uids) == 80
         assert len({group.trajectories[0].episode.init_state for group in epoch.groups}) > 5
@@ -186,7 +186,7 @@ class TestResample:
     def test_advantages_are_set_once_for_all_rounds(self):
         """What sets them may ask the policy, and ranks have different numbers of rounds."""
 
-        class Calls:
+        class Calls(RolloutCallback):
             groups: list[int] = []
 
             def set_advantages(self, groups):

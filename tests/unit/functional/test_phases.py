@@ -37,9 +37,9 @@ class TestPhases:
         assert letters(fractions, pre_lo=0.0) == positional
 
     def test_fraction_counts_executed_steps_only(self):
-        close_NL = torch.tensor([[1, 1, 1, 0, 0, 0, 0, 0], [0, 0, 1, 1, 1, 1, 1, 1]]).bool()
+        gripper_closed_NL = torch.tensor([[1, 1, 1, 0, 0, 0, 0, 0], [0, 0, 1, 1, 1, 1, 1, 1]]).bool()
         # 3 of 8; of the second chunk 4 steps were executed, 2 of them closing
-        assert gripper_fraction(close_NL, torch.tensor([8, 4])).tolist() == [0.375, 0.5]
+        assert gripper_fraction(gripper_closed_NL, torch.tensor([8, 4])).tolist() == [0.375, 0.5]
 
     def test_of_a_trajectory(self):
         trajectory = make_trajectory([0, 0, 0, 0, 8, 8, 0], success=False)

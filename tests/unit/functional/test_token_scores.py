@@ -27,4 +27,5 @@ def test_chunks_count_executed_steps_alone():
     executed_N = torch.tensor([2, 1])
     assert chunk_entropy(value_NLA, executed_N).tolist() == [2.5, 2.0]
     # -2 * sqrt(10) and -2 * sqrt(4), positive
-    assert chunk_score_norm(value_NLA, executed_N, -2.0).tolist() == pytest.approx([2 * 10**0.5, 4.0])
+    advantage_N = torch.tensor([-2.0, -2.0])
+    assert chunk_score_norm(value_NLA, executed_N, advantage_N).tolist() == pytest.approx([2 * 10**0.5, 4.0])

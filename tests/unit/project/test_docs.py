@@ -68,7 +68,7 @@ def test_the_logging_callback_of_the_docs(my_pkg, tmp_path):
     train(tmp_path, build(node, "callbacks.mine"), MetricsFile())
     logged = json.loads((tmp_path / "metrics.jsonl").read_text())["mine/first_action"]
     # a made trajectory's first action has the same value in all dimensions, so its norm over 4 is twice that
-    values = [float(t.action_NLA[0, 0, 0]) for group in random_groups(0) for t in group.trajectories]
+    values = [float(t.actions.action_NLA[0, 0, 0]) for group in random_groups(0) for t in group.trajectories]
     assert logged == pytest.approx(2 * sum(values) / len(values))
 
 

@@ -10,8 +10,11 @@ def episodes(count: int, window: int | None = None) -> list[Episode]:
 
 
 def same(a, b) -> bool:
-    names = ("frame_NHWC", "proprio_NP", "token_NLA", "logprob_NLA", "action_NLA", "close_NL", "executed_N")
-    return all(torch.equal(getattr(a, n), getattr(b, n)) for n in names) and a.success == b.success
+    names = ("frame_NHWC", "proprio_NP", "gripper_closed_NL", "executed_N")
+    drawn = ("token_NLA", "logprob_NLA", "action_NLA", "command_NLA", "entropy_NLA")
+    equal = [torch.equal(getattr(a, n), getattr(b, n)) for n in names]
+    equal += [torch.equal(getattr(a.actions, n), getattr(b.actions, n)) for n in drawn]
+    return all(equal) and a.success == b.success
 
 
 def test_results_do_not_depend_on_the_number_of_slots():
@@ -26,10 +29,10 @@ def test_a_trajectory_ends_with_its_episode():
     trajectories, _ = collect(ToyPool(), ToyPolicy(), episodes(9), temperature=1.0)
     for trajectory in trajectories:
         assert trajectory.steps == 12 if not trajectory.success else trajectory.steps >= 4
-        assert len(trajectory.token_NLA) == len(trajectory.frame_NHWC) == len(trajectory)
+        assert len(trajectory.actions.token_NLA) == len(trajectory.frame_NHWC) == len(trajectory)
         # the toy's frames hold the steps taken before the decision
         assert trajectory.frame_NHWC[:, 0, 0, 0].tolist() == [0, *trajectory.executed_N.cumsum(0)[:-1].tolist()]
-        assert not trajectory.close_NL[~trajectory.executed_NL].any()
+        assert not trajectory.gripper_closed_NL[~trajectory.executed_NL].any()
 
 
 def test_windows_limit_what_is_executed():
@@ -56,4 +59,4 @@ def test_every_decision_draws_its_own_noise():
     policy = ToyPolicy()
     torch.nn.init.zeros_(policy.head.weight)  # uniform over tokens at every decision
     (trajectory,), _ = collect(ToyPool(), policy, [Episode(0, 0, 4, seed=1)], temperature=1.0)
-    assert len({tuple(tokens.flatten().tolist()) for tokens in trajectory.token_NLA}) > 1
+    assert len({tuple(tokens.flatten().tolist()) for tokens in trajectory.actions.token_NLA}) > 1

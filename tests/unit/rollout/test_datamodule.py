@@ -6,6 +6,7 @@ import torch
 from tests.helpers.toy import ToyPolicy, ToyPool
 from vla_rl.config.schema import EvaluationConfig, GRPOConfig, RolloutConfig
 from vla_rl.errors import UserError
+from vla_rl.rollout.callback import RolloutCallback
 from vla_rl.rollout.datamodule import RolloutDataModule
 
 
@@ -66,7 +67,7 @@ def test_batches_hold_each_useful_trajectory_once_and_no_other():
         assert sum(advantages) == pytest.approx(0, abs=1e-5)
 
 
-class AllEqual:
+class AllEqual(RolloutCallback):
     """A reward without any spread: nothing can be learnt from the iteration."""
 
     def score(self, groups):
@@ -81,7 +82,7 @@ def test_an_iteration_without_spread_still_has_all_its_batches():
     assert all(len(batch) == 1 and not batch.token_mask_NLA.any() for batch in batches)
 
 
-class OneStep:
+class OneStep(RolloutCallback):
     def plan_rollouts(self, episodes):
         for episode in episodes:
             episode.window = 1
@@ -93,16 +94,16 @@ def test_callbacks_may_plan_and_score():
     assert all(t.executed_N.max() == 1 and t.reward == 1.0 and t.advantage == 0.0 for t in trajectories)
 
 
-class Opposite:
+class Opposite(RolloutCallback):
     def set_advantages(self, groups):
         for group in groups:
             for trajectory in group.trajectories:
-                trajectory.advantage *= -1
+                trajectory.set_advantage(-trajectory.advantage)
 
 
 def test_callbacks_may_replace_advantages():
-    plain = data_module().train_dataloader().trained
-    replaced = data_module(callbacks=[Opposite()]).train_dataloader().trained
+    plain = data_module().train_dataloader().training_trajectories
+    replaced = data_module(callbacks=[Opposite()]).train_dataloader().training_trajectories
     assert [t.advantage for t in replaced] == [-t.advantage for t in plain]
     assert any(t.advantage for t in plain)
 
@@ -123,7 +124,7 @@ def test_a_batch_flattens_trajectories_in_order():
     assert batch.chunk_N.tolist() == [k for n in lengths for k in range(n)]
     for i, trajectory in enumerate(batch.trajectories):
         rows = batch.trajectory_N == i
-        assert torch.equal(batch.token_NLA[rows], trajectory.token_NLA)
+        assert torch.equal(batch.actions.token_NLA[rows], trajectory.actions.token_NLA)
         assert torch.equal(batch.token_mask_NLA[rows].any(-1), trajectory.executed_NL)
 
 

@@ -8,6 +8,7 @@ from lightning.pytorch.callbacks import Callback
 from tests.helpers.toy import ToyPolicy, ToyPool
 from vla_rl.config.schema import EvaluationConfig, GRPOConfig, OptimConfig, RolloutConfig
 from vla_rl.errors import RunError
+from vla_rl.rollout.callback import RolloutCallback
 from vla_rl.rollout.datamodule import RolloutDataModule
 from vla_rl.training.grpo_module import GRPOModule
 
@@ -87,7 +88,7 @@ def test_the_gradient_is_the_policy_gradient(tmp_path):
 
 
 def test_an_iteration_without_spread_changes_nothing(tmp_path):
-    class AllEqual(Callback):
+    class AllEqual(RolloutCallback):
         def score(self, groups):
             for group in groups:
                 for trajectory in group.trajectories:

@@ -68,14 +68,14 @@ class L1Policy(OpenVLAOFTPolicy):
                 action_NLA=value.clip(-1, 1),
                 command_NLA=self.command(value.double()),
                 entropy_NLA=laplace_entropy(scale),
-                score_sq_NLA=scale**-2,  # of the derivative by the mean
+                extras={"score_sq": scale**-2} if "score_sq" in self.extras else {},  # of the derivative by the mean
             )
 
     def log_prob(self, batch: ChunkBatch, temperature: float) -> tuple[Tensor, Tensor]:
         observation = Observation(batch.frame_NHWC, batch.proprio_NP, batch.instruction_N)
         mean, scale = self.distribution(observation).unbind(-1)
         scale = scale * temperature
-        value = from_token(batch.token_NLA.cpu()).to(mean.device)
+        value = from_token(batch.actions.token_NLA.cpu()).to(mean.device)
         return laplace_log_prob(value, mean, scale), laplace_entropy(scale)
 
     def freeze_head(self) -> None:

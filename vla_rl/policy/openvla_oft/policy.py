@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+import torch.nn.functional as F
+from torch import Tensor
 
 from vla_rl.errors import UserError
 from vla_rl.functional.token_scores import token_entropy, token_score_sq
@@ -29,7 +30,7 @@ from vla_rl.policy.openvla_oft.actions import (
 from vla_rl.policy.openvla_oft.config import ACTION_DIMS
 from vla_rl.policy.openvla_oft.model import OpenVLAOFT
 from vla_rl.policy.openvla_oft.processor import Pixels, Prompts
-from vla_rl.types import ActionChunk, ChunkBatch, Observation
+from vla_rl.types import ActionChunk, ChunkBatch, Observation, SupervisedPolicy
 
 
 @dataclass(slots=True)
@@ -44,12 +45,14 @@ class CheckpointFiles:
     heads: dict[str, str] = field(default_factory=dict)  # an L1 checkpoint's .pt files, by what they hold
 
 
-class OpenVLAOFTPolicy(nn.Module):
+class OpenVLAOFTPolicy(SupervisedPolicy):
     """OpenVLA-OFT with discrete action tokens.
 
     Args:
         statistics: what normalises actions and proprioception; None for random weights, until demonstrations give them.
     """
+
+    OFFERS = frozenset({"score_sq"})  # squared norm of each token's score by the outputs of the head
 
     @property
     def chunk_steps(self) -> int:
@@ -121,14 +124,20 @@ class OpenVLAOFTPolicy(nn.Module):
                 action_NLA=action.float(),
                 command_NLA=self.command(action),
                 entropy_NLA=token_entropy(logprob),
-                score_sq_NLA=token_score_sq(logprob, token),
+                extras={"score_sq": token_score_sq(logprob, token)} if "score_sq" in self.extras else {},
             )
+
+    def imitation_loss(self, observation: Observation, command_NLA: Tensor) -> Tensor:
+        """Mean over rows, steps and dimensions of -log pi(token of the demonstrated command | observation)."""
+        logits_NLAB = self.logits(observation)
+        token_NLA = self.tokenize(command_NLA).to(logits_NLAB.device)
+        return F.cross_entropy(logits_NLAB.flatten(0, 2), token_NLA.flatten())
 
     def log_prob(self, batch: ChunkBatch, temperature: float) -> tuple[Tensor, Tensor]:
         """Log-probability of every token of `batch` and entropy of its distribution, both float32 [N, L, A]."""
         observation = Observation(batch.frame_NHWC, batch.proprio_NP, batch.instruction_N)
         logprob = (self.logits(observation) / temperature).log_softmax(-1)
-        token = batch.token_NLA.to(logprob.device)
+        token = batch.actions.token_NLA.to(logprob.device)
         entropy = -(logprob.exp() * logprob).sum(-1)
         return logprob.gather(-1, token[..., None])[..., 0], entropy
 

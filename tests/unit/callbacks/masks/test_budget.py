@@ -8,6 +8,7 @@ from callbacks.masks.random_mask import RandomMask
 from tests.helpers.make import MadeData, train
 from tests.unit.callbacks.masks.test_masks import alone, kept_of, lengths, phase_group
 from vla_rl.errors import UserError
+from vla_rl.rollout.callback import RolloutCallback
 
 
 def test_of_a_trajectory():
@@ -71,7 +72,7 @@ def test_only_masks_with_scores_have_a_knee():
         RandomMask(budget={"knee": True})
 
 
-class Windows:
+class Windows(RolloutCallback):
     """What a callback that shortens the execution windows looks like to the others."""
 
     def plan_rollouts(self, episodes):

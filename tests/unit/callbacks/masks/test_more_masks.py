@@ -156,7 +156,7 @@ def test_full_padded_with_a_shorter_window(tmp_path):
 
 def test_entropy_keeps_the_least_sure():
     trajectory = make_trajectory([0] * 4, last_steps=2)
-    trajectory.entropy_NLA = torch.tensor([1.0, 3.0, 2.0, 2.5])[:, None, None].expand(-1, STEPS, DIMS)
+    trajectory.actions.entropy_NLA = torch.tensor([1.0, 3.0, 2.0, 2.5])[:, None, None].expand(-1, STEPS, DIMS)
     mask = EntropyMask(budget=2)
     assert mask.choose(trajectory, seeded_generator(0)).tolist() == [1, 3]
     assert EntropyMask(budget=9).choose(trajectory, seeded_generator(0)).tolist() == [0, 1, 2, 3]
@@ -175,7 +175,7 @@ class TestGlobal:
                         for uid, a in enumerate((2.0, -1.0, -1.0, 0.0))]  # fmt: skip
         for trajectory, values in zip(trajectories, ((1, 1, 1), (1, 1, 1), (9, 0, 0), (9, 9, 9)), strict=True):
             per_token = torch.tensor(values) / (STEPS * DIMS)
-            trajectory.score_sq_NLA = per_token[:, None, None].expand(-1, STEPS, DIMS)
+            trajectory.actions.extras["score_sq"] = per_token[:, None, None].expand(-1, STEPS, DIMS)
         return [RolloutGroup(trajectories)]
 
     def test_score_norm_keeps_the_largest_of_all(self, tmp_path):
@@ -278,6 +278,6 @@ class TestOptions:
 
 def test_an_iteration_with_nothing_to_teach_is_skipped_with_a_warning(tmp_path):
     recorder = Recorder()
-    with pytest.warns(UserWarning, match="iteration 2 is skipped: no group of rollouts has anything to teach"):
+    with pytest.warns(UserWarning, match="iteration 2 skipped: every group has equal rewards \(zero advantage\)"):
         _, module, _, _ = fit_toy(tmp_path, callbacks=[PCM(budget=2), Rewards(1, 1, 1, 1), recorder])
     assert not recorder.gradients

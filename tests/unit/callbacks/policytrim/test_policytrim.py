@@ -293,10 +293,10 @@ def test_a_mask_sees_windows_of_executed_steps(tmp_path):
     kept = [batch.trajectory_N.bincount() for batch in seen.batches]
     assert max(int(count.max()) for count in kept) == 3
     t = next(t for t in seen.trajectories if t.episode.window == 1 and len(t) > 3)
-    unexecuted = t.close_NL.clone()
+    unexecuted = t.gripper_closed_NL.clone()
     unexecuted[:, 1:] = True  # what was not executed closes the gripper: it must not count
     before = trajectory_phases(t)
-    t.close_NL = unexecuted
+    t.gripper_closed_NL = unexecuted
     assert torch.equal(trajectory_phases(t), before)
 
 

@@ -28,8 +28,8 @@ def test_what_is_sampled_is_what_is_scored(chunk_steps):
     chunk = policy.act(SEEN, [3], 1.0)
     assert chunk.token_NLA.shape == chunk.command_NLA.shape == (1, chunk_steps, 7)
     trajectory = Trajectory(
-        Episode(0, 0, 0, 0), SEEN.instruction_N[0], SEEN.frame_NHWC, SEEN.proprio_NP, chunk.token_NLA,
-        chunk.logprob_NLA, chunk.action_NLA, chunk.entropy_NLA, chunk.score_sq_NLA, chunk.command_NLA[..., -1] > 0,
+        Episode(0, 0, 0, 0), SEEN.instruction_N[0], SEEN.frame_NHWC, SEEN.proprio_NP, chunk,
+        chunk.command_NLA[..., -1] > 0,
         torch.tensor([chunk_steps]), True, 1.0,
     )  # fmt: skip
     logprob, _ = policy.log_prob(ChunkBatch.from_trajectories([trajectory]), 1.0)
