@@ -14,19 +14,24 @@ from dataclasses import asdict
 
 from vla_rl.config.compose import compose
 from vla_rl.config.instantiate import check
+from vla_rl.config.schema import Config
 from vla_rl.doctor_checks import CHECKS, Finding, examine
-from vla_rl.run.cli import run_entry
+from vla_rl.run.cli import answer_early, run_entry
 
 DEFAULT = "conf=pcm_object_tiny"
 WIDTH = 120
 INDENT = 6 + max(len(name) for name in CHECKS) + 2  # of the facts: after the status and the check's name
 
 
-def main(argv: list[str]) -> None:
+def parse(argv: list[str]) -> Config:
     arguments = [argument for argument in argv if argument != "--json"]
     if not any(argument.startswith("conf=") for argument in arguments):
         arguments = [DEFAULT, *arguments]
-    config = compose(arguments)
+    return compose(arguments)
+
+
+def main(argv: list[str]) -> None:
+    config = parse(argv)
     check(config)
     findings = examine(config)
     if "--json" in argv:
@@ -53,4 +58,5 @@ def print_table(findings: Iterable[Finding]) -> bool:
 
 
 if __name__ == "__main__":
+    answer_early(__doc__, parse)
     run_entry(main, __doc__)

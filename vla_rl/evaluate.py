@@ -12,10 +12,13 @@ Writes report.html, report.md, report.json, timing.json, figures/ and videos/ in
 
 from __future__ import annotations
 
-from vla_rl.run.cli import exit_on_help, run_entry
+from vla_rl.config.compose import compose, own_options
+from vla_rl.config.schema import EvaluateConfig
+from vla_rl.run.cli import answer_early, run_entry
 
 if __name__ == "__main__":
-    exit_on_help(__doc__)  # before the imports below, which take seconds
+    # before the imports below, which take seconds
+    answer_early(__doc__, parse=lambda argv: compose(own_options(EvaluateConfig, argv)[1]))
 
 from contextlib import closing
 from dataclasses import asdict
@@ -23,9 +26,8 @@ from pathlib import Path
 
 import lightning as L
 
-from vla_rl.config.compose import compose, own_options
 from vla_rl.config.instantiate import build, check
-from vla_rl.config.schema import EvaluateConfig, Node
+from vla_rl.config.schema import Node
 from vla_rl.evaluation.evaluator import Evaluated, Evaluator
 from vla_rl.evaluation.plan import EvaluationPlan, checkpoint_name, plan_evaluation
 from vla_rl.evaluation.report import Arm, Report, write_report

@@ -6,10 +6,10 @@ The main path from here: `data.py` (rollouts of each iteration) -> the mask call
 
 from __future__ import annotations
 
-from vla_rl.run.cli import exit_on_help, run_entry
+from vla_rl.run.cli import answer_early, run_entry
 
 if __name__ == "__main__":
-    exit_on_help(__doc__)  # before the imports below, which take seconds
+    answer_early(__doc__)  # before the imports below, which take seconds
 
 import time
 from contextlib import closing

@@ -7,10 +7,10 @@ The run is saved after every 100 optimizer steps, an iteration: stopped or kille
 
 from __future__ import annotations
 
-from vla_rl.run.cli import exit_on_help, run_entry
+from vla_rl.run.cli import answer_early, run_entry
 
 if __name__ == "__main__":
-    exit_on_help(__doc__)  # before the imports below, which take seconds
+    answer_early(__doc__)  # before the imports below, which take seconds
 
 import math
 import sys

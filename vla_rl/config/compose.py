@@ -88,7 +88,11 @@ def own_options(schema: type[T], argv: list[str]) -> tuple[T, list[str]]:
 
 def save_resolved(config: Config, path: Path) -> None:
     """Write the configuration as a .yaml that `conf=<path>` reads back to an equal one."""
-    OmegaConf.save(OmegaConf.create(asdict(config)), path)
+    path.write_text(to_yaml(config), encoding="utf-8")
+
+
+def to_yaml(config: Config) -> str:
+    return OmegaConf.to_yaml(OmegaConf.create(asdict(config)))
 
 
 def conf_names() -> list[str]:

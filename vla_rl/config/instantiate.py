@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from vla_rl.config.schema import GROUPS, Config, Node
+from vla_rl.config.signatures import is_missing, option_names
 from vla_rl.errors import UserError, closest, did_you_mean
 
 
@@ -60,6 +61,21 @@ def check(config: Config) -> None:
     """
     for key, node in _nodes(config):
         _check_node(node, key)
+
+
+def check_early(config: Config) -> None:
+    """The part of `check` that needs no imports of seconds: packages and public names that are not there, and option
+    names of the targets whose source can be read.
+
+    Raises:
+        UserError: no such target or option.
+    """
+    for key, node in _nodes(config):
+        path = node["_target_"]
+        if is_missing(path):
+            _target(node, key)  # says so
+        if (allowed := option_names(path)) is not None:
+            _refuse_unknown(path.rpartition(".")[2], allowed, node, key)
 
 
 def import_path(path: str, given: str) -> Callable[..., Any]:
@@ -134,12 +150,16 @@ def _check_names(target: Callable[..., Any], node: Node, key: str, supplied: dic
     if parameters is None:
         return
     allowed = [name for name in parameters if name not in supplied]
+    _refuse_unknown(target.__name__, allowed, node, key)
+
+
+def _refuse_unknown(target: str, allowed: list[str], node: Node, key: str) -> None:
     for name, _ in _options(node):
         if name not in allowed:
             match = closest(name, allowed)
             fix = f"{key}.{match}=..." if match else f"remove {key}.{name}"
             raise UserError(
-                f"{target.__name__} has no option '{name}'{did_you_mean(name, allowed)} "
+                f"{target} has no option '{name}'{did_you_mean(name, allowed)} "
                 f"Options: {', '.join(allowed) or 'none'} ({fix})"
             )
 

@@ -1,23 +1,59 @@
-"""What every command shares: help, quiet libraries, and one line for users' mistakes and for a Ctrl-C."""
+"""What every verb shares: help, the resolved config, quiet libraries, and one line for users' mistakes and a Ctrl-C.
+
+`console` is the script `vla-rl`: `vla-rl fit conf=...` is `python -m vla_rl.fit conf=...`.
+"""
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 import logging
+import os
+import runpy
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
-from vla_rl.config.compose import conf_names, group_names
-from vla_rl.config.schema import GROUPS
-from vla_rl.errors import Preempted, RunError, UserError
+from vla_rl.config.compose import compose, conf_names, group_names, to_yaml
+from vla_rl.config.instantiate import check_early
+from vla_rl.config.schema import GROUPS, Config
+from vla_rl.errors import Preempted, RunError, UserError, did_you_mean
+
+PRINT_CONFIG = "--print-config"
+_PACKAGE = Path(__file__).parents[1]
+
+
+def answer_early(about: str, parse: Callable[[list[str]], Config] | None = compose) -> None:
+    """Answer what needs no imports of seconds, and exit: help, `--print-config`, and most mistakes in a config.
+
+    A verb calls this between its light and its heavy imports. Where there is nothing to answer, it returns.
+
+    Args:
+        about: what the verb does, for `--help` (the module's docstring).
+        parse: from the arguments to the config; None for a verb that takes no conf.
+    """
+    argv = sys.argv[1:]
+    with exit_codes():
+        _check_packages()
+        if _asks_for_help(argv):
+            print(help_text(about))
+            sys.exit(0)
+        if parse is None:
+            return
+        config = parse([argument for argument in argv if argument != PRINT_CONFIG])
+        check_early(config)
+        if PRINT_CONFIG in argv:
+            print(to_yaml(config), end="")
+            sys.exit(0)
 
 
 def run_entry(main: Callable[[list[str]], None], about: str, argv: list[str] | None = None) -> None:
-    """Run a command. A `UserError` becomes `error: <one line>` on stderr and exit code 2, a `RunError` likewise and 1;
-    a Ctrl-C `interrupted` and 130, a SIGTERM `terminated` and 143, as shells have it.
+    """Run a verb with quiet libraries; `exit_codes` says what becomes of its exceptions.
 
     Args:
-        about: what the command does, for `--help` (the module's docstring).
+        about: what the verb does, for `--help` (the module's docstring).
         argv: `key=value` arguments; None = the process's own.
     """
     argv = sys.argv[1:] if argv is None else argv
@@ -31,8 +67,16 @@ def run_entry(main: Callable[[list[str]], None], about: str, argv: list[str] | N
     warnings.filterwarnings("ignore", message="Total length of `HeldoutBatches` across ranks is zero")  # as asked for
     warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # what is logged is summed over ranks already
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket")  # of class tokens, in DDP
-    try:
+    with exit_codes():
         main(argv)
+
+
+@contextmanager
+def exit_codes() -> Iterator[None]:
+    """A `UserError` becomes `error: <one line>` on stderr and exit code 2, a `RunError` the same and 1; a Ctrl-C
+    `interrupted` and 130, a SIGTERM `terminated` and 143, as shells have it. Other exceptions keep their traceback."""
+    try:
+        yield
     except UserError as e:
         print("error:", " ".join(str(e).split()), file=sys.stderr)
         sys.exit(2)
@@ -47,11 +91,30 @@ def run_entry(main: Callable[[list[str]], None], about: str, argv: list[str] | N
         sys.exit(130)
 
 
-def exit_on_help(about: str) -> None:
-    """Print the help and exit, if the process was asked for it: for entries to call before imports of seconds."""
-    if _asks_for_help(sys.argv[1:]):
-        print(help_text(about))
-        sys.exit(0)
+def console() -> None:
+    """The script `vla-rl`: its first argument names the verb, the others are the verb's own."""
+    verb, argv = (sys.argv[1] if len(sys.argv) > 1 else "--help"), sys.argv[2:]
+    with exit_codes():
+        if verb in ("-h", "--help"):
+            lines = "\n".join(f"  {name:<9} {line}" for name, line in verbs().items())
+            print(f"vla-rl VERB [key=value ...]; `vla-rl VERB --help` says more.\n\n{lines}")
+            return
+        if verb not in verbs():
+            names = list(verbs())
+            raise UserError(f"no verb named '{verb}'{did_you_mean(verb, names)} Verbs: {', '.join(names)}")
+    sys.argv[1:] = argv
+    sys.path.append(os.getcwd())  # where `python -m` looks for code of one's own (mask._target_=my_pkg.MyMask)
+    runpy.run_module(f"vla_rl.{verb}", run_name="__main__", alter_sys=True)
+
+
+def verbs() -> dict[str, str]:
+    """Programs of the package, each with what it does: the first line of its docstring behind the command."""
+    found = {}
+    for path in sorted(_PACKAGE.glob("*.py")):
+        source = path.read_text(encoding="utf-8")
+        if '\nif __name__ == "__main__":' in source:
+            found[path.stem] = ast.get_docstring(ast.parse(source)).splitlines()[0].partition("`: ")[2]
+    return found
 
 
 def help_text(about: str) -> str:
@@ -60,10 +123,24 @@ def help_text(about: str) -> str:
     return (
         f"{about.strip()}\n\n"
         "Arguments are key=value: conf=<name or .yaml>, a group by name (mask=random), any single value\n"
-        "(mask.budget=8, trainer.devices=2, callbacks.extra._target_=my_pkg.MyCallback).\n\n"
+        "(mask.budget=8, trainer.devices=2, callbacks.extra._target_=my_pkg.MyCallback).\n"
+        f"{PRINT_CONFIG} prints the whole config that they give, and runs nothing.\n\n"
         f"  conf=    {', '.join(conf_names())}\n{groups}"
     )
 
 
 def _asks_for_help(argv: list[str]) -> bool:
     return bool({"-h", "--help"} & set(argv))
+
+
+def _check_packages() -> None:
+    """Raise UserError where another `callbacks`, mostly one in the working directory, hides this project's."""
+    found = importlib.util.find_spec("callbacks")
+    ours = _PACKAGE.parent / "callbacks" / "__init__.py"
+    if found is None or found.origin is None or not Path(found.origin).samefile(ours):
+        origin = found.origin if found and found.origin else "nothing"
+        verb = Path(sys.argv[0]).stem
+        raise UserError(
+            f"{origin} hides the package callbacks of vla_rl: rename it, or leave the working directory out of the "
+            f"search for modules: python -P -m vla_rl.{verb} ..."
+        )

@@ -1,9 +1,17 @@
+"""What all verbs share: early answers, the script `vla-rl`, exit codes."""
+
 import subprocess
 import sys
 
 import pytest
+import yaml
 
 from tests.helpers.tiny_fit import ROOT
+from vla_rl.config.compose import compose
+from vla_rl.run import cli
+
+TINY = "conf=pcm_object_tiny"
+SEEN = "import atexit, sys; atexit.register(lambda: print('heavy:', sorted({'torch', 'lightning'} & set(sys.modules))))"
 
 
 def test_libraries_print_nothing_of_their_own():
@@ -13,14 +21,95 @@ def test_libraries_print_nothing_of_their_own():
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize("entry", ["vla_rl.fit", "vla_rl.sft"])
-def test_help_does_not_wait_for_heavy_imports(entry):
-    script = (
-        f"import runpy, sys; sys.argv = ['{entry}', '--help']\n"
-        f"try: runpy.run_module('{entry}', run_name='__main__')\n"
-        "except SystemExit as e: assert not e.code\n"
-        "assert 'torch' not in sys.modules\n"
-    )
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+def run(verb: str, *argv: str, folder=ROOT) -> subprocess.CompletedProcess:
+    """The program of a verb; the last line of its output says which heavy packages it has imported."""
+    script = f"{SEEN}\nimport runpy\nsys.argv = ['{verb}', *{list(argv)}]\n"
+    script += f"runpy.run_module('vla_rl.{verb}', run_name='__main__', alter_sys=True)"
+    return subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("verb", ["fit", "sft", "evaluate", "doctor"])
+def test_help_does_not_wait_for_heavy_imports(verb):
+    done = run(verb, "--help")
+    assert (done.returncode, done.stderr) == (0, "")
     assert "conf=    base, " in done.stdout
+    assert done.stdout.endswith("heavy: []\n")
+
+
+@pytest.mark.parametrize("verb", ["fit", "sft", "evaluate", "doctor"])
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        ("itrations=3", "did you mean 'iterations'?"),
+        ("mask.budgte=3", "PCM has no option 'budgte'; did you mean 'budget'?"),
+        ("mask._target_=callbacks.PCN", "module 'callbacks' has no 'PCN'; did you mean 'PCM'?"),
+        ("mask._target_=my_pkgg.Mine", "no module named 'my_pkgg'"),
+        ("optim.lr=0", "optim.lr=1e-05"),
+    ],
+)
+def test_a_mistake_is_answered_before_heavy_imports(verb, argument, message):
+    done = run(verb, TINY, argument)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and message in done.stderr and done.stderr.count("\n") == 1
+    assert done.stdout == "heavy: []\n"
+
+
+def test_an_option_of_evaluate_is_checked_as_early():
+    done = run("evaluate", TINY, "decoding=gredy")
+    assert "decoding must be one of greedy, sampled" in done.stderr and done.stdout == "heavy: []\n"
+
+
+@pytest.mark.parametrize("verb", ["fit", "sft", "evaluate", "doctor"])
+def test_print_config_prints_a_conf_that_gives_the_same_and_runs_nothing(verb, tmp_path):
+    done = run(verb, TINY, "--print-config", "mask.budget=5")
+    assert (done.returncode, done.stderr) == (0, "")
+    text, _, heavy = done.stdout.rpartition("heavy: ")
+    assert heavy == "[]\n" and yaml.safe_load(text)["mask"]["budget"] == 5
+    (tmp_path / "pcm_object_tiny.yaml").write_text(text, encoding="utf-8")
+    assert compose([f"conf={tmp_path / 'pcm_object_tiny.yaml'}"]) == compose([TINY, "mask.budget=5"])
+
+
+def test_doctor_has_a_default_conf():
+    assert "conf: pcm_object_tiny" in run("doctor", "--print-config", "--json").stdout
+
+
+@pytest.mark.parametrize("name", ["callbacks.py", "callbacks/__init__.py"])
+def test_a_package_of_the_same_name_is_noticed(name, tmp_path):
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).touch()
+    command = [sys.executable, "-m", "vla_rl.fit", TINY]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {tmp_path / name} hides the package callbacks of vla_rl: rename it, or")
+    assert "python -P -m vla_rl.fit ..." in done.stderr
+    command = [sys.executable, "-P", "-m", "vla_rl.fit", TINY, "--print-config"]
+    assert subprocess.run(command, cwd=tmp_path, capture_output=True, check=False).returncode == 0
+
+
+def console(monkeypatch, *argv: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["vla-rl", *argv])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    cli.console()
+
+
+def test_the_script_lists_every_program_of_the_package(monkeypatch, capsys):
+    console(monkeypatch, "--help")
+    printed = capsys.readouterr().out
+    assert "\n  fit       train a policy by reinforcement learning.\n" in printed
+    for verb, line in cli.verbs().items():
+        assert (ROOT / "vla_rl" / f"{verb}.py").exists() and line, verb
+    assert {"fit", "sft", "evaluate", "doctor"} <= set(cli.verbs())
+
+
+def test_the_script_runs_a_verb(monkeypatch, capsys):
+    with pytest.raises(SystemExit) as exit:
+        console(monkeypatch, "fit", TINY, "seed=9", "--print-config")
+    assert exit.value.code == 0
+    assert yaml.safe_load(capsys.readouterr().out)["seed"] == 9
+
+
+def test_the_script_is_asked_for_something_else(monkeypatch, capsys):
+    with pytest.raises(SystemExit) as exit:
+        console(monkeypatch, "fitt", TINY)
+    assert exit.value.code == 2
+    assert "no verb named 'fitt'; did you mean 'fit'?" in capsys.readouterr().err
