@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from vla_rl.errors import UserError
+
 PREFIX = "shipped:"
 FOLDER = Path(__file__).parent
 
@@ -12,12 +14,12 @@ def shipped_folder(name: str) -> Path | None:
     """The folder that `shipped:NAME` stands for, or None for any other string.
 
     Raises:
-        ValueError: the package has no folder of that name.
+        UserError: the package has no folder of that name.
     """
     if not name.startswith(PREFIX):
         return None
     folder = FOLDER / name.removeprefix(PREFIX)
     if not folder.is_dir():
         have = ", ".join(sorted(PREFIX + f.name for f in FOLDER.glob("*") if (f / "config.json").exists()))
-        raise ValueError(f"nothing named {name!r} is shipped; there is: {have or 'nothing'}")
+        raise UserError(f"nothing named {name!r} is shipped; there is: {have or 'nothing'}")
     return folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -10,11 +11,14 @@ from typing import Any
 import peft
 import torch
 from peft.tuners.lora import LoraLayer
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from vla_rl.errors import UserError
+from vla_rl.policy.adapter import FACTORS, PREFIX, TENSORS, Adapter, read_adapter
 from vla_rl.policy.openvla_oft.llama import RowsLinear
 from vla_rl.policy.openvla_oft.model import OpenVLAOFT
+from vla_rl.policy.openvla_oft.vision import unused_shapes
+from vla_rl.policy.weights import save_tensors
 
 # Named, because PEFT's "all-linear" means different modules in different versions.
 TARGETS = (
@@ -22,21 +26,26 @@ TARGETS = (
     *("fc1", "fc2", "fc3", "qkv", "proj"),
 )
 ADAPTER = "default"
-PREFIX = "base_model.model."  # of every name in PEFT's files
 
 
 def check_lora(lora: Any) -> None:
-    """Raise ValueError unless `lora` has `r` and `alpha`, at most `targets` besides, of types that can be."""
+    """Check types: `lora` has `r`, `alpha` and, if need be, `targets`, and nothing else.
+
+    Raises:
+        UserError: it does not; the message has an override that works.
+    """
     fix = "policy.lora={r: 32, alpha: 32}"
     if not isinstance(lora, dict) or not {"r", "alpha"} <= lora.keys() <= {"r", "alpha", "targets"}:
-        raise ValueError(f"policy.lora takes r and alpha, and targets if need be; got {lora!r}: {fix}")
-    for name, least in (("r", 1), ("alpha", 0)):
-        value = lora[name]
-        if isinstance(value, bool) or not isinstance(value, int if name == "r" else int | float) or value < least:
-            raise ValueError(f"policy.lora.{name} must be a number of at least {least}, got {value!r}: {fix}")
+        raise UserError(f"policy.lora takes r and alpha, and targets if need be; got {lora!r}: {fix}")
+    r, alpha = lora["r"], lora["alpha"]
+    if isinstance(r, bool) or not isinstance(r, int) or r < 1:
+        raise UserError(f"policy.lora.r must be a number of at least 1, got {r!r}: {fix}")
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha < math.inf:
+        raise UserError(f"policy.lora.alpha must be a finite number above 0, got {alpha!r}: {fix}")
     targets = lora.get("targets", TARGETS)
-    if isinstance(targets, str) or not targets:
-        raise ValueError(f"policy.lora.targets must be a list of layer names, got {targets!r}: known {_names(TARGETS)}")
+    is_list = isinstance(targets, Sequence) and not isinstance(targets, str)
+    if not is_list or not targets or not all(isinstance(target, str) for target in targets):
+        raise UserError(f"policy.lora.targets must be a list of layer names, got {targets!r}: known {_names(TARGETS)}")
 
 
 def add_lora(model: OpenVLAOFT, r: int, alpha: float, targets: Sequence[str] = TARGETS) -> None:
@@ -45,12 +54,12 @@ def add_lora(model: OpenVLAOFT, r: int, alpha: float, targets: Sequence[str] = T
     Adapters are float32. A target is the end of a layer's name: `fc1`, or `projector.fc1` for that one alone.
 
     Raises:
-        ValueError: a target that names no linear layer.
+        UserError: a target that names no linear layer.
     """
     linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     for target in targets:
         if not any(f".{name}".endswith(f".{target}") for name in linear):
-            raise ValueError(f"no linear layer named {target!r} in the model; known: {_names(TARGETS)}")
+            raise UserError(f"no linear layer named {target!r} in the model; known: {_names(TARGETS)}")
     config = peft.LoraConfig(r=r, lora_alpha=alpha, target_modules=_pattern(targets), lora_dropout=0.0, bias="none")
     peft.inject_adapter_in_model(config, model, adapter_name=ADAPTER)
     _compute_action_rows_only(model)
@@ -71,27 +80,55 @@ def save_adapter(model: OpenVLAOFT, folder: Path, state: Mapping[str, Tensor] | 
     folder.mkdir(parents=True, exist_ok=True)
     model.peft_config[ADAPTER].save_pretrained(str(folder))
     state = peft.get_peft_model_state_dict(model, state, adapter_name=ADAPTER, save_embedding_layers=False)
-    save_file({PREFIX + k: v.contiguous().cpu() for k, v in state.items()}, folder / "adapter_model.safetensors")
+    save_tensors({PREFIX + k: v.cpu() for k, v in state.items()}, folder / TENSORS)
 
 
 def load_adapter(model: OpenVLAOFT, folder: Path) -> None:
     """Fill the adapters of `model` (see `add_lora`) from a folder in PEFT's format.
 
     Raises:
-        ValueError: no adapter there, or tensors that do not fit the model's adapters.
+        UserError: no adapter there, it is not plain LoRA, or it was made with other settings than the model's.
     """
-    path = folder / "adapter_model.safetensors"
-    if not path.exists():
-        raise ValueError(f"no adapter in {folder}: expected adapter_model.safetensors (policy.adapter=FOLDER)")
-    stored = {name.removeprefix(PREFIX): value for name, value in load_file(path).items()}
-    wanted = peft.get_peft_model_state_dict(model, adapter_name=ADAPTER, save_embedding_layers=False)
-    odd = sorted(set(stored) ^ set(wanted)) or [k for k in stored if stored[k].shape != wanted[k].shape]
-    if odd:
-        raise ValueError(
-            f"adapter {folder} does not fit the model's LoRA: {odd[0]}; set policy.lora to the adapter's r and targets"
-        )
+    stored = fitting_tensors(model, read_adapter(folder))
     with torch.no_grad():
         peft.set_peft_model_state_dict(model, stored, adapter_name=ADAPTER)
+
+
+def fitting_tensors(model: OpenVLAOFT, adapter: Adapter) -> dict[str, Tensor]:
+    """The adapters' tensors by their names in `model`. Those of layers that are never run (the towers' last blocks,
+    which PEFT's "all-linear" adapts too) are left out: they change nothing.
+
+    Raises:
+        UserError: `adapter` was made with another r, alpha or targets than the model's adapters.
+    """
+    config = model.peft_config[ADAPTER]
+    if (adapter.r, adapter.alpha) != (config.r, config.lora_alpha):
+        raise UserError(
+            f"adapter {adapter.folder} does not fit the model's LoRA: it was made with r={adapter.r}, "
+            f"alpha={adapter.alpha}, policy.lora has r={config.r}, alpha={config.lora_alpha}: "
+            f"policy.lora.r={adapter.r} policy.lora.alpha={adapter.alpha}"
+        )
+    never_run = unused_shapes(model.config.towers)
+    stored = {
+        layer + name: value
+        for layer, factors in adapter.factors.items()
+        if f"{layer}.weight" not in never_run
+        for name, value in zip(FACTORS, factors, strict=True)
+    }
+    wanted = peft.get_peft_model_state_dict(model, adapter_name=ADAPTER, save_embedding_layers=False)
+    odd = sorted(stored.keys() ^ wanted.keys())
+    if odd:
+        whose = "the adapter has" if odd[0] in stored else "the adapter lacks"
+        raise UserError(
+            f"adapter {adapter.folder} does not fit the model's LoRA: {whose} {odd[0]}: {_names(adapter.targets)}"
+        )
+    for name, value in stored.items():
+        if value.shape != wanted[name].shape:
+            raise UserError(
+                f"adapter {adapter.folder} does not fit the checkpoint: {name} has shape {list(value.shape)}, "
+                f"expected {list(wanted[name].shape)}; name the one it was trained on: policy.checkpoint=BASE"
+            )
+    return stored
 
 
 def _names(targets: Sequence[str]) -> str:

@@ -16,14 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vla_rl.errors import UserError
 from vla_rl.policy.openvla_oft.action_head import L1Head
-from vla_rl.policy.openvla_oft.checkpoint import DTYPES, resolve_checkpoint
+from vla_rl.policy.openvla_oft.checkpoint import DTYPES, read_config, resolve_checkpoint
 from vla_rl.policy.openvla_oft.config import PUBLISHED_7B, OpenVLAConfig, parse_config
 from vla_rl.policy.openvla_oft.load import RANDOM_7B, check_options
 from vla_rl.policy.openvla_oft.model import OpenVLAOFT
 from vla_rl.policy.openvla_oft.tiny import tiny_config
 from vla_rl.policy.quantize import BYTES_PER_WEIGHT
-from vla_rl.policy.weights import read_json
 
 TRANSIENT = 1.1
 LONGEST_PROMPT = 40  # tokens, of LIBERO's instructions in Llama's tokenizer
@@ -70,10 +70,11 @@ def plan_memory(
         shards: ranks that everything but activations is spread over, block by block (`vla_rl.distributed.strategies`).
 
     Raises:
-        ValueError: options that cannot be.
+        UserError: inconsistent options, or trainable weights that small steps would not move.
     """
     check_options(**{"checkpoint": None} | options)
     config, lora, kind = _config(options), options.get("lora"), options.get("quantization")
+    check_steps_move(options.get("dtype", "float32"), lora)
     config = replace(config, chunk_steps=options.get("chunk_steps") or config.chunk_steps)
     dtype = DTYPES[options.get("dtype", "float32")]
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
@@ -113,16 +114,24 @@ def plan_memory(
     return plan
 
 
+def check_steps_move(dtype: str, lora: dict[str, Any] | None) -> None:
+    """Raise UserError where all weights would be trained in bfloat16: it keeps 8 bits, so that a step below 1/256 of a
+    weight is rounded away (at a learning rate of 1e-5 most are). Adapters are float32 whatever the dtype is."""
+    if lora is None and dtype != "float32":
+        raise UserError(
+            f"training all weights in {dtype} would round most steps away: policy.dtype=float32, or train float32 "
+            "adapters beside them, policy.lora={r: 32, alpha: 32}"
+        )
+
+
 def _config(options: dict[str, Any]) -> OpenVLAConfig:
     checkpoint = options.get("checkpoint")
     if checkpoint is None:
         return parse_config(tiny_config())
     if checkpoint == RANDOM_7B:
         return parse_config(PUBLISHED_7B)
-    path = resolve_checkpoint(checkpoint) / "config.json"
-    if not path.exists():
-        raise ValueError(f"checkpoint {path.parent} has no config.json")
-    return parse_config(read_json(path), l1_head=options.get("action_head") == "l1")
+    config, _ = read_config(resolve_checkpoint(checkpoint), l1_head=options.get("action_head") == "l1")
+    return config
 
 
 def _elements(module: nn.Module, kind: type[nn.Module]) -> int:

@@ -34,17 +34,15 @@ def rows_that_fit(
         key: of `rows` in the config, for messages.
 
     Raises:
-        UserError: the plan is larger than the device's memory, or `rows` is None and there is no plan.
+        UserError: the plan is larger than the device's memory, its options are inconsistent, or `rows` is None and
+            there is no plan.
     """
     if node is None or node.get("_target_") != POLICY:
         if rows is None:
             raise UserError(f"micro-batches are found automatically for OpenVLA-OFT only: {key}=12")
         return rows
     available = device_memory(device)
-    try:
-        plan = plan_memory(node, rows=rows, optimizer=optimizer, available=available, shards=shards)
-    except ValueError as e:
-        raise UserError(str(e)) from e
+    plan = plan_memory(node, rows=rows, optimizer=optimizer, available=available, shards=shards)
     if plan.total >= WORTH_A_LINE + plan.reserve:
         rank_zero_only(print)(f"{plan} of {available / 1e9:.2f} on {device.type}", flush=True)
     if plan.total > available:

@@ -14,6 +14,7 @@ from types import ModuleType
 import torch
 from torch import nn
 
+from vla_rl.errors import UserError
 from vla_rl.policy.openvla_oft.model import OpenVLAOFT
 
 # Bytes per weight, scales included. NF4 (QLoRA, arXiv 2305.14314, section 3): a scale per 64 weights, itself in 8 bits
@@ -22,15 +23,15 @@ BYTES_PER_WEIGHT = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1 + 4 / 4096}
 
 
 def check_quantization(kind: str) -> None:
-    """Raise ValueError unless `kind` is known and its library works here."""
+    """Raise UserError unless `kind` is known and its library works here."""
     if kind not in BYTES_PER_WEIGHT:
-        raise ValueError(
+        raise UserError(
             f"policy.quantization {kind!r} is not one of {', '.join(BYTES_PER_WEIGHT)}: policy.quantization=nf4, "
             "or policy.quantization=null for weights as they are"
         )
     bnb = _bitsandbytes(kind)
     if torch.cuda.is_available() and not getattr(bnb.cextension.lib, "compiled_with_cuda", False):
-        raise ValueError(
+        raise UserError(
             f"policy.quantization={kind} needs a bitsandbytes with CUDA {torch.version.cuda}, "
             f"{bnb.__version__} has none: pip install -U bitsandbytes, or policy.quantization=null"
         )
@@ -80,7 +81,7 @@ def _bitsandbytes(kind: str) -> ModuleType:
     try:
         return importlib.import_module("bitsandbytes")
     except ImportError as e:
-        raise ValueError(
+        raise UserError(
             f"policy.quantization={kind} needs bitsandbytes ({e}): pip install bitsandbytes, "
             "or policy.quantization=null"
         ) from e

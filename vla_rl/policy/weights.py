@@ -1,8 +1,8 @@
-"""Tensors and JSON of a checkpoint folder, read strictly: whatever does not fit is an error that names it."""
+"""Tensors of a checkpoint folder, read strictly: whatever does not fit is an error that names it."""
 
 from __future__ import annotations
 
-import json
+import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,10 +10,22 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from vla_rl.errors import UserError
+from vla_rl.policy.entries import read_json
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+ANY_WEIGHTS = "model*.safetensors"  # single or a shard
+DTYPES = ("F64", "F32", "F16", "BF16")  # as safetensors names them
+# Part of a tensor's name -> how it came there.
+WRAPPERS = {
+    "module.": "the model was saved from a DistributedDataParallel: save its `module`",
+    "_orig_mod.": "the model was saved from a torch.compile: save its `_orig_mod`",
+    "base_layer.": "the model was saved with adapters in place: save it after `merge_and_unload()`",
+}
 
 
 def read_tensors(folder: Path, expected: Mapping[str, torch.Size], dtype: torch.dtype) -> dict[str, Tensor]:
@@ -23,45 +35,64 @@ def read_tensors(folder: Path, expected: Mapping[str, torch.Size], dtype: torch.
         expected: name and shape of every tensor the checkpoint has to hold.
 
     Raises:
-        ValueError: a tensor that is missing, not expected, of another shape, or not of floating point.
+        UserError: a tensor that is missing, not expected, of another shape, not of floating point, or not finite.
     """
-    check_tensors(folder, expected)
+    check_headers(folder, expected)
     tensors: dict[str, Tensor] = {}
     for shard in shard_files(folder):
         with open_shard(shard) as stored:
-            tensors |= {name: stored.get_tensor(name).to(dtype) for name in stored.keys()}  # noqa: SIM118, not a dict
+            for name in stored.keys():  # noqa: SIM118, not a dict
+                tensors[name] = stored.get_tensor(name).to(dtype)
+                check_finite(name, tensors[name], shard)
     return tensors
 
 
 def check_tensors(folder: Path, expected: Mapping[str, torch.Size]) -> None:
-    """The checks of `read_tensors`, from the files' headers alone.
+    """The checks of `read_tensors`, with one tensor in memory at a time.
 
     Raises:
-        ValueError: see `read_tensors`.
+        UserError: see `read_tensors`.
+    """
+    check_headers(folder, expected)
+    for shard in shard_files(folder):
+        with open_shard(shard) as stored:
+            for name in stored.keys():  # noqa: SIM118, not a dict
+                check_finite(name, stored.get_tensor(name), shard)
+
+
+def check_headers(folder: Path, expected: Mapping[str, torch.Size]) -> None:
+    """Names, shapes and dtypes of `read_tensors`, from the files' headers alone.
+
+    Raises:
+        UserError: see `read_tensors`.
     """
     found: set[str] = set()
     for shard in shard_files(folder):
         with open_shard(shard) as stored:
             for name in stored.keys():  # noqa: SIM118, not a dict
                 if name not in expected:
-                    raise ValueError(
+                    raise UserError(
                         f"checkpoint {folder}: tensor {name!r} in {shard.name} is not part of an OpenVLA-OFT"
+                        + _wrapper(name, expected)
                     )
+                if name in found:
+                    raise UserError(f"checkpoint {folder}: tensor {name!r} is in two files, one of them {shard.name}")
                 header = stored.get_slice(name)
                 shape = torch.Size(header.get_shape())
                 if shape != expected[name]:
-                    raise ValueError(
+                    raise UserError(
                         f"checkpoint {folder}: tensor {name!r} has shape {list(shape)}, "
                         f"config.json asks for {list(expected[name])}"
                     )
-                if not header.get_dtype().startswith(("F", "BF")):
-                    raise ValueError(
-                        f"checkpoint {folder}: tensor {name!r} is {header.get_dtype()}, not floating point"
+                if header.get_dtype() not in DTYPES:
+                    raise UserError(
+                        f"checkpoint {folder}: tensor {name!r} is {header.get_dtype()}, not floating point of 16 bits "
+                        "or more: save the weights in bfloat16 or float32"
                     )
                 found.add(name)
     missing = [name for name in expected if name not in found]
     if missing:
-        raise ValueError(f"checkpoint {folder}: tensor {missing[0]!r} is missing ({len(missing)} in all)")
+        raise UserError(f"checkpoint {folder}: tensor {missing[0]!r} is missing ({len(missing)} in all)")
 
 
 @contextmanager
@@ -69,42 +100,85 @@ def open_shard(path: Path) -> Iterator[Any]:
     """A safetensors file, opened.
 
     Raises:
-        ValueError: the file is damaged or cut short.
+        UserError: the file is damaged or cut short.
     """
     try:
         with safe_open(path, framework="pt") as stored:
             yield stored
     except SafetensorError as e:
-        raise ValueError(
-            f"{path} is damaged or cut short ({e}): download or copy it again, then policy.checkpoint={path.parent}"
-        ) from e
+        raise UserError(f"{path} is damaged or cut short ({e}): download or copy it again") from e
 
 
 def shard_files(folder: Path) -> list[Path]:
-    """The files that hold a checkpoint's weights: those of its index, or the single one."""
+    """The files that hold a checkpoint's weights: those of its index, or the single one.
+
+    Raises:
+        UserError: a file is missing, or the folder holds two sets of weights.
+    """
     index = folder / INDEX
     names = [SINGLE]
     if index.exists():
         weight_map = read_json(index).get("weight_map")
-        if not isinstance(weight_map, dict):
-            raise ValueError(f"{index} has no weight_map: it has to name each tensor's file")
+        if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+            raise UserError(f"{index} has no weight_map: it has to name each tensor's file")
         names = sorted(set(weight_map.values()))
     for name in names:
         if not (folder / name).exists():
-            raise ValueError(f"checkpoint {folder} has no {name}; a checkpoint's weights are safetensors files")
+            raise UserError(f"checkpoint {folder} has no {name}; a checkpoint's weights are safetensors files")
+    more = sorted(file.name for file in folder.glob(ANY_WEIGHTS) if file.name not in names)
+    if more:
+        said = f"those that {INDEX} names ({names[0]}, ...)" if index.exists() else names[0]
+        raise UserError(
+            f"checkpoint {folder} holds two sets of weights, {said} and {more[0]}: "
+            f"move one of them away{f', {INDEX} with its files' if index.exists() else ''}"
+        )
     return [folder / name for name in names]
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a .json file.
+def fill(module: nn.Module, stored: Any, path: Path) -> None:
+    """Put the tensors that `path` held into `module`, strictly, in the module's dtypes.
 
     Raises:
-        ValueError: the file does not hold one.
+        UserError: they are not exactly the module's tensors, or not finite.
     """
+    wanted = module.state_dict()
+    if not isinstance(stored, dict) or not all(isinstance(value, Tensor) for value in stored.values()):
+        raise UserError(f"{path} must hold tensors by name and nothing else: download or copy it again")
+    for name in sorted(stored.keys() ^ wanted.keys()):
+        raise UserError(f"{path}: tensor {name!r} is {'missing' if name in wanted else 'not expected'}")
+    for name, value in wanted.items():
+        if stored[name].shape != value.shape:
+            raise UserError(
+                f"{path}: tensor {name!r} has shape {list(stored[name].shape)}, expected {list(value.shape)}"
+            )
+        check_finite(name, stored[name], path)
+    module.load_state_dict({name: stored[name].to(value.dtype) for name, value in wanted.items()}, assign=True)
+
+
+def check_finite(name: str, tensor: Tensor, path: Path) -> None:
+    """Raise UserError where a tensor of `path` holds NaN or infinity: every action would be the same nonsense."""
+    lowest_and_highest = torch.stack(tensor.aminmax()) if tensor.numel() else tensor  # NaN if any value is
+    if not lowest_and_highest.isfinite().all():
+        raise UserError(f"{path}: tensor {name!r} holds NaN or infinite values; take weights from before they appeared")
+
+
+def save_tensors(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write a safetensors file with the permissions of any other new file; safetensors gives them to the owner."""
+    save_file({name: value.contiguous() for name, value in tensors.items()}, path, metadata=metadata)
+    share(path)
+
+
+def share(path: Path) -> None:
+    """Give `path` the permissions that the process's umask gives a new file."""
+    probe = path.with_name(f".{path.name}.mode")
+    probe.touch()
     try:
-        content = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as e:
-        raise ValueError(f"{path} is not valid JSON ({e})") from e
-    if not isinstance(content, dict):
-        raise ValueError(f"{path} must hold an object, got {type(content).__name__}")
-    return content
+        if probe.stat().st_mode != path.stat().st_mode:  # some file systems have no permissions to change
+            shutil.copymode(probe, path)
+    finally:
+        probe.unlink()
+
+
+def _wrapper(name: str, expected: Mapping[str, torch.Size]) -> str:
+    """The remedy where something around the model has renamed its tensors; otherwise nothing."""
+    return next((f"; {remedy}" for part, remedy in WRAPPERS.items() if name.replace(part, "") in expected), "")

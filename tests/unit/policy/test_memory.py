@@ -94,7 +94,7 @@ def test_a_device_too_small_is_named_with_the_preset(monkeypatch, capsys):
         )
         with pytest.raises(UserError, match=f"memory plan in GB: .* but cpu has {available}.00: {fix}$"):
             rows_that_fit(node, rows=rows, optimizer="adamw", device=CPU)
-    full = node | {"lora": None}
+    full = node | {"lora": None, "dtype": "float32"}
     for available, fix in (
         (60, "policy=openvla_oft_7b_48gb"),
         (30, "policy=openvla_oft_7b_24gb"),

@@ -15,7 +15,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from vla_rl.policy.openvla_oft.config import ACTION_DIMS
+from vla_rl.errors import UserError
+from vla_rl.policy.openvla_oft.actions import ACTION_DIMS
+from vla_rl.policy.weights import fill
 
 HEAD_FILE, PROPRIO_FILE = "action_head--*_checkpoint.pt", "proprio_projector--*_checkpoint.pt"
 BLOCKS = 2
@@ -111,25 +113,18 @@ def read_head(folder: Path, pattern: str, module: nn.Module) -> str:
     """Fill `module` from the one file that matches `pattern`, strictly; its name.
 
     Raises:
-        ValueError: no such file or several, or one that does not hold exactly the module's tensors.
+        UserError: no such file or several, or one that does not hold exactly the module's tensors.
     """
     files = sorted(folder.glob(pattern))
     if len(files) != 1:
         found = ", ".join(f.name for f in files) or "none"
-        raise ValueError(f"checkpoint {folder} must have one {pattern} for its L1 head, found {found}")
+        raise UserError(f"checkpoint {folder} must have one {pattern} for its L1 head, found {found}")
     try:
         stored = torch.load(files[0], map_location="cpu", weights_only=True)
     except Exception as e:  # torch names a damaged archive by half a dozen types
         first = str(e).splitlines()[0]
-        raise ValueError(f"{files[0]} is damaged or is no file of weights ({first}): download or copy it again") from e
-    stored = {name.removeprefix(WRAPPED): value for name, value in stored.items()}
-    wanted = module.state_dict()
-    for name in sorted(stored.keys() ^ wanted.keys()):
-        raise ValueError(f"{files[0]}: tensor {name!r} is {'missing' if name in wanted else 'not expected'}")
-    for name, value in wanted.items():
-        if stored[name].shape != value.shape:
-            raise ValueError(
-                f"{files[0]}: tensor {name!r} has shape {list(stored[name].shape)}, expected {list(value.shape)}"
-            )
-    module.load_state_dict({name: stored[name].to(value.dtype) for name, value in wanted.items()}, assign=True)
+        raise UserError(f"{files[0]} is damaged or is no file of weights ({first}): download or copy it again") from e
+    if isinstance(stored, dict):
+        stored = {str(name).removeprefix(WRAPPED): value for name, value in stored.items()}
+    fill(module, stored, files[0])
     return files[0].name

@@ -12,6 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vla_rl.errors import UserError
+from vla_rl.policy.entries import check_numbers, check_object
+
+STATISTICS = "dataset_statistics.json"
+ACTION_DIMS = 7  # A: xyz, axis-angle, gripper
 BINS = 256
 SPAN_EPS = 1e-8  # the reference adds it to q99 - q01
 
@@ -65,20 +70,31 @@ class Bounds:
     mask: Tensor  # bool [dims]
 
     @classmethod
-    def from_json(cls, entry: dict[str, Any]) -> Bounds:
+    def from_json(cls, entry: Any, where: str, dims: int | None = None) -> Bounds:
         """From one entry (`action` or `proprio`) of a dataset's statistics.
 
+        Args:
+            where: the file and the entry, for messages.
+            dims: how many dimensions the model has; None takes the entry's.
+
         Raises:
-            ValueError: it lacks a quantile, or their lengths differ.
+            UserError: it lacks a quantile, or holds what is none.
         """
+        entry = check_object(entry, where)
         for name in ("q01", "q99"):
             if name not in entry:
-                raise ValueError(f"has no {name!r}")
-        q01, q99 = (torch.tensor(entry[name], dtype=torch.float64) for name in ("q01", "q99"))
-        mask = torch.tensor(entry.get("mask", [True] * len(q01)))
-        if not q01.shape == q99.shape == mask.shape:
-            raise ValueError(f"has {len(q01)} values of 'q01', {len(q99)} of 'q99' and {len(mask)} of 'mask'")
-        return cls(q01, q99, mask)
+                raise UserError(f"{where} has no {name!r}")
+        q01 = check_numbers(entry["q01"], f"{where}: 'q01'", dims)
+        q99 = check_numbers(entry["q99"], f"{where}: 'q99'", len(q01))
+        mask = entry.get("mask", [True] * len(q01))
+        if not isinstance(mask, list) or len(mask) != len(q01) or any(value not in (True, False) for value in mask):
+            raise UserError(f"{where}: 'mask' must be a list of {len(q01)} times true or false, got {mask!r}")
+        for n, (low, high) in enumerate(zip(q01, q99, strict=True)):
+            if low > high:
+                raise UserError(f"{where}: 'q01' exceeds 'q99' in dimension {n}, {low} > {high}: are they swapped?")
+        return cls(
+            torch.tensor(q01, dtype=torch.float64), torch.tensor(q99, dtype=torch.float64), torch.tensor(mask).bool()
+        )
 
     def normalize(self, value: Tensor) -> Tensor:
         """where(mask, 2 (v - q01) / (q99 - q01 + 1e-8) - 1, v), clipped to [-1, 1]."""
@@ -101,29 +117,40 @@ class Statistics:
     proprio: Bounds | None
 
     @classmethod
-    def select(cls, content: dict[str, Any], key: str | None, *, with_proprio: bool) -> Statistics:
+    def select(
+        cls, content: dict[str, Any], key: str | None, *, proprio_dims: int = 0, source: str = STATISTICS
+    ) -> Statistics:
         """The statistics of dataset `key`: itself, else `{key}_no_noops`; None takes the only one there is.
 
+        Args:
+            proprio_dims: of the model; 0 for one that reads no proprioception.
+            source: the file that held `content`, for messages.
+
         Raises:
-            ValueError: no such dataset, or it lacks statistics that the model needs.
+            UserError: no such dataset, or it lacks statistics that the model needs.
         """
-        have = ", ".join(content) or "none"
+        if not content:
+            raise UserError(f"{source} has 0 datasets: copy the {STATISTICS} that came with the weights beside them")
+        have = ", ".join(content)
         if key is None and len(content) != 1:
-            raise ValueError(f"dataset_statistics.json has {len(content)} datasets ({have}): policy.unnorm_key=NAME")
+            fix = f"policy.unnorm_key={next(iter(content))}"
+            raise UserError(f"{source} has {len(content)} datasets ({have}), choose one: {fix}")
         names = list(content) if key is None else [key, f"{key}_no_noops"]
         name = next((n for n in names if n in content), None)
         if name is None:
-            raise ValueError(f"no statistics for {key!r} in the checkpoint; it has: {have} (policy.unnorm_key=NAME)")
+            fix = f"policy.unnorm_key={next(iter(content))}"
+            raise UserError(f"no statistics for {key!r} in {source}; it has: {have} ({fix})")
+        entry = check_object(content[name], f"{source}: {name!r}")
 
-        def bounds(part: str) -> Bounds:
-            try:
-                if part not in content[name]:
-                    raise ValueError("is missing")
-                return Bounds.from_json(content[name][part])
-            except ValueError as e:
-                raise ValueError(f"dataset_statistics.json: {part!r} of {name!r} {e}") from e
+        def bounds(part: str, dims: int) -> Bounds:
+            where = f"{source}: {part!r} of {name!r}"
+            if part not in entry:
+                raise UserError(f"{where} is missing")
+            return Bounds.from_json(entry[part], where, dims)
 
-        return cls(name, content, bounds("action"), bounds("proprio") if with_proprio else None)
+        return cls(
+            name, content, bounds("action", ACTION_DIMS), bounds("proprio", proprio_dims) if proprio_dims else None
+        )
 
 
 def measure_statistics(action_TA: Tensor, proprio_TP: Tensor) -> dict[str, Any]:

@@ -11,32 +11,37 @@ Every tensor is accounted for: one that is missing, not expected, or of another 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
 import torch
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vla_rl.checkpoints.shipped import shipped_folder
+from vla_rl.errors import UserError
+from vla_rl.policy import adapter as adapter_files
+from vla_rl.policy.entries import check_object, read_json, read_text
 from vla_rl.policy.openvla_oft.action_head import HEAD_FILE, PROPRIO_FILE, WRAPPED, L1Head, read_head
-from vla_rl.policy.openvla_oft.actions import Statistics
+from vla_rl.policy.openvla_oft.actions import STATISTICS, Statistics
 from vla_rl.policy.openvla_oft.config import OpenVLAConfig, parse_config
 from vla_rl.policy.openvla_oft.l1_policy import SCALE_FILE, L1Policy, save_scale
 from vla_rl.policy.openvla_oft.llama import check_bidirectional
 from vla_rl.policy.openvla_oft.model import OpenVLAOFT
 from vla_rl.policy.openvla_oft.policy import CheckpointFiles, OpenVLAOFTPolicy
 from vla_rl.policy.openvla_oft.vision import unused_shapes
-from vla_rl.policy.weights import INDEX, SINGLE, check_tensors, read_json, read_tensors
+from vla_rl.policy.weights import ANY_WEIGHTS, INDEX, SINGLE, check_tensors, read_tensors, save_tensors, share
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 ACTION_HEADS = ("tokens", "l1")
-PREPROCESSOR, STATISTICS, TOKENIZER = "preprocessor_config.json", "dataset_statistics.json", "tokenizer.json"
+PREPROCESSOR, TOKENIZER = "preprocessor_config.json", "tokenizer.json"
+PROCESSOR = "processor_config.json"  # of transformers 5, which writes the preprocessor's entries into it
+SENTENCEPIECE = "tokenizer.model"
 PROPRIO = "proprio_projector"
-PATTERNS = ["*.safetensors", "*.json", "tokenizer.model", HEAD_FILE, PROPRIO_FILE]  # downloaded of a repository
+FILM_FILE = "vision_backbone--*_checkpoint.pt"  # vision towers of a checkpoint that was trained with FiLM
+PATTERNS = ["*.safetensors", "*.json", SENTENCEPIECE, HEAD_FILE, PROPRIO_FILE, FILM_FILE]  # downloaded of a repository
 
 
 def load_pretrained(
@@ -53,7 +58,7 @@ def load_pretrained(
         action_head: "tokens", or "l1" for a checkpoint with an L1 head (`L1Policy`).
 
     Raises:
-        ValueError: no such checkpoint, or one that does not fit; what is wrong and how to fix it.
+        UserError: no such checkpoint, or one that does not fit; what is wrong and how to fix it.
         RuntimeError: attention does not look ahead on this machine.
 
     Example:
@@ -71,7 +76,7 @@ def load_pretrained(
         files.heads = {"head": read_head(folder, HEAD_FILE, head)}
         files.heads[PROPRIO] = read_head(folder, PROPRIO_FILE, model.proprio_projector)
     check_bidirectional(model.language_model.model)
-    statistics = _statistics(folder, files, unnorm_key, with_proprio=bool(config.proprio_dims))
+    statistics = _statistics(folder, files, unnorm_key, config.proprio_dims)
     model.requires_grad_(True)
     if not l1:
         return OpenVLAOFTPolicy(model, files, statistics)
@@ -82,13 +87,13 @@ def load_pretrained(
 
 
 def inspect_checkpoint(checkpoint: str, *, unnorm_key: str | None = None, action_head: str = "tokens") -> int:
-    """What `load_pretrained` would refuse, found without reading any weights but an L1 head's: seconds at any size.
+    """Raise what `load_pretrained` would raise. Every tensor is read once, one at a time, so little memory is needed.
 
     Returns:
         How many tensors the weight files hold.
 
     Raises:
-        ValueError: see `load_pretrained`.
+        UserError: see `load_pretrained`.
     """
     check_choice("action_head", action_head, ACTION_HEADS)
     folder, l1 = resolve_checkpoint(checkpoint), action_head == "l1"
@@ -96,7 +101,7 @@ def inspect_checkpoint(checkpoint: str, *, unnorm_key: str | None = None, action
     model, head = _without_weights(config, torch.float32)
     expected = _expected_shapes(model, l1)
     check_tensors(folder, expected)
-    statistics = _statistics(folder, files, unnorm_key, with_proprio=bool(config.proprio_dims))
+    statistics = _statistics(folder, files, unnorm_key, config.proprio_dims)
     OpenVLAOFTPolicy(model, files, statistics)  # reads the tokenizer and the constants of normalisation
     if l1:
         read_head(folder, HEAD_FILE, head)
@@ -104,11 +109,10 @@ def inspect_checkpoint(checkpoint: str, *, unnorm_key: str | None = None, action
     return len(expected)
 
 
-def check_choice(option: str, value: Any, allowed: Iterable[str]) -> None:
-    """Raise ValueError, with an override that works, unless `value` is one of `allowed`."""
-    allowed = list(allowed)
-    if value not in allowed:
-        raise ValueError(f"{option} {value!r} is not one of {', '.join(allowed)}: policy.{option}={allowed[0]}")
+def check_choice(option: str, value: Any, allowed: Mapping[str, Any] | tuple[str, ...]) -> None:
+    """Raise UserError, with an override that works, unless `value` is one of `allowed`."""
+    if value not in list(allowed):
+        raise UserError(f"{option} {value!r} is not one of {', '.join(allowed)}: policy.{option}={next(iter(allowed))}")
 
 
 def save_trained(policy: nn.Module, folder: str | Path, state: Mapping[str, Tensor] | None = None) -> None:
@@ -121,7 +125,7 @@ def save_trained(policy: nn.Module, folder: str | Path, state: Mapping[str, Tens
     state = policy.state_dict() if state is None else state
     if not isinstance(policy, OpenVLAOFTPolicy):
         Path(folder).mkdir(parents=True, exist_ok=True)
-        save_file({k: v.contiguous() for k, v in state.items()}, Path(folder) / SINGLE)
+        save_tensors(state, Path(folder) / SINGLE)
     elif hasattr(policy.model, "peft_config"):
         from vla_rl.policy.lora import save_adapter
 
@@ -147,14 +151,16 @@ def save_policy(policy: OpenVLAOFTPolicy, folder: str | Path, state: Mapping[str
             torch.save({WRAPPED + key: value for key, value in head.items()}, folder / name)
         tensors = {name: value for name, value in tensors.items() if not name.startswith(f"{PROPRIO}.")}
     huggingface_hub.save_torch_state_dict({k: v.contiguous() for k, v in tensors.items()}, folder)
+    for file in folder.glob(ANY_WEIGHTS):
+        share(file)
     statistics = policy.statistics.content if policy.statistics else {}
     for name, content in (
         ("config.json", files.config),
         (PREPROCESSOR, files.preprocessor),
         (STATISTICS, statistics),
     ):
-        (folder / name).write_text(json.dumps(content, indent=2) + "\n")
-    (folder / TOKENIZER).write_text(files.tokenizer)
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    (folder / TOKENIZER).write_text(files.tokenizer, encoding="utf-8")
     for name, content in files.others.items():
         (folder / name).write_bytes(content)
 
@@ -167,18 +173,19 @@ def resolve_checkpoint(checkpoint: str) -> Path:
     """The folder a checkpoint's name stands for, downloaded from the hub if need be.
 
     Raises:
-        ValueError: nothing of that name.
+        UserError: nothing of that name.
     """
     shipped = shipped_folder(checkpoint)
     if shipped:
         return shipped
-    if Path(checkpoint).is_dir():
-        return Path(checkpoint)
+    folder = Path(checkpoint).expanduser()
+    if folder.is_dir():
+        return folder
     try:
         return Path(huggingface_hub.snapshot_download(checkpoint, allow_patterns=PATTERNS))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as e:
-        raise ValueError(
-            f"missing checkpoint {checkpoint!r}: no such folder, and not to be had from the Hugging Face hub "
+        raise UserError(
+            f"missing checkpoint {checkpoint!r}: no such folder, and not available from the Hugging Face hub "
             f"({type(e).__name__}); give a folder or a hub name (policy.checkpoint=...); "
             "to try without one: conf=pcm_object_tiny"
         ) from e
@@ -196,36 +203,87 @@ def _expected_shapes(model: OpenVLAOFT, l1: bool) -> dict[str, torch.Size]:
     return run | unused_shapes(model.config.towers)
 
 
-def _statistics(folder: Path, files: CheckpointFiles, unnorm_key: str | None, *, with_proprio: bool) -> Statistics:
-    path = folder / STATISTICS
-    content = read_json(path) if path.exists() else files.config.get("norm_stats", {})
-    return Statistics.select(content, unnorm_key, with_proprio=with_proprio)
+def _statistics(folder: Path, files: CheckpointFiles, unnorm_key: str | None, proprio_dims: int) -> Statistics:
+    path, source = folder / STATISTICS, STATISTICS
+    if path.exists():
+        content = read_json(path)
+    else:
+        content = files.config.get("norm_stats") or {}
+        if content:
+            source = "config.json: norm_stats"
+    return Statistics.select(check_object(content, source), unnorm_key, proprio_dims=proprio_dims, source=source)
+
+
+def read_config(folder: Path, *, l1_head: bool = False) -> tuple[OpenVLAConfig, dict[str, Any]]:
+    """The sizes of a checkpoint's model, and the whole content of its `config.json`.
+
+    Raises:
+        UserError: there is none, because the folder is something else, or it does not fit.
+    """
+    if not (folder / "config.json").exists():
+        raise UserError(f"checkpoint {folder} has no config.json{_what_it_is(folder)}")
+    raw = read_json(folder / "config.json")
+    return parse_config(raw, l1_head=l1_head), raw
+
+
+def _what_it_is(folder: Path) -> str:
+    """The remedy where a folder is a run's, or holds adapters."""
+    policy = folder / "policy"
+    if (folder / adapter_files.CONFIG).exists():
+        return f": it holds adapters; give the checkpoint they were trained on, and policy.adapter={folder}"
+    if (policy / adapter_files.CONFIG).exists():
+        return f": it is a run with adapters; give the checkpoint they were trained on, and policy.adapter={policy}"
+    if (policy / "config.json").exists():
+        return f": it is a run, and its policy is policy.checkpoint={policy}"
+    return ": a checkpoint is a folder in the published layout (policy.checkpoint=FOLDER)"
 
 
 def _read_files(folder: Path, l1: bool) -> tuple[OpenVLAConfig, CheckpointFiles]:
     """The sizes, and everything in a checkpoint but its tensors."""
-    for name in ("config.json", PREPROCESSOR, TOKENIZER):
-        if not (folder / name).exists():
-            raise ValueError(f"checkpoint {folder} has no {name}")
-    raw = read_json(folder / "config.json")
-    config = parse_config(raw, l1_head=l1)
+    config, raw = read_config(folder, l1_head=l1)
     heads = sorted(folder.glob(HEAD_FILE))
     if heads and not l1:
-        raise ValueError(
+        raise UserError(
             f"checkpoint {folder} predicts actions with an L1 head ({heads[0].name}), not with action tokens: "
             "policy.action_head=l1 sim.wrist_camera=true"
+        )
+    film = sorted(folder.glob(FILM_FILE))
+    if film:
+        raise UserError(
+            f"checkpoint {folder} has vision towers with FiLM ({film[0].name}), which are not supported: "
+            "take a checkpoint that was trained without FiLM, or move a file that does not belong to it away"
         )
     written = ("config.json", PREPROCESSOR, STATISTICS, TOKENIZER, INDEX)
     files = CheckpointFiles(
         config=raw,
-        preprocessor=read_json(folder / PREPROCESSOR),
-        tokenizer=(folder / TOKENIZER).read_text(),
+        preprocessor=_read_preprocessor(folder),
+        tokenizer=_read_tokenizer(folder),
         unused={},
         others={f.name: f.read_bytes() for f in _small_files(folder) if f.name not in written},
     )
     return config, files
 
 
+def _read_preprocessor(folder: Path) -> dict[str, Any]:
+    if (folder / PREPROCESSOR).exists():
+        return read_json(folder / PREPROCESSOR)
+    if not (folder / PROCESSOR).exists():
+        raise UserError(f"checkpoint {folder} has no {PREPROCESSOR}: copy it from the checkpoint it was trained from")
+    return check_object(read_json(folder / PROCESSOR).get("image_processor"), f"{folder / PROCESSOR}: image_processor")
+
+
+def _read_tokenizer(folder: Path) -> str:
+    if (folder / TOKENIZER).exists():
+        return read_text(folder / TOKENIZER)
+    fix = "copy it from the checkpoint it was trained from"
+    if (folder / SENTENCEPIECE).exists():
+        fix = (
+            f"make it of {SENTENCEPIECE} with transformers, "
+            f"LlamaTokenizerFast.from_pretrained({str(folder)!r}).save_pretrained({str(folder)!r})"
+        )
+    raise UserError(f"checkpoint {folder} has no {TOKENIZER}: {fix}")
+
+
 def _small_files(folder: Path) -> list[Path]:
     """Tokenizer and generation settings of other programs: never read here, but part of a published checkpoint."""
-    return sorted(file for pattern in ("*.json", "tokenizer.model") for file in folder.glob(pattern))
+    return sorted(file for pattern in ("*.json", SENTENCEPIECE) for file in folder.glob(pattern))

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vla_rl.errors import UserError
@@ -27,6 +26,7 @@ from vla_rl.policy.openvla_oft.action_head import (
 from vla_rl.policy.openvla_oft.actions import Statistics
 from vla_rl.policy.openvla_oft.model import OpenVLAOFT
 from vla_rl.policy.openvla_oft.policy import CheckpointFiles, OpenVLAOFTPolicy, row_by_row, single_threaded
+from vla_rl.policy.weights import fill, open_shard, save_tensors
 from vla_rl.types import ActionChunk, ChunkBatch, Observation
 
 SCALE_FILE = "laplace_scale.safetensors"
@@ -86,13 +86,15 @@ class L1Policy(OpenVLAOFTPolicy):
         """Go on from a trained scale.
 
         Raises:
-            ValueError: the folder has none.
+            UserError: the folder has none, or one that does not fit.
         """
-        if not (folder / SCALE_FILE).exists():
-            raise ValueError(f"adapter {folder} has no {SCALE_FILE}: it was not trained on an L1 checkpoint")
-        self.scale.load_state_dict(load_file(folder / SCALE_FILE))
+        path = folder / SCALE_FILE
+        if not path.exists():
+            raise UserError(f"adapter {folder} has no {SCALE_FILE}: it was not trained on an L1 checkpoint")
+        with open_shard(path) as stored:
+            fill(self.scale, {name: stored.get_tensor(name) for name in stored.keys()}, path)  # noqa: SIM118
 
 
 def save_scale(state: Mapping[str, Tensor], folder: Path) -> None:
     """`state`: of the policy's scale."""
-    save_file({name: value.contiguous() for name, value in state.items()}, folder / SCALE_FILE)
+    save_tensors(state, folder / SCALE_FILE)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from vla_rl.errors import UserError
 from vla_rl.policy.cache import VisionCache
 from vla_rl.policy.openvla_oft.checkpoint import ACTION_HEADS, DTYPES, check_choice, load_pretrained
 from vla_rl.policy.openvla_oft.l1_policy import L1Policy
@@ -37,7 +38,7 @@ def load_policy(
         checkpoint: see `load_pretrained`; None for a new small policy with random weights, which needs demonstrations
             before it can act; `random:7b` for random weights of the published sizes, to measure with.
         lora: None trains all weights; `{"r": 32, "alpha": 32}` freezes them and trains adapters (also: `targets`).
-        adapter: folder of trained adapters in PEFT's format, to go on from; needs `lora`.
+        adapter: folder of trained adapters in PEFT's format, to go on from; needs the `lora` they were made with.
         dtype, unnorm_key: see `load_pretrained`.
         gradient_checkpointing: recompute Llama's layers in the backward pass, to save memory.
         quantization: "nf4" (4 bits) or "int8" for Llama's frozen weights; needs `lora`.
@@ -49,7 +50,7 @@ def load_policy(
             the checkpoint's.
 
     Raises:
-        ValueError: options that do not fit each other or the checkpoint; what is wrong and how to fix it.
+        UserError: options that do not fit each other or the checkpoint; what is wrong and how to fix it.
     """
     check_options(
         checkpoint,
@@ -80,14 +81,15 @@ def load_policy(
             lora = {"targets": [target for target in TARGETS if target != "lm_head"]} | lora
         add_lora(policy.model, **lora)
         if adapter is not None:
-            load_adapter(policy.model, Path(adapter))
+            folder = Path(adapter).expanduser()
+            load_adapter(policy.model, folder)
             if isinstance(policy, L1Policy):
-                policy.load_scale(Path(adapter))
+                policy.load_scale(folder)
     policy.pixels = PIPELINES[image_pipeline](policy.files.preprocessor, policy.model.config.towers[0].image_px)
     policy.model.language_model.model.gradient_checkpointing = gradient_checkpointing
     if vision_cache_rows:
         if any(p.requires_grad for p in policy.model.vision_backbone.parameters()):
-            raise ValueError(
+            raise UserError(
                 "features of towers that are trained cannot be kept: policy.vision_cache_rows=0, or adapters on Llama "
                 f"alone, policy.lora.targets=[{','.join(LLAMA_TARGETS)}]"
             )
@@ -101,6 +103,7 @@ def check_options(
     lora: dict[str, Any] | None = None,
     adapter: str | None = None,
     dtype: str = "float32",
+    unnorm_key: str | None = None,
     quantization: str | None = None,
     vision_cache_rows: int = 0,
     image_pipeline: str = "fast",
@@ -108,32 +111,34 @@ def check_options(
     chunk_steps: int | None = None,
     **_others: Any,
 ) -> None:
-    """What can be said of the options of `load_policy` before anything is read.
+    """Validate the options of `load_policy` without reading files.
 
     Raises:
-        ValueError: one that cannot be, or that does not go with another.
+        UserError: an option of a wrong type or value, or options that are inconsistent.
     """
     if checkpoint is not None and not isinstance(checkpoint, str):
-        raise ValueError(f"policy.checkpoint must be a folder or a hub name, got {checkpoint!r}")
+        raise UserError(f"policy.checkpoint must be a folder or a hub name, got {checkpoint!r}")
+    if adapter is not None and not isinstance(adapter, str):
+        raise UserError(f"policy.adapter must be a folder, got {adapter!r}: policy.adapter=null for fresh adapters")
+    if unnorm_key is not None and not isinstance(unnorm_key, str):
+        raise UserError(f"policy.unnorm_key must be the name of a dataset, got {unnorm_key!r}: policy.unnorm_key=null")
     check_choice("dtype", dtype, DTYPES)
     check_choice("image_pipeline", image_pipeline, PIPELINES)
     check_choice("action_head", action_head, ACTION_HEADS)
     if chunk_steps is not None and (type(chunk_steps) is not int or chunk_steps < 1):
-        raise ValueError(
+        raise UserError(
             f"policy.chunk_steps must be a whole number, at least 1, got {chunk_steps!r}: policy.chunk_steps=8"
         )
     if not isinstance(vision_cache_rows, int) or vision_cache_rows < 0:
-        raise ValueError(f"policy.vision_cache_rows must be a whole number of frames, got {vision_cache_rows!r}: "
+        raise UserError(f"policy.vision_cache_rows must be a whole number of frames, got {vision_cache_rows!r}: "
                          "policy.vision_cache_rows=0")  # fmt: skip
     if lora is not None:
         from vla_rl.policy.lora import check_lora  # here: peft takes seconds to import
 
         check_lora(lora)
     elif adapter is not None:
-        raise ValueError("an adapter needs the LoRA settings it was made with: policy.lora={r: 32, alpha: 32}")
+        raise UserError("an adapter needs the LoRA settings it was made with: policy.lora={r: 32, alpha: 32}")
     if quantization is not None:
         check_quantization(quantization)
         if lora is None:
-            raise ValueError(
-                "quantised weights are frozen, something else has to learn: policy.lora={r: 32, alpha: 32}"
-            )
+            raise UserError("quantised weights are frozen, something else has to learn: policy.lora={r: 32, alpha: 32}")

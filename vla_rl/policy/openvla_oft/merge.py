@@ -7,19 +7,11 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
-from safetensors.torch import save_file
-from torch import Tensor
-
+from vla_rl.errors import UserError
+from vla_rl.policy.adapter import Adapter, read_adapter
 from vla_rl.policy.openvla_oft.l1_policy import SCALE_FILE
-from vla_rl.policy.weights import open_shard, read_json, shard_files
-
-PREFIX = "base_model.model."  # of every name in PEFT's files
-FACTORS = (".lora_A.weight", ".lora_B.weight")
-# What changes the formula W + alpha / r B A, and the value that does not.
-PLAIN = {"use_dora": False, "use_rslora": False, "bias": "none", "rank_pattern": {}, "alpha_pattern": {},
-         "fan_in_fan_out": False}  # fmt: skip
+from vla_rl.policy.weights import check_finite, open_shard, save_tensors, shard_files
 
 
 def merge_adapter(checkpoint: Path, adapter: Path, out: Path) -> list[str]:
@@ -36,32 +28,34 @@ def merge_adapter(checkpoint: Path, adapter: Path, out: Path) -> list[str]:
         Names of the tensors that changed.
 
     Raises:
-        ValueError: `out` exists, the adapter is not plain LoRA, or it does not fit the checkpoint.
+        UserError: `out` exists, the adapter is not plain LoRA, or it does not fit the checkpoint.
     """
     if out.exists():
-        raise ValueError(f"{out} exists already; name a new folder (--out {out}-2)")
-    scale, factors = _read_adapter(adapter)
+        raise UserError(f"{out} exists already; name a new folder (--out {out}-2)")
+    read = read_adapter(adapter)
+    changed = {f"{layer}.weight": layer for layer in read.factors}
     shards = shard_files(checkpoint)
-    holders = {name: shard for shard in shards for name in _names(shard)}
-    for name in factors:
-        if name not in holders:
-            raise ValueError(f"adapter {adapter} changes {name!r}, which checkpoint {checkpoint} does not have")
+    held = {name for shard in shards for name in _names(shard)}
+    for name in changed:
+        if name not in held:
+            raise UserError(f"adapter {adapter} changes {name!r}, which checkpoint {checkpoint} does not have")
     part = out.with_name(out.name + ".part")  # killed half-way, nothing that looks whole is left
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     for file in sorted(checkpoint.iterdir()):
         if file in shards:
-            _merge_shard(file, part / file.name, factors, scale)
+            _merge_shard(file, part / file.name, changed, read)
         elif file.is_file():
             shutil.copyfile(file, part / file.name)
     if (adapter / SCALE_FILE).exists():
         shutil.copyfile(adapter / SCALE_FILE, part / SCALE_FILE)
     part.rename(out)
-    return sorted(factors)
+    return sorted(changed)
 
 
-def _merge_shard(source: Path, target: Path, factors: dict[str, tuple[Tensor, Tensor]], scale: float) -> None:
-    touched = [name for name in _names(source) if name in factors]
+def _merge_shard(source: Path, target: Path, changed: dict[str, str], adapter: Adapter) -> None:
+    """`changed`: the adapted layer by the name of its weight."""
+    touched = [name for name in _names(source) if name in changed]
     if not touched:
         shutil.copyfile(source, target)
         return
@@ -69,35 +63,15 @@ def _merge_shard(source: Path, target: Path, factors: dict[str, tuple[Tensor, Te
         tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118, not a dict
         metadata = stored.metadata()
     for name in touched:
-        weight, (down, up) = tensors[name], factors[name]
+        weight, (down, up) = tensors[name], adapter.factors[changed[name]]
         if weight.shape != (up.shape[0], down.shape[1]):
-            raise ValueError(
+            raise UserError(
                 f"the adapter of {name!r} is for a weight of shape [{up.shape[0]}, {down.shape[1]}], "
                 f"the checkpoint's is {list(weight.shape)}"
             )
-        tensors[name] = (weight.float() + scale * (up.float() @ down.float())).to(weight.dtype)
-    save_file(tensors, target, metadata=metadata)
-
-
-def _read_adapter(folder: Path) -> tuple[float, dict[str, tuple[Tensor, Tensor]]]:
-    """alpha / r, and both factors (A [r, in], B [out, r]) by the name of the weight they adapt."""
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        if not (folder / name).exists():
-            raise ValueError(f"no adapter in {folder}: it has no {name}")
-    config: dict[str, Any] = read_json(folder / "adapter_config.json")
-    for name, plain in PLAIN.items():
-        if config.get(name, plain) not in (plain, None):
-            raise ValueError(f"adapter {folder} is not plain LoRA ({name} is {config[name]!r}, expected {plain!r})")
-    with open_shard(folder / "adapter_model.safetensors") as stored:
-        tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118, not a dict
-    factors = {}
-    for name in tensors:
-        layer = name.removeprefix(PREFIX).removesuffix(FACTORS[0]).removesuffix(FACTORS[1])
-        pair = [tensors.get(PREFIX + layer + factor) for factor in FACTORS]
-        if pair[0] is None or pair[1] is None:
-            raise ValueError(f"adapter {folder}: tensor {name!r} is not one of a pair lora_A, lora_B")
-        factors[f"{layer}.weight"] = tuple(pair)
-    return config["lora_alpha"] / config["r"], factors
+        tensors[name] = (weight.float() + adapter.scale * (up.float() @ down.float())).to(weight.dtype)
+        check_finite(name, tensors[name], source)
+    save_tensors(tensors, target, metadata=metadata)
 
 
 def _names(shard: Path) -> list[str]:

@@ -17,11 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vla_rl.policy.openvla_oft.config import STOP_ID, OpenVLAConfig
+from vla_rl.policy.openvla_oft.config import BOS_ID, STOP_ID, OpenVLAConfig
 from vla_rl.policy.openvla_oft.llama import LlamaForActions
 from vla_rl.policy.openvla_oft.vision import VisionBackbone
-
-BOS_ID = 1
 
 
 class Projector(nn.Module):

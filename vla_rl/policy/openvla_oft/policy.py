@@ -20,6 +20,7 @@ from vla_rl.errors import UserError
 from vla_rl.functional.token_scores import token_entropy, token_score_sq
 from vla_rl.policy.cache import VisionCache
 from vla_rl.policy.openvla_oft.actions import (
+    ACTION_DIMS,
     Statistics,
     detokenize,
     gripper_to_env,
@@ -27,7 +28,6 @@ from vla_rl.policy.openvla_oft.actions import (
     measure_statistics,
     tokenize,
 )
-from vla_rl.policy.openvla_oft.config import ACTION_DIMS
 from vla_rl.policy.openvla_oft.model import OpenVLAOFT
 from vla_rl.policy.openvla_oft.processor import Pixels, Prompts
 from vla_rl.types import ActionChunk, ChunkBatch, Observation, SupervisedPolicy
@@ -156,11 +156,20 @@ class OpenVLAOFTPolicy(SupervisedPolicy):
 
     def fit_normalisation(self, name: str, command_TA: Tensor, proprio_TP: Tensor) -> None:
         """Normalise by the statistics of demonstrations, unless the checkpoint brought its own: its weights were
-        trained with those."""
+        trained with those.
+
+        Raises:
+            UserError: the demonstrations' actions have other dimensions than the policy's.
+        """
+        if command_TA.shape[1] != ACTION_DIMS:
+            raise UserError(
+                f"the demonstrations' actions have {command_TA.shape[1]} dimensions, the policy's {ACTION_DIMS} "
+                "(sft.demos=FILE)"
+            )
         if self.statistics is None:
             opening = gripper_to_model(command_TA[:, -1:])
             entry = measure_statistics(torch.cat([command_TA[:, :-1], opening], dim=1), proprio_TP)
-            self.statistics = Statistics.select({name: entry}, name, with_proprio=bool(self.model.config.proprio_dims))
+            self.statistics = Statistics.select({name: entry}, name, proprio_dims=self.model.config.proprio_dims)
 
     @property
     def _statistics(self) -> Statistics:

@@ -17,7 +17,9 @@ from PIL import Image
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 
-from vla_rl.policy.openvla_oft.config import OpenVLAConfig
+from vla_rl.errors import UserError
+from vla_rl.policy.entries import check_numbers, check_positive
+from vla_rl.policy.openvla_oft.config import BOS_ID, STOP_ID, OpenVLAConfig
 
 PROMPT = "In: What action should the robot take to {instruction}?\nOut:"
 FINAL_TOKEN = "▁"  # id 29871 of Llama-2: the published prompts end in it
@@ -28,13 +30,18 @@ DEFAULT_CROP_AREA = 0.9  # of published checkpoints, whose preprocessor_config.j
 class Prompts:
     """Instructions to token ids without BOS, padded on the left.
 
+    The model puts BOS and `</s>` around the prompt itself, so what a tokenizer.json says about special tokens,
+    truncation and padding is not applied.
+
     Args:
         tokenizer_json: content of the checkpoint's `tokenizer.json`.
+
+    Raises:
+        UserError: it is no tokenizer, or not one of this model.
     """
 
     def __init__(self, tokenizer_json: str, config: OpenVLAConfig) -> None:
-        self._tokenizer = Tokenizer.from_str(tokenizer_json)
-        self._tokenizer.no_padding()
+        self._tokenizer = _tokenizer(tokenizer_json, config)
         self._config = config
         self._final_id = self._tokenizer.token_to_id(FINAL_TOKEN)
         self._unknown_id = self._tokenizer.token_to_id("<unk>")
@@ -44,7 +51,7 @@ class Prompts:
         """Token ids int64 [N, T] and their mask, bool [N, T] with False for padding.
 
         Raises:
-            ValueError: an instruction with words the tokenizer does not know, or too long for the checkpoint.
+            UserError: an instruction with words the tokenizer does not know, or too long for the checkpoint.
         """
         rows = [self._encode(text) for text in instruction_N]
         length = self._config.prompt_tokens or max(map(len, rows))
@@ -57,17 +64,35 @@ class Prompts:
 
     def _encode(self, instruction: str) -> list[int]:
         if instruction not in self._ids:
-            encoding = self._tokenizer.encode(PROMPT.format(instruction=instruction.lower()))
-            if self._unknown_id in encoding.ids:
-                raise ValueError(f"the checkpoint's tokenizer does not know every word of {instruction!r}")
-            row = encoding.ids[1:]  # BOS comes before the patches
+            row = self._tokenizer.encode(PROMPT.format(instruction=instruction.lower()), add_special_tokens=False).ids
+            if self._unknown_id in row:
+                raise UserError(f"the checkpoint's tokenizer does not know every word of {instruction!r}")
             row += [self._final_id] if row[-1] != self._final_id else []
             if 0 < self._config.prompt_tokens < len(row):
-                raise ValueError(
+                raise UserError(
                     f"{instruction!r} takes {len(row)} tokens, the checkpoint's prompts {self._config.prompt_tokens}"
                 )
             self._ids[instruction] = row
         return self._ids[instruction]
+
+
+def _tokenizer(content: str, config: OpenVLAConfig) -> Tokenizer:
+    try:
+        tokenizer = Tokenizer.from_str(content)
+    except Exception as e:  # the library has no type of its own
+        raise UserError(f"tokenizer.json is no tokenizer ({e}): download or copy it again") from e
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    if tokenizer.token_to_id(FINAL_TOKEN) is None:
+        raise UserError(f"tokenizer.json has no token {FINAL_TOKEN!r}, which every prompt ends in: is it a Llama-2's?")
+    for token, model_id in (("<s>", BOS_ID), ("</s>", STOP_ID)):
+        own_id = tokenizer.token_to_id(token)
+        if own_id not in (None, model_id):
+            raise UserError(f"tokenizer.json: the id of {token!r} is {own_id}, the model's is {model_id}")
+    largest = max(tokenizer.get_vocab().values())
+    if largest >= config.llama.vocab:
+        raise UserError(f"tokenizer.json has ids up to {largest}, the model embeds {config.llama.vocab} alone")
+    return tokenizer
 
 
 class Pixels(nn.Module):
@@ -82,12 +107,16 @@ class Pixels(nn.Module):
     def __init__(self, preprocessor: dict[str, Any], image_px: int) -> None:
         super().__init__()
         self.image_px = image_px
-        self.crop_area = preprocessor.get("center_crop_area", DEFAULT_CROP_AREA)
-        for name in ("means", "stds"):  # two towers, three channels each
-            if torch.tensor(preprocessor.get(name, [])).shape != (2, 3):
-                raise ValueError(f"preprocessor_config.json: {name!r} must hold 3 numbers for each of the two towers")
-            constants = torch.tensor(preprocessor[name]).reshape(1, 6, 1, 1)
+        self.crop_area = check_positive(
+            preprocessor.get("center_crop_area", DEFAULT_CROP_AREA), "preprocessor_config.json: center_crop_area"
+        )
+        if self.crop_area > 1:
+            raise UserError(f"preprocessor_config.json: center_crop_area must be at most 1, got {self.crop_area}")
+        for name in ("means", "stds"):
+            constants = torch.tensor(_per_tower(preprocessor.get(name), name)).reshape(1, 6, 1, 1)
             self.register_buffer(name, constants, persistent=False)
+        if not (self.stds > 0).all():
+            raise UserError(f"preprocessor_config.json: 'stds' must be above 0, got {preprocessor['stds']}")
         self.register_buffer("resize", None, persistent=False)
 
     def forward(self, frame_NHWC: Tensor, dtype: torch.dtype) -> Tensor:
@@ -125,6 +154,13 @@ class PublishedPixels(Pixels):
             crop = crop_matrix(self.image_px, self.crop_area).float().to(image.device)
             image = (crop @ image @ crop.T * (255.5 / 255)).floor().clip(0, 255)
         return image
+
+
+def _per_tower(value: Any, name: str) -> list[list[float]]:
+    entry = f"preprocessor_config.json: {name!r}"
+    if not isinstance(value, list) or len(value) != 2:
+        raise UserError(f"{entry} must hold 3 numbers for each of the two towers, got {value!r}")
+    return [check_numbers(row, f"{entry} of tower {n}", 3) for n, row in enumerate(value)]
 
 
 PIPELINES = {"fast": Pixels, "oft": PublishedPixels}

@@ -32,7 +32,7 @@ def test_a_token_survives_the_round_trip():
 
 
 def test_unnormalize_by_hand():
-    bounds = Bounds.from_json({"q01": [-0.5, 0.0], "q99": [1.5, 1.0], "mask": [True, False]})
+    bounds = Bounds.from_json({"q01": [-0.5, 0.0], "q99": [1.5, 1.0], "mask": [True, False]}, "here")
     # 0.5 (0.5 + 1) (2 + 1e-8) - 0.5 = 1; the gripper is left as it is
     value = bounds.unnormalize(torch.tensor([0.5, 0.25], dtype=torch.float64))
     torch.testing.assert_close(value, torch.tensor([1.0, 0.25], dtype=torch.float64), atol=1e-7, rtol=0)
@@ -53,19 +53,19 @@ def entry(value=1.0):
 
 def test_statistics_are_found_by_name_or_with_no_noops():
     both = {"libero_object_no_noops": entry(1.0), "libero_goal": entry(2.0)}
-    assert Statistics.select(both, "libero_object", with_proprio=False).key == "libero_object_no_noops"
-    assert Statistics.select(both, "libero_goal", with_proprio=False).action.q99[0] == 2.0
-    assert Statistics.select({"only": entry()}, None, with_proprio=False).key == "only"
+    assert Statistics.select(both, "libero_object").key == "libero_object_no_noops"
+    assert Statistics.select(both, "libero_goal").action.q99[0] == 2.0
+    assert Statistics.select({"only": entry()}, None).key == "only"
 
 
 def test_statistics_that_cannot_be_chosen():
     both = {"a": entry(), "b": entry()}
-    with pytest.raises(ValueError, match=r"2 datasets \(a, b\): policy.unnorm_key"):
-        Statistics.select(both, None, with_proprio=False)
+    with pytest.raises(ValueError, match=r"2 datasets \(a, b\), choose one: policy.unnorm_key=a"):
+        Statistics.select(both, None)
     with pytest.raises(ValueError, match=r"no statistics for 'c'.*it has: a, b"):
-        Statistics.select(both, "c", with_proprio=False)
+        Statistics.select(both, "c")
     with pytest.raises(ValueError, match="'proprio' of 'a' is missing"):
-        Statistics.select(both, "a", with_proprio=True)
+        Statistics.select(both, "a", proprio_dims=8)
 
 
 def test_measured_statistics():

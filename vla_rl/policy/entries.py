@@ -1,0 +1,92 @@
+"""Entries of a checkpoint's JSON files, checked: what does not fit is one line that names the file and the entry.
+
+An entry is named as in `config.json: text_config.hidden_size`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from vla_rl.errors import UserError
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a .json file; a byte order mark is skipped.
+
+    Raises:
+        UserError: the file does not hold one.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as e:
+        raise UserError(f"{path} is not valid JSON ({e}): download or copy it again") from e
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must hold an object, got {type(content).__name__}")
+    return content
+
+
+def read_text(path: Path) -> str:
+    """A text file's content; a byte order mark is skipped.
+
+    Raises:
+        UserError: it is no UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as e:
+        raise UserError(f"{path} is not text in UTF-8 ({e}): download or copy it again") from e
+
+
+def check_object(value: Any, entry: str) -> dict[str, Any]:
+    """`value`, a JSON object; UserError otherwise."""
+    if not isinstance(value, dict):
+        raise UserError(f"{entry} must be an object, got {_shown(value)}")
+    return value
+
+
+def check_count(value: Any, entry: str) -> int:
+    """`value`, an integer of at least 1; UserError otherwise."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise UserError(f"{entry} must be an integer of at least 1, got {_shown(value)}")
+    return value
+
+
+def check_positive(value: Any, entry: str) -> float:
+    """`value`, a finite number above 0; UserError otherwise."""
+    if not _is_finite(value) or value <= 0:
+        raise UserError(f"{entry} must be a finite number above 0, got {_shown(value)}")
+    return value
+
+
+def check_flag(value: Any, entry: str) -> bool:
+    """`value`, true or false; UserError otherwise."""
+    if not isinstance(value, bool):
+        raise UserError(f"{entry} must be true or false, got {_shown(value)}")
+    return value
+
+
+def check_numbers(value: Any, entry: str, count: int | None) -> list[float]:
+    """`value`, a list of finite numbers, `count` of them; UserError otherwise.
+
+    Args:
+        count: None for any number of them.
+    """
+    fits = isinstance(value, list) and (count is None or len(value) == count) and all(map(_is_finite, value))
+    if not fits:
+        number = "a list of finite numbers" if count is None else f"a list of {count} finite numbers"
+        raise UserError(f"{entry} must be {number}, got {_shown(value)}")
+    return value
+
+
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _shown(value: Any) -> str:
+    """As in the file, cut where it is long."""
+    text = json.dumps(value, default=str)
+    many = f" ({len(value)} values)" if isinstance(value, list) else ""
+    return (text if len(text) <= 60 else f"{text[:60]}...") + many
