@@ -1,4 +1,4 @@
-"""A mkdocs hook: `<!-- README: Metrics -->` in a page becomes that section of the README, which is written once."""
+"""A mkdocs hook: `<!-- README: Evaluate -->` in a page becomes that section of the README: it is written once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 
 def section(title: str) -> str:
-    """What stands under a heading of the README, with links as the pages in docs/ need them.
+    """The text under a heading of the README, with links that fit the pages in docs/.
 
     Raises:
         ValueError: there is no such heading.

@@ -77,7 +77,7 @@ class RolloutProgress(ProgressBar):
 
     @staticmethod
     def line(metrics: dict[str, Any]) -> str:
-        """What one iteration did, for people. `metrics`: the logged tags of the README's dictionary."""
+        """What one iteration did, for people. `metrics`: logged scalars by tag (docs/watching.md)."""
         value = {name: float(v) for name, v in metrics.items()}
         text = (
             f"success {value['rollout/success']:.2f}  "

@@ -138,8 +138,9 @@ def test_the_same_seed_repeats_the_run_whatever_the_workers(run, tmp_path):
 
 
 def documented_tags() -> set[str]:
-    """The first column of README's table of metrics."""
-    section = (tiny_fit.ROOT / "README.md").read_text().split("\n## Metrics\n")[1].split("\n## ")[0]
+    """The first column of the table of metrics in docs/watching.md."""
+    page = (tiny_fit.ROOT / "docs" / "watching.md").read_text()
+    section = page.split("\n## Every scalar\n")[1].split("\n## ")[0]
     cells = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
     tags = [tag for cell in cells for tag in re.findall("`(.+?)`", cell)]
     only_on_a_gpu = set() if torch.cuda.is_available() else {"memory/gpu_peak_mb"}

@@ -40,11 +40,34 @@ def test_every_option_has_a_meaning():
 
 
 def test_a_section_of_the_readme_is_taken_over():
-    page = site_hooks.on_page_markdown("before\n<!-- README: Metrics -->\nafter")
+    page = site_hooks.on_page_markdown("before\n<!-- README: Evaluate -->\nafter")
     assert page.startswith("before\n") and page.endswith("\nafter")
-    assert "| `rollout/success` |" in page and "](docs/" not in page and "## Results" not in page
-    with pytest.raises(ValueError, match="no section 'Mertics'"):
-        site_hooks.on_page_markdown("<!-- README: Mertics -->")
+    assert "](evaluation.md)" in page and "](docs/" not in page and "## Results" not in page
+    with pytest.raises(ValueError, match="no section 'Evalaute'"):
+        site_hooks.on_page_markdown("<!-- README: Evalaute -->")
+
+
+def test_the_tree_of_the_readme_has_every_folder():
+    (tree,) = re.findall(r"```text\n(conf/ .*?)```", (ROOT / "README.md").read_text(), re.S)
+    named, top = set(), ""
+    for indent, folder in re.findall(r"^( *)(\w+)/ ", tree, re.M):
+        top = top if indent else folder
+        named.add(f"{top}/{folder}" if indent else folder)
+    packages = {
+        str(file.parent.relative_to(ROOT)) for name in ("vla_rl", "callbacks") for file in (ROOT / name).glob("*/*.py")
+    }
+    assert named == packages | {"conf", "vla_rl", "callbacks", "tools", "tests", "docs"}
+
+
+def test_the_path_to_the_loss_is_six_files_of_which_each_has_what_is_said():
+    """CONTRIBUTING's list, and the same files in the README."""
+    steps = re.findall(r"^\d\. `(\S+\.py)`: .*?`([\w.]+)`", (ROOT / "CONTRIBUTING.md").read_text(), re.M)
+    assert len(steps) == 6 and steps[0][0] == "vla_rl/fit.py" and steps[-1][0] == "vla_rl/functional/losses.py"
+    for file, name in steps:
+        for part in name.split("."):
+            assert re.search(rf"^ *(?:def|class) {part}\b", (ROOT / file).read_text(), re.M), f"{file} has no {part}"
+    (line,) = re.findall(r"^fit\.py -> .*$", (ROOT / "README.md").read_text(), re.M)
+    assert line.split(" -> ") == [file.removeprefix("vla_rl/") for file, _ in steps]
 
 
 @pytest.fixture(scope="module")
