@@ -29,6 +29,7 @@ os.environ["LP_NUM_THREADS"] = "0"
 import numpy as np  # noqa: E402
 
 from vla_rl.errors import UserError  # noqa: E402
+from vla_rl.sim.gl import check_gl  # noqa: E402
 from vla_rl.sim.libero import suites  # noqa: E402
 from vla_rl.sim.libero.env import SETTLE_ACTION, LiberoEnv  # noqa: E402
 
@@ -79,7 +80,7 @@ def parse_arguments() -> argparse.Namespace:
     args = parser.parse_args()
     try:
         suites.check_task(args.suite, args.task)
-        suites.check_gl()
+        check_gl()
         suites.resolve_assets(args.assets)
     except UserError as error:
         sys.exit(str(error))

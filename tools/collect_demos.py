@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from vla_rl.demos.demo import Demo, save_demos
 from vla_rl.errors import UserError
+from vla_rl.sim.gl import check_gl
 from vla_rl.sim.libero import suites
 from vla_rl.sim.libero.demonstrator import DemonstrationEnv, demonstrate
 
@@ -109,7 +110,7 @@ def summary(args: argparse.Namespace, planned: list[tuple[int, int]], demos: lis
 
 def main(args: argparse.Namespace) -> None:
     planned = episodes(args)
-    suites.check_gl()
+    check_gl()
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # inherited by the workers, which share the cores
     context = multiprocessing.get_context("spawn")  # EGL does not survive a fork
     with ProcessPoolExecutor(args.workers, mp_context=context) as pool:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from vla_rl.policy.openvla_oft.load import load_policy as load_policy
     from vla_rl.policy.openvla_oft.policy import OpenVLAOFTPolicy as OpenVLAOFTPolicy
     from vla_rl.rollout.datamodule import RolloutDataModule as RolloutDataModule
-    from vla_rl.sim.pool import LiberoPool as LiberoPool
+    from vla_rl.sim.libero.pool import LiberoPool as LiberoPool
     from vla_rl.training.grpo_module import GRPOModule as GRPOModule
     from vla_rl.training.loggers import wandb_logger as wandb_logger
     from vla_rl.training.sft_module import SFTModule as SFTModule
@@ -43,7 +43,7 @@ MODULES = {  # public name -> where it is defined
     "load_policy": "vla_rl.policy.openvla_oft.load",
     "OpenVLAOFTPolicy": "vla_rl.policy.openvla_oft.policy",
     "RolloutDataModule": "vla_rl.rollout.datamodule",
-    "LiberoPool": "vla_rl.sim.pool",
+    "LiberoPool": "vla_rl.sim.libero.pool",
     "GRPOModule": "vla_rl.training.grpo_module",
     "wandb_logger": "vla_rl.training.loggers",
     "SFTModule": "vla_rl.training.sft_module",

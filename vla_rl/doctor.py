@@ -15,7 +15,7 @@ from dataclasses import asdict
 from vla_rl.config.compose import compose
 from vla_rl.config.instantiate import check
 from vla_rl.config.schema import Config
-from vla_rl.doctor_checks import CHECKS, Finding, examine
+from vla_rl.doctor_checks import CHECKS, CheckResult, run_checks
 from vla_rl.run.cli import answer_early, run_entry
 
 DEFAULT = "conf=pcm_object_tiny"
@@ -33,26 +33,26 @@ def parse(argv: list[str]) -> Config:
 def main(argv: list[str]) -> None:
     config = parse(argv)
     check(config)
-    findings = examine(config)
+    results = run_checks(config)
     if "--json" in argv:
-        findings = list(findings)
-        healthy = all(f.status != "fail" for f in findings)
-        print(json.dumps({"ok": healthy, "checks": [asdict(f) for f in findings]}, indent=2))
+        results = list(results)
+        healthy = all(r.status != "fail" for r in results)
+        print(json.dumps({"ok": healthy, "checks": [asdict(r) for r in results]}, indent=2))
     else:
-        healthy = print_table(findings)
+        healthy = print_table(results)
     sys.exit(0 if healthy else 1)
 
 
-def print_table(findings: Iterable[Finding]) -> bool:
+def print_table(results: Iterable[CheckResult]) -> bool:
     """A line or two per check as it finishes, then the sum of it. Returns whether nothing failed."""
     count = {"pass": 0, "warn": 0, "fail": 0}
-    for finding in findings:
-        count[finding.status] += 1
-        lead = f"{finding.status:<6}{finding.check:<{INDENT - 6}}"
+    for result in results:
+        count[result.status] += 1
+        lead = f"{result.status:<6}{result.check:<{INDENT - 6}}"
         indent = " " * INDENT
-        print(textwrap.fill(finding.detail, WIDTH, initial_indent=lead, subsequent_indent=indent), flush=True)
-        if finding.remedy:
-            print(textwrap.fill(f"-> {finding.remedy}", WIDTH, initial_indent=indent, subsequent_indent=indent))
+        print(textwrap.fill(result.detail, WIDTH, initial_indent=lead, subsequent_indent=indent), flush=True)
+        if result.remedy:
+            print(textwrap.fill(f"-> {result.remedy}", WIDTH, initial_indent=indent, subsequent_indent=indent))
     print(", ".join(f"{number} {status}" for status, number in count.items()))
     return count["fail"] == 0
 

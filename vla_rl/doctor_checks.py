@@ -1,6 +1,6 @@
 """What has to be right on a machine before a run: one function per check, each a verdict with its facts and a remedy.
 
-A check returns a `Finding`, or raises: any exception is a failure whose message is the cause. Heavy packages are
+A check returns a `CheckResult`, or raises: any exception is a failure whose message is the cause. Heavy packages are
 imported inside the checks, so that one that is missing or broken fails its own check only.
 """
 
@@ -30,7 +30,7 @@ CHUNK_STEPS, CHUNKS_TIMED = 8, 4
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class CheckResult:
     """A check's verdict: the facts, and what to do about them (empty on a pass)."""
 
     check: str
@@ -39,13 +39,13 @@ class Finding:
     remedy: str = ""
 
 
-def examine(config: Config) -> Iterator[Finding]:
+def run_checks(config: Config) -> Iterator[CheckResult]:
     """All checks, as they finish."""
     for name, (check, remedy) in CHECKS.items():
         try:
             yield check(config)
-        except Exception as error:  # whatever it is, it is the finding
-            yield Finding(name, "fail", _cause(error), remedy)
+        except Exception as error:  # any exception is a failed check
+            yield CheckResult(name, "fail", _cause(error), remedy)
 
 
 def _cause(error: Exception) -> str:
@@ -57,7 +57,7 @@ def _cause(error: Exception) -> str:
 # ------------------------------------------------------------------------------------------------------------- checks
 
 
-def check_versions(_config: Config) -> Finding:
+def check_versions(_config: Config) -> CheckResult:
     """Installed packages against what pyproject.toml asks for; the simulator's are pinned exactly."""
     lines = [*(metadata.requires("vla-rl") or ()), *BESIDE]
     requirements = [r for r in map(Requirement, lines) if r.marker is None or r.marker.evaluate({"extra": ""})]
@@ -65,7 +65,7 @@ def check_versions(_config: Config) -> Finding:
     wrong = [r for r in requirements if installed[r.name] == MISSING or not r.specifier.contains(installed[r.name])]
     if not wrong:
         pinned = ", ".join(f"{r.name} {installed[r.name]}" for r in requirements if "==" in str(r.specifier))
-        return Finding("versions", "pass", f"Python {platform.python_version()}, {pinned}")
+        return CheckResult("versions", "pass", f"Python {platform.python_version()}, {pinned}")
     names = [r.name for r in wrong]
     detail = "; ".join(f"{r.name} {installed[r.name]}, needed {r.specifier or 'any'}" for r in wrong)
     if "mujoco" in names:
@@ -73,7 +73,7 @@ def check_versions(_config: Config) -> Finding:
     fails = any(name in SIMULATOR or installed[name] == MISSING for name in names)
     alone = "--no-deps " if "hf-libero" in names else ""
     packages = " ".join(f"'{r.name}{r.specifier}'" for r in wrong)
-    return Finding("versions", "fail" if fails else "warn", detail, f"pip install {alone}{packages}")
+    return CheckResult("versions", "fail" if fails else "warn", detail, f"pip install {alone}{packages}")
 
 
 def _installed(package: str) -> str:
@@ -83,14 +83,14 @@ def _installed(package: str) -> str:
         return MISSING
 
 
-def check_gl(_config: Config) -> Finding:
+def check_gl(_config: Config) -> CheckResult:
     """Each off-screen GL backend draws a frame in a child process; the one a run would choose must."""
+    from vla_rl.sim import gl
     from vla_rl.sim.gl_frame import draw_in_child
-    from vla_rl.sim.libero import suites
 
     found = {}
-    for backend in suites.GL_BACKENDS:
-        if not suites.gl_loads(backend):
+    for backend in gl.BACKENDS:
+        if not gl.loads(backend):
             found[backend] = "not installed"
             continue
         try:
@@ -99,13 +99,13 @@ def check_gl(_config: Config) -> Finding:
         except RuntimeError as error:
             found[backend] = f"draws nothing: {error}"
     facts = "; ".join(f"{backend}: {what}" for backend, what in found.items())
-    chosen = suites.check_gl()  # raises if there is none
+    chosen = gl.check_gl()  # raises if there is none
     if not found[chosen].startswith("frame"):
         raise RuntimeError(facts)
-    return Finding("gl", "pass", f"{chosen} is used; {facts}")
+    return CheckResult("gl", "pass", f"{chosen} is used; {facts}")
 
 
-def check_libero(config: Config) -> Finding:
+def check_libero(config: Config) -> CheckResult:
     """LIBERO's task files and the assets that the config asks for."""
     from vla_rl.sim.libero import suites
 
@@ -114,16 +114,16 @@ def check_libero(config: Config) -> Finding:
     for task in range(len(suites.task_names(suite))):
         suites.official_init_states(suite, task)
     folder = suites.resolve_assets(assets)
-    return Finding("libero", "pass", f"suite {suite}: tasks and initial states read; assets {assets}: {folder}")
+    return CheckResult("libero", "pass", f"suite {suite}: tasks and initial states read; assets {assets}: {folder}")
 
 
-def check_simulator(config: Config) -> Finding:
+def check_simulator(config: Config) -> CheckResult:
     """A simulator process of the config's first task: build, reset, step and render, timed."""
     from vla_rl.config.instantiate import build
     from vla_rl.types import Episode
 
     if (config.sim or {}).get("_target_") != POOL:
-        return Finding("simulator", "warn", "not checked: the simulator is not LIBERO", f"sim._target_={POOL}")
+        return CheckResult("simulator", "warn", "not checked: the simulator is not LIBERO", f"sim._target_={POOL}")
     node = config.sim | {"workers": 1, "chunk_steps": CHUNK_STEPS}
     with closing(build(node, "sim")) as pool:
         began = time.perf_counter()
@@ -133,7 +133,7 @@ def check_simulator(config: Config) -> Finding:
         seconds = {rows: statistics.median(_timed_chunk(pool, rows) for _ in range(CHUNKS_TIMED)) for rows in (1, 8)}
     step_ms = 1000 * (seconds[8] - seconds[1]) / 7  # a command of h rows takes h steps and one frame
     frame_ms = max(0.0, 1000 * seconds[1] - step_ms)
-    return Finding(
+    return CheckResult(
         "simulator",
         "pass",
         f"built and reset in {build_s:.1f} s; a control step {step_ms:.1f} ms, a frame {frame_ms:.1f} ms",
@@ -149,7 +149,7 @@ def _timed_chunk(pool, rows: int) -> float:
     return time.perf_counter() - began
 
 
-def check_devices(config: Config) -> Finding:
+def check_devices(config: Config) -> CheckResult:
     """Torch, and that the devices the trainer asks for are there."""
     import torch
 
@@ -160,15 +160,15 @@ def check_devices(config: Config) -> Finding:
         raise RuntimeError(f"the trainer asks for a GPU, but torch sees none ({facts}; CUDA {torch.version.cuda})")
     wanted = (config.trainer or {}).get("devices")
     if _wants_gpu(config) and isinstance(wanted, int) and wanted > len(names):
-        return Finding("devices", "fail", f"trainer.devices={wanted}, but {facts}", f"trainer.devices={len(names)}")
-    return Finding("devices", "pass", facts)
+        return CheckResult("devices", "fail", f"trainer.devices={wanted}, but {facts}", f"trainer.devices={len(names)}")
+    return CheckResult("devices", "pass", facts)
 
 
 def _wants_gpu(config: Config) -> bool:
     return (config.trainer or {}).get("accelerator") in ("gpu", "cuda")
 
 
-def check_checkpoint(config: Config) -> Finding:
+def check_checkpoint(config: Config) -> CheckResult:
     """Names and shapes of every tensor, statistics, tokenizer: from the files' headers, without loading weights."""
     from vla_rl.policy.memory_check import POLICY
     from vla_rl.policy.openvla_oft.checkpoint import inspect_checkpoint
@@ -176,16 +176,22 @@ def check_checkpoint(config: Config) -> Finding:
 
     node = {name: value for name, value in (config.policy or {}).items() if name != "_target_"}
     if (config.policy or {}).get("_target_") != POLICY:
-        return Finding("checkpoint", "warn", "not checked: the policy is not OpenVLA-OFT", f"policy._target_={POLICY}")
+        return CheckResult(
+            "checkpoint", "warn", "not checked: the policy is not OpenVLA-OFT", f"policy._target_={POLICY}"
+        )
     check_options(**{"checkpoint": None} | node)
     name = node.get("checkpoint")
     if name in (None, RANDOM_7B):
-        return Finding("checkpoint", "warn", "random weights: it cannot act", "policy.checkpoint=shipped:object_tiny")
+        return CheckResult(
+            "checkpoint", "warn", "random weights: it cannot act", "policy.checkpoint=shipped:object_tiny"
+        )
     options = {option: node[option] for option in ("unnorm_key", "action_head") if option in node}
-    return Finding("checkpoint", "pass", f"{name}: {inspect_checkpoint(name, **options)} tensors fit, statistics read")
+    return CheckResult(
+        "checkpoint", "pass", f"{name}: {inspect_checkpoint(name, **options)} tensors fit, statistics read"
+    )
 
 
-def check_attention(_config: Config) -> Finding:
+def check_attention(_config: Config) -> CheckResult:
     """Attention looks ahead, on every kind of device there is and in both precisions."""
     import torch
 
@@ -198,10 +204,10 @@ def check_attention(_config: Config) -> Finding:
         for device in devices:
             for dtype in (torch.float32, torch.bfloat16):
                 check_bidirectional(llama.to(device, dtype))
-    return Finding("attention", "pass", f"bidirectional on {' and '.join(devices)}, in float32 and bfloat16")
+    return CheckResult("attention", "pass", f"bidirectional on {' and '.join(devices)}, in float32 and bfloat16")
 
 
-def check_memory(config: Config) -> Finding:
+def check_memory(config: Config) -> CheckResult:
     """The plan of an update against the device's memory."""
     import torch
 
@@ -209,21 +215,23 @@ def check_memory(config: Config) -> Finding:
     from vla_rl.policy.memory_check import POLICY, advice, device_memory
 
     if (config.policy or {}).get("_target_") != POLICY:
-        return Finding("memory", "warn", "not checked: the policy is not OpenVLA-OFT", f"policy._target_={POLICY}")
+        return CheckResult("memory", "warn", "not checked: the policy is not OpenVLA-OFT", f"policy._target_={POLICY}")
     if _wants_gpu(config) and not torch.cuda.is_available():
-        return Finding("memory", "warn", "not checked: the trainer asks for a GPU, and there is none", "trainer=cpu")
+        return CheckResult(
+            "memory", "warn", "not checked: the trainer asks for a GPU, and there is none", "trainer=cpu"
+        )
     device = torch.device("cuda", 0) if _wants_gpu(config) else torch.device("cpu")
     available = device_memory(device)
     rows, optimizer = config.grpo.micro_rows, config.optim.optimizer
     plan = plan_memory(config.policy, rows=rows, optimizer=optimizer, available=available)
     facts = f"{plan} of {available / 1e9:.2f} on {device.type}"
     if plan.total > available:
-        return Finding("memory", "fail", facts, advice(plan, available, "grpo.micro_rows"))
-    return Finding("memory", "pass", facts)
+        return CheckResult("memory", "fail", facts, advice(plan, available, "grpo.micro_rows"))
+    return CheckResult("memory", "pass", facts)
 
 
 # Name -> check, and the remedy where the check raises.
-CHECKS: dict[str, tuple[Callable[[Config], Finding], str]] = {
+CHECKS: dict[str, tuple[Callable[[Config], CheckResult], str]] = {
     "versions": (check_versions, "install the package again: make setup"),
     "gl": (
         check_gl,

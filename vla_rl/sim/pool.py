@@ -1,4 +1,4 @@
-"""Simulators in processes of their own, behind slots: `ProcessPool` for any environment, `LiberoPool` for LIBERO.
+"""Simulators in processes of their own, behind slots, for any environment.
 
 An environment is bitwise deterministic, so an episode is fully described by its start and its commands. That makes
 faults invisible: a worker that dies or hangs is replaced, and its episode replayed in the new one.
@@ -6,10 +6,7 @@ faults invisible: a worker that dies or hangs is replaced, and its episode repla
 
 from __future__ import annotations
 
-import functools
 import logging
-import math
-import os
 import time
 import weakref
 from collections.abc import Sequence
@@ -20,8 +17,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vla_rl.sim.libero import suites
-from vla_rl.sim.libero.env import ROBOT_GEOMS, STEPPINGS, LiberoEnv
 from vla_rl.sim.worker import Failure, Frames, MakeEnv, Outcome, Start, Worker
 from vla_rl.types import Episode, SlotEvent
 
@@ -216,116 +211,3 @@ def _end(slots: list[_Slot], frames: Frames) -> None:
     for slot in slots:
         slot.kill()
     frames.close()
-
-
-class LiberoPool(ProcessPool):
-    """LIBERO simulators. Constructing one checks the options and starts nothing.
-
-    Args:
-        suite, tasks: see `vla_rl.sim.libero.suites`; tasks None = all of the suite.
-        assets, camera_px, wrist_camera, chunk_steps, horizon: of every environment, see `LiberoEnv`.
-        settle_steps, placement_noise_m, robot_geoms, stepping: of every environment, see `LiberoEnv`.
-        workers: processes; 0 = one per core.
-        timeout_s: an answer that takes longer means that the worker hangs; it is replaced.
-
-    Example:
-        >>> with LiberoPool(tasks=[0, 5], workers=2) as pool:
-        ...     pool.start(0, Episode(uid=0, task=5, init_state=3, seed=1))
-        ...     event = pool.wait()[0]
-    """
-
-    def __init__(
-        self,
-        suite: str = "object",
-        tasks: Sequence[int] | None = None,
-        assets: str = "standin",
-        camera_px: int = 128,
-        wrist_camera: bool = False,
-        chunk_steps: int = 8,
-        horizon: int | None = None,
-        settle_steps: int = 10,
-        placement_noise_m: float = 0.0,
-        robot_geoms: str = "collision",
-        stepping: str = "lean",
-        workers: int = 0,
-        timeout_s: float = 120.0,
-    ) -> None:
-        suite = str(suite)  # sim.suite=10 is a number to YAML
-        suites.check_suite(suite)
-        self.suite = suite
-        tasks = list(range(len(suites.task_names(suite)))) if tasks is None else _checked_tasks(suite, tasks)
-        self.horizon = suites.horizon(suite) if horizon is None else horizon
-        _check_whole("camera_px", camera_px, lowest=16, example=128)
-        _check_whole("chunk_steps", chunk_steps, lowest=1, example=8)
-        _check_whole("horizon", self.horizon, lowest=chunk_steps, example=suites.horizon(suite))
-        _check_whole("settle_steps", settle_steps, lowest=0, example=10)
-        _check_whole("workers", workers, lowest=0, example=2)
-        _check_number("placement_noise_m", placement_noise_m, lowest=0, example=0.03)
-        _check_number("timeout_s", timeout_s, lowest=0.1, example=120)
-        _check_choice("robot_geoms", robot_geoms, ROBOT_GEOMS)
-        if not isinstance(wrist_camera, bool):
-            raise ValueError(f"sim.wrist_camera must be true or false, got {wrist_camera!r}: sim.wrist_camera=false")
-        _check_choice("stepping", stepping, STEPPINGS)
-        _check_assets(suite, assets)
-        suites.check_gl()
-        self.task_languages = {task: suites.language(suite, task) for task in tasks}
-        make_env = functools.partial(
-            LiberoEnv,
-            suite,
-            assets=assets,
-            camera_px=camera_px,
-            wrist_camera=wrist_camera,
-            chunk_steps=chunk_steps,
-            horizon=self.horizon,
-            settle_steps=settle_steps,
-            placement_noise_m=placement_noise_m,
-            robot_geoms=robot_geoms,
-            stepping=stepping,
-        )
-        super().__init__(
-            make_env,
-            tasks=tasks,
-            max_chunks=math.ceil(self.horizon / chunk_steps),
-            chunk_steps=chunk_steps,
-            init_states=None if placement_noise_m else min(len(suites.official_init_states(suite, t)) for t in tasks),
-            camera_px=camera_px,
-            images=2 if wrist_camera else 1,
-            workers=workers or len(os.sched_getaffinity(0)),
-            timeout_s=timeout_s,
-        )
-
-
-def _checked_tasks(suite: str, tasks: Sequence[int]) -> list[int]:
-    if not isinstance(tasks, Sequence) or isinstance(tasks, str):
-        raise ValueError(f"sim.tasks must be a list of tasks, got {tasks!r}: sim.tasks=[0,5]")
-    for task in tasks:
-        suites.check_task(suite, task)
-    if not tasks or len(set(tasks)) < len(tasks):
-        raise ValueError(f"sim.tasks must name at least one task and none twice, got {list(tasks)}: sim.tasks=[0,5]")
-    return list(tasks)
-
-
-def _check_assets(suite: str, assets: str) -> None:
-    if not isinstance(assets, str | os.PathLike):
-        raise ValueError(f"sim.assets must be standin, hub or a folder, got {assets!r}: sim.assets=standin")
-    if assets == "standin" and suite not in suites.STANDIN_SUITES:
-        raise ValueError(
-            f"stand-in assets exist for suites {', '.join(suites.STANDIN_SUITES)}, not for {suite!r}: sim.assets=hub "
-            "(downloads LIBERO's)"
-        )
-    suites.resolve_assets(assets)
-
-
-def _check_whole(name: str, value: int, *, lowest: int, example: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
-        raise ValueError(f"sim.{name} must be a whole number, at least {lowest}, got {value!r}: sim.{name}={example}")
-
-
-def _check_number(name: str, value: float, *, lowest: float, example: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not lowest <= value < math.inf:
-        raise ValueError(f"sim.{name} must be a number, at least {lowest}, got {value!r}: sim.{name}={example}")
-
-
-def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"no sim.{name} {value!r}; allowed: {', '.join(allowed)}: sim.{name}={allowed[0]}")

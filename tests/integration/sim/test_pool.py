@@ -1,6 +1,6 @@
 """Simulator processes: the same trajectories whatever happens to them, and nothing left behind.
 
-Faults are tested with `tests.helpers.fake_env.FakeEnv`, determinism also with LIBERO itself.
+The environment is `tests.helpers.fake_env.FakeEnv`; the same with LIBERO is in `libero/test_pool.py`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 
 from tests.helpers import fake_env
 from tests.helpers.fake_env import FakeEnv
-from vla_rl.sim.pool import LiberoPool, ProcessPool
+from vla_rl.sim.pool import ProcessPool
 from vla_rl.types import Episode
 
 HUNG_S = 6.0  # a fake worker answers within ~2 s of its start even when the cores are many times overbooked
@@ -250,57 +250,3 @@ def test_workers_end_with_the_program(tmp_path, then, sent):
     wait_until_dead(pids, timeout_s=2)
     assert "leaked" not in errors and "Exception ignored" not in errors  # what a resource tracker or a finalizer says
     assert ("KeyboardInterrupt" in errors) == (sent == signal.SIGINT)
-
-
-# ----------------------------------------------------------------------------------------------------------- LIBERO
-
-
-def libero_pool(workers: int) -> LiberoPool:
-    return LiberoPool(tasks=[0, 5], horizon=24, camera_px=64, workers=workers)
-
-
-def test_libero_trajectories_do_not_depend_on_workers_order_or_faults():
-    episodes = [episode(uid, task, uid // 2) for uid, task in enumerate([0, 5, 0, 5])]
-    with libero_pool(1) as pool:
-        expected = play(pool, episodes)
-    with libero_pool(3) as pool:
-        found = play(pool, episodes[::-1], signaller(pool, signal.SIGKILL, 2))[::-1]
-        assert pool.restarts == 1
-    assert [len(steps) for steps in expected] == [4] * 4  # the start, and 24 steps in chunks of 8
-    assert all(steps[3][1][:3].sub(steps[0][1][:3]).norm() > 0.01 for steps in expected)  # the hand has moved (m)
-    assert not torch.equal(expected[0][0][1], expected[2][0][1])  # another initial state
-    assert_same(found, expected)
-
-
-def test_libero_pool_knows_its_suite():
-    with LiberoPool(chunk_steps=10) as pool:
-        assert pool.pids == []
-        assert (pool.suite, pool.tasks, pool.horizon, pool.chunk_steps) == ("object", list(range(10)), 280, 10)
-        assert pool.max_chunks == 28 and pool.slots >= 1
-        assert pool.task_languages[9] == "pick up the orange juice and place it in the basket"
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"suite": "objct"}, "no LIBERO suite 'objct'; did you mean 'object'.*sim.suite=object"),
-        ({"tasks": [0, 10]}, r"no task 10; allowed: 0..9; e.g. sim.tasks=\[0,5\]"),
-        ({"tasks": []}, r"at least one task and none twice, got \[\]: sim.tasks=\[0,5\]"),
-        ({"tasks": [3, 3]}, r"none twice, got \[3, 3\]"),
-        ({"assets": "/nowhere"}, "'/nowhere' does not exist.*sim.assets=standin"),
-        ({"workers": -1}, "at least 0, got -1: sim.workers=2"),
-        ({"workers": 1.5}, "whole number, at least 0, got 1.5: sim.workers=2"),
-        ({"horizon": 7}, "sim.horizon must be a whole number, at least 8, got 7: sim.horizon=280"),
-        ({"chunk_steps": 0}, "at least 1, got 0: sim.chunk_steps=8"),
-        ({"settle_steps": -1}, "at least 0, got -1: sim.settle_steps=10"),
-        ({"camera_px": True}, "at least 16, got True: sim.camera_px=128"),
-        ({"placement_noise_m": -0.01}, "sim.placement_noise_m must be a number, at least 0, got -0.01"),
-        ({"placement_noise_m": float("nan")}, "got nan: sim.placement_noise_m=0.03"),
-        ({"timeout_s": 0}, "at least 0.1, got 0: sim.timeout_s=120"),
-        ({"robot_geoms": "mesh"}, "no sim.robot_geoms 'mesh'; allowed: collision, visual: sim.robot_geoms=collision"),
-        ({"stepping": "fast"}, "no sim.stepping 'fast'; allowed: lean, stock"),
-    ],
-)
-def test_wrong_options_are_refused(options, message):
-    with pytest.raises(ValueError, match=message):
-        LiberoPool(**options)

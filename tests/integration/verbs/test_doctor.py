@@ -22,7 +22,7 @@ NAMES = ["versions", "gl", "libero", "simulator", "devices", "checkpoint", "atte
 
 
 def run_doctor(*arguments: str, **environment: str) -> tuple[int, dict[str, dict[str, str]]]:
-    """The real program; its exit code and findings by check."""
+    """The real program; its exit code and results by check."""
     unchosen = {name: value for name, value in os.environ.items() if name not in ("MUJOCO_GL", "VLA_RL_GL_CHECKED")}
     done = subprocess.run(
         [sys.executable, "-m", "vla_rl.doctor", "--json", *arguments],
@@ -33,47 +33,47 @@ def run_doctor(*arguments: str, **environment: str) -> tuple[int, dict[str, dict
     )
     report = json.loads(done.stdout)
     assert report["ok"] == (done.returncode == 0)
-    return done.returncode, {finding["check"]: finding for finding in report["checks"]}
+    return done.returncode, {result["check"]: result for result in report["checks"]}
 
 
 def run_check(name: str, *arguments: str, capsys, monkeypatch) -> tuple[int, dict[str, str]]:
-    """One check alone, in this process; exit code and finding."""
+    """One check alone, in this process; exit code and result."""
     monkeypatch.setattr(doctor_checks, "CHECKS", {name: doctor_checks.CHECKS[name]})
     with pytest.raises(SystemExit) as ended:
         run_entry(doctor.main, doctor.__doc__, ["--json", *arguments])
-    (finding,) = json.loads(capsys.readouterr().out)["checks"]
-    assert finding["check"] == name
-    return ended.value.code, finding
+    (result,) = json.loads(capsys.readouterr().out)["checks"]
+    assert result["check"] == name
+    return ended.value.code, result
 
 
 def test_a_healthy_machine():
-    code, findings = run_doctor()
+    code, results = run_doctor()
     assert code == 0
-    assert list(findings) == NAMES
-    assert {name: (f["status"], f["remedy"]) for name, f in findings.items()} == dict.fromkeys(NAMES, ("pass", ""))
-    assert "mujoco 3.3.2" in findings["versions"]["detail"]
-    assert "148 tensors fit" in findings["checkpoint"]["detail"]
+    assert list(results) == NAMES
+    assert {name: (f["status"], f["remedy"]) for name, f in results.items()} == dict.fromkeys(NAMES, ("pass", ""))
+    assert "mujoco 3.3.2" in results["versions"]["detail"]
+    assert "148 tensors fit" in results["checkpoint"]["detail"]
 
 
 def test_no_gl_library(tmp_path: Path):
     """Files that are no libraries stand where the loader looks first."""
     for library in ("libEGL.so.1", "libOSMesa.so", "libOSMesa.so.8"):
         (tmp_path / library).write_bytes(b"")
-    code, findings = run_doctor(LD_LIBRARY_PATH=str(tmp_path))
+    code, results = run_doctor(LD_LIBRARY_PATH=str(tmp_path))
     assert code == 1
-    assert findings["gl"]["status"] == "fail"
-    assert "no off-screen GL works here" in findings["gl"]["detail"]
-    assert "apt-get install libegl1" in findings["gl"]["remedy"]
-    assert {name for name, f in findings.items() if f["status"] == "fail"} == {"gl", "simulator"}
-    assert "no off-screen GL works here" in findings["simulator"]["detail"]
+    assert results["gl"]["status"] == "fail"
+    assert "no off-screen GL works here" in results["gl"]["detail"]
+    assert "apt-get install libegl1" in results["gl"]["remedy"]
+    assert {name for name, f in results.items() if f["status"] == "fail"} == {"gl", "simulator"}
+    assert "no off-screen GL works here" in results["simulator"]["detail"]
 
 
 def test_a_gl_library_that_draws_nothing(capsys, monkeypatch):
     monkeypatch.setattr("vla_rl.sim.gl_frame.sys.executable", "/bin/false")
-    monkeypatch.setattr("vla_rl.sim.libero.suites.gl_loads", lambda backend: True)
-    code, finding = run_check("gl", capsys=capsys, monkeypatch=monkeypatch)
-    assert (code, finding["status"]) == (1, "fail")
-    assert "egl: draws nothing: exit status 1" in finding["detail"]
+    monkeypatch.setattr("vla_rl.sim.gl.loads", lambda backend: True)
+    code, result = run_check("gl", capsys=capsys, monkeypatch=monkeypatch)
+    assert (code, result["status"]) == (1, "fail")
+    assert "egl: draws nothing: exit status 1" in result["detail"]
 
 
 def test_wrong_mujoco_version(tmp_path: Path):
@@ -82,13 +82,11 @@ def test_wrong_mujoco_version(tmp_path: Path):
     folder.mkdir()
     (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: mujoco\nVersion: 3.4.0\n")
     paths = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
-    code, findings = run_doctor(PYTHONPATH=os.pathsep.join(paths))
+    code, results = run_doctor(PYTHONPATH=os.pathsep.join(paths))
     assert code == 1
-    assert findings["versions"]["status"] == "fail"
-    assert findings["versions"]["detail"].startswith(
-        "mujoco 3.4.0, needed ==3.3.2 (other MuJoCo versions render darker"
-    )
-    assert findings["versions"]["remedy"] == "pip install 'mujoco==3.3.2'"
+    assert results["versions"]["status"] == "fail"
+    assert results["versions"]["detail"].startswith("mujoco 3.4.0, needed ==3.3.2 (other MuJoCo versions render darker")
+    assert results["versions"]["remedy"] == "pip install 'mujoco==3.3.2'"
 
 
 def test_a_package_that_is_missing_and_one_that_changes_no_results(capsys, monkeypatch):
@@ -101,29 +99,29 @@ def test_a_package_that_is_missing_and_one_that_changes_no_results(capsys, monke
         return installed.get(name) or real(name)
 
     monkeypatch.setattr(doctor_checks.metadata, "version", version)
-    code, finding = run_check("versions", capsys=capsys, monkeypatch=monkeypatch)
-    assert (code, finding["status"], finding["detail"]) == (1, "fail", "tqdm not installed, needed any")
+    code, result = run_check("versions", capsys=capsys, monkeypatch=monkeypatch)
+    assert (code, result["status"], result["detail"]) == (1, "fail", "tqdm not installed, needed any")
     installed["tqdm"] = "4.0"
     monkeypatch.setattr(doctor_checks.metadata, "requires", lambda name: ["tqdm>=5", "torch==2.13.0"])
-    code, finding = run_check("versions", capsys=capsys, monkeypatch=monkeypatch)
-    assert (code, finding["status"], finding["detail"]) == (0, "warn", "tqdm 4.0, needed >=5")
+    code, result = run_check("versions", capsys=capsys, monkeypatch=monkeypatch)
+    assert (code, result["status"], result["detail"]) == (0, "warn", "tqdm 4.0, needed >=5")
 
 
 def test_missing_assets(capsys, monkeypatch):
-    code, finding = run_check("libero", "sim.assets=/nonexistent", capsys=capsys, monkeypatch=monkeypatch)
-    assert (code, finding["status"]) == (1, "fail")
-    assert "assets folder '/nonexistent' does not exist" in finding["detail"]
-    assert "sim.assets=standin" in finding["remedy"]
+    code, result = run_check("libero", "sim.assets=/nonexistent", capsys=capsys, monkeypatch=monkeypatch)
+    assert (code, result["status"]) == (1, "fail")
+    assert "assets folder '/nonexistent' does not exist" in result["detail"]
+    assert "sim.assets=standin" in result["remedy"]
 
 
 def test_a_file_missing_in_the_assets(tmp_path: Path, capsys, monkeypatch):
     assets = shutil.copytree(write_assets(), tmp_path / "assets")
     (assets / "stable_hope_objects" / "milk" / "milk.xml").unlink()
-    code, finding = run_check("simulator", f"sim.assets={assets}", capsys=capsys, monkeypatch=monkeypatch)
-    assert (code, finding["status"]) == (1, "fail")
-    assert "FileNotFoundError" in finding["detail"] and "milk.xml" in finding["detail"]
-    assert "\n" not in finding["detail"] and len(finding["detail"]) < 300
-    assert "sim.assets=standin" in finding["remedy"]
+    code, result = run_check("simulator", f"sim.assets={assets}", capsys=capsys, monkeypatch=monkeypatch)
+    assert (code, result["status"]) == (1, "fail")
+    assert "FileNotFoundError" in result["detail"] and "milk.xml" in result["detail"]
+    assert "\n" not in result["detail"] and len(result["detail"]) < 300
+    assert "sim.assets=standin" in result["remedy"]
 
 
 @pytest.mark.parametrize(
@@ -138,10 +136,10 @@ def test_a_file_missing_in_the_assets(tmp_path: Path, capsys, monkeypatch):
 def test_broken_checkpoint(damage, cause: str, tmp_path: Path, capsys, monkeypatch):
     folder = shutil.copytree(shipped_folder("shipped:object_tiny"), tmp_path / "checkpoint")
     damage(folder / "model.safetensors")
-    code, finding = run_check("checkpoint", f"policy.checkpoint={folder}", capsys=capsys, monkeypatch=monkeypatch)
-    assert (code, finding["status"]) == (1, "fail")
-    assert cause in finding["detail"]
-    assert "policy.checkpoint=shipped:object_tiny" in finding["remedy"]
+    code, result = run_check("checkpoint", f"policy.checkpoint={folder}", capsys=capsys, monkeypatch=monkeypatch)
+    assert (code, result["status"]) == (1, "fail")
+    assert cause in result["detail"]
+    assert "policy.checkpoint=shipped:object_tiny" in result["remedy"]
 
 
 def test_causal_attention(capsys, monkeypatch):
@@ -151,31 +149,31 @@ def test_causal_attention(capsys, monkeypatch):
         return plain(q, k, v, is_causal=True)
 
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", causal)
-    code, finding = run_check("attention", capsys=capsys, monkeypatch=monkeypatch)
-    assert (code, finding["status"]) == (1, "fail")
-    assert "attention is causal" in finding["detail"]
-    assert "torch as pinned" in finding["remedy"]
+    code, result = run_check("attention", capsys=capsys, monkeypatch=monkeypatch)
+    assert (code, result["status"]) == (1, "fail")
+    assert "attention is causal" in result["detail"]
+    assert "torch as pinned" in result["remedy"]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_no_gpu_where_the_trainer_asks_for_one(capsys, monkeypatch):
-    code, finding = run_check("devices", "trainer=gpu", capsys=capsys, monkeypatch=monkeypatch)
-    assert (code, finding["status"]) == (1, "fail")
-    assert "torch sees none" in finding["detail"] and "trainer=cpu" in finding["remedy"]
+    code, result = run_check("devices", "trainer=gpu", capsys=capsys, monkeypatch=monkeypatch)
+    assert (code, result["status"]) == (1, "fail")
+    assert "torch sees none" in result["detail"] and "trainer=cpu" in result["remedy"]
     monkeypatch.undo()
-    code, finding = run_check("memory", "trainer=gpu", capsys=capsys, monkeypatch=monkeypatch)
-    assert (code, finding["status"]) == (0, "warn")
+    code, result = run_check("memory", "trainer=gpu", capsys=capsys, monkeypatch=monkeypatch)
+    assert (code, result["status"]) == (0, "warn")
 
 
 def test_a_plan_larger_than_the_memory(capsys, monkeypatch):
     arguments = ["policy=openvla_oft_7b", "policy.checkpoint=random:7b", "grpo.micro_rows=4000"]
-    code, finding = run_check("memory", *arguments, capsys=capsys, monkeypatch=monkeypatch)
-    assert (code, finding["status"]) == (1, "fail")
-    assert finding["detail"].startswith("memory plan in GB") and finding["remedy"]
+    code, result = run_check("memory", *arguments, capsys=capsys, monkeypatch=monkeypatch)
+    assert (code, result["status"]) == (1, "fail")
+    assert result["detail"].startswith("memory plan in GB") and result["remedy"]
 
 
 def test_the_table(capsys, monkeypatch):
-    attention = (lambda config: doctor_checks.Finding("attention", "warn", "word " * 40, "mend it"), "")
+    attention = (lambda config: doctor_checks.CheckResult("attention", "warn", "word " * 40, "mend it"), "")
     monkeypatch.setattr(doctor_checks, "CHECKS", {"attention": attention})
     with pytest.raises(SystemExit) as ended:
         run_entry(doctor.main, doctor.__doc__, [])

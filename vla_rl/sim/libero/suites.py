@@ -1,4 +1,4 @@
-"""The one place that boots LIBERO: its config file, off-screen GL, assets, and the facts of its task suites.
+"""The one place that boots LIBERO: its config file, its assets, and the facts of its task suites.
 
 Suite facts (names, instructions, files, horizons) are read from the installed package without importing it, so that a
 config can be checked in milliseconds, before anything is built. Only `boot` imports LIBERO, robosuite and MuJoCo.
@@ -13,8 +13,6 @@ import logging
 import os
 import pickle
 import re
-import subprocess
-import sys
 import tempfile
 import warnings
 import zipfile
@@ -23,6 +21,8 @@ from pathlib import Path
 import numpy as np
 
 from vla_rl.errors import UserError, did_you_mean
+from vla_rl.sim.cache import cache_dir
+from vla_rl.sim.gl import check_gl
 
 SUITES = {
     "object": "libero_object",
@@ -35,37 +35,6 @@ SUITES = {
 HORIZONS = {"object": 280, "spatial": 220, "goal": 300, "10": 520, "90": 400}
 STANDIN_SUITES = ("object", "spatial", "goal")  # whose scenes `vla_rl.sim.libero.standin.write` writes
 ASSET_FOLDERS = ("scenes", "stable_hope_objects", "stable_scanned_objects", "textures")
-
-# Creates and destroys an EGL display on any device, as MuJoCo does; run in a child, since a broken driver may crash.
-_EGL_PROBE = """
-import ctypes, sys
-egl = ctypes.CDLL("libEGL.so.1")
-egl.eglGetProcAddress.restype = ctypes.c_void_p
-def function(name, result, *arguments):
-    address = egl.eglGetProcAddress(name) or sys.exit(2)
-    return ctypes.CFUNCTYPE(result, *arguments)(address)
-pointer = ctypes.c_void_p
-query = function(b"eglQueryDevicesEXT", ctypes.c_uint, ctypes.c_int, ctypes.POINTER(pointer),
-                 ctypes.POINTER(ctypes.c_int))
-display = function(b"eglGetPlatformDisplayEXT", pointer, ctypes.c_uint, pointer, pointer)
-initialize = function(b"eglInitialize", ctypes.c_uint, pointer, pointer, pointer)
-devices, count = (pointer * 16)(), ctypes.c_int()
-query(16, devices, ctypes.byref(count))
-for device in devices[:count.value]:
-    shown = display(0x313F, device, None)
-    if shown and initialize(shown, None, None):
-        sys.exit(0)
-sys.exit(3)
-"""
-_OSMESA_PROBE = """
-import ctypes, ctypes.util
-ctypes.CDLL(ctypes.util.find_library("OSMesa") or "libOSMesa.so.8").OSMesaCreateContextExt
-"""
-
-
-def cache_dir() -> Path:
-    """The project's private cache: `$XDG_CACHE_HOME/vla_rl`, else `~/.cache/vla_rl`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "vla_rl"
 
 
 # ------------------------------------------------------------------------------------------------------ suite facts
@@ -159,49 +128,6 @@ def horizon(suite: str) -> int:
     """Control steps of an evaluation episode."""
     check_suite(suite)
     return HORIZONS[suite]
-
-
-# --------------------------------------------------------------------------------------------------------------- GL
-
-
-GL_BACKENDS = {"egl": _EGL_PROBE, "osmesa": _OSMESA_PROBE}
-
-
-def gl_loads(backend: str) -> bool:
-    """Whether the library of a GL backend (egl, osmesa) is installed and finds a device."""
-    return _probe(GL_BACKENDS[backend])
-
-
-def _probe(script: str) -> bool:
-    try:
-        done = subprocess.run([sys.executable, "-I", "-c", script], capture_output=True, timeout=60, check=False)
-    except subprocess.TimeoutExpired:
-        return False
-    return done.returncode == 0
-
-
-def check_gl() -> str:
-    """Choose how to render off-screen: `$MUJOCO_GL` if set, else egl if it works here, else osmesa.
-
-    Sets `MUJOCO_GL`, which processes started later inherit, so the probe (~0.1 s) runs once. Call before MuJoCo is
-    imported.
-
-    Raises:
-        UserError: nothing works here; names the packages to install.
-    """
-    wanted = os.environ.get("MUJOCO_GL", "").strip().lower()
-    if os.environ.get("VLA_RL_GL_CHECKED") == wanted != "":
-        return wanted
-    if wanted and wanted not in GL_BACKENDS:
-        raise UserError(f"MUJOCO_GL={wanted} cannot render off-screen; allowed: egl, osmesa; fix: unset MUJOCO_GL")
-    for name in [wanted] if wanted else list(GL_BACKENDS):
-        if gl_loads(name):
-            os.environ["MUJOCO_GL"] = os.environ["VLA_RL_GL_CHECKED"] = name
-            return name
-    raise UserError(
-        f"no off-screen GL works here (MUJOCO_GL={wanted or 'unset'}); needed: egl or osmesa; on Debian:"
-        " apt-get install libegl1 libgl1 libgles2 libegl-mesa0 (egl) or libosmesa6 (MUJOCO_GL=osmesa)"
-    )
 
 
 # ----------------------------------------------------------------------------------------------------- config, assets

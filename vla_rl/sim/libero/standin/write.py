@@ -19,10 +19,10 @@ from xml.etree import ElementTree as ET
 from PIL import Image
 
 from vla_rl.errors import UserError
+from vla_rl.sim.cache import cache_dir
 from vla_rl.sim.libero.standin.mjcf import TEXTURES, floor_scene, furniture_mjcf, object_mjcf, table_scene
 from vla_rl.sim.libero.standin.objects import OBJECTS
 from vla_rl.sim.libero.standin.tabletop import FURNITURE, TABLEWARE
-from vla_rl.sim.libero.suites import cache_dir
 
 
 def write_assets(folder: Path | None = None) -> Path:

@@ -11,7 +11,7 @@ from gymnasium.utils.env_checker import check_env
 from vla_rl.errors import UserError
 from vla_rl.sim.libero.env import LiberoEnv
 
-OFFICIAL_ASSETS = Path(__file__).parents[4] / "shared" / "libero_assets"
+OFFICIAL_ASSETS = Path(__file__).parents[5] / "shared" / "libero_assets"
 STILL = np.zeros((8, 7), dtype=np.float32)
 
 

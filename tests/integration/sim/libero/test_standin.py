@@ -15,7 +15,7 @@ from vla_rl.sim.libero.env import SETTLE_ACTION, LiberoEnv
 from vla_rl.sim.libero.standin.objects import OBJECTS
 from vla_rl.sim.libero.standin.write import write_assets
 
-OFFICIAL_ASSETS = Path(__file__).parents[4] / "shared" / "libero_assets"
+OFFICIAL_ASSETS = Path(__file__).parents[5] / "shared" / "libero_assets"
 
 # At rest with LIBERO's own assets: height of the body's origin above the floor, and the body's axis that points up.
 REST_M = {

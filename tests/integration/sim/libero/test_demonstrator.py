@@ -23,7 +23,7 @@ from vla_rl.sim.libero.demonstrator import (
     entry_point,
 )
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 LINGER_STEPS = 6
 
 spec = importlib.util.spec_from_file_location("collect_demos", ROOT / "tools" / "collect_demos.py")

@@ -1,4 +1,4 @@
-"""Booting LIBERO: suite facts without importing it, off-screen GL, assets, and no question on stdin."""
+"""Booting LIBERO: suite facts without importing it, assets, and no question on stdin."""
 
 from __future__ import annotations
 
@@ -117,27 +117,6 @@ def test_concurrent_first_boots_ask_nothing_and_say_nothing(tmp_path):
         assert (process.returncode, errors) == (0, "")
         assert output == f"{tmp_path}/vla_rl/libero_config\n"
     assert sorted(os.listdir(tmp_path / "vla_rl" / "libero_config")) == ["config.yaml"]  # no temporary file is left
-
-
-def test_gl_that_cannot_render_off_screen_is_refused():
-    done = run("from vla_rl.sim.libero import suites; suites.check_gl()", MUJOCO_GL="glfw")
-    assert "MUJOCO_GL=glfw cannot render off-screen; allowed: egl, osmesa; fix: unset MUJOCO_GL" in done.stderr
-
-
-def test_no_gl_names_the_packages(monkeypatch):
-    monkeypatch.delenv("VLA_RL_GL_CHECKED", raising=False)
-    monkeypatch.delenv("MUJOCO_GL", raising=False)
-    monkeypatch.setattr(suites, "_probe", lambda script: False)
-    with pytest.raises(UserError, match="libegl1 libgl1 libgles2 libegl-mesa0.*libosmesa6"):
-        suites.check_gl()
-
-
-def test_gl_is_checked_once_and_inherited():
-    done = run(
-        "import os; from vla_rl.sim.libero import suites; name = suites.check_gl(); suites._probe = None\n"
-        "print(name == suites.check_gl() == os.environ['MUJOCO_GL'])"
-    )
-    assert done.stdout == "True\n", done.stderr
 
 
 def test_assets_folder_must_hold_liberos_layout(tmp_path: Path):
