@@ -22,7 +22,7 @@ from pathlib import Path
 from vla_rl.config.compose import compose
 from vla_rl.errors import RunError, UserError
 from vla_rl.run.cli import run_entry
-from vla_rl.run.folder import versions
+from vla_rl.run.provenance import versions
 
 TAGS = (
     *("time/iteration_s", "time/rollout_s", "time/update_s", "split/simulate_s", "split/infer_s", "split/idle_s"),

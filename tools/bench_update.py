@@ -41,7 +41,7 @@ from vla_rl.policy.memory_check import rows_that_fit
 from vla_rl.rollout.collect import TimeSplit
 from vla_rl.rollout.epoch import Collected, RolloutEpoch
 from vla_rl.run.cli import run_entry
-from vla_rl.run.folder import versions
+from vla_rl.run.provenance import versions
 from vla_rl.training.grpo_module import GRPOModule
 from vla_rl.types import ActionChunk, Episode, RolloutGroup, Trajectory
 

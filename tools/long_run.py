@@ -22,7 +22,7 @@ from vla_rl.config.instantiate import build, check
 from vla_rl.rollout.collect import collect
 from vla_rl.rollout.plan import heldout_episodes
 from vla_rl.run.cli import run_entry
-from vla_rl.run.folder import versions
+from vla_rl.run.provenance import versions
 
 BLOCK = 100  # episodes
 

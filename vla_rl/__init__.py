@@ -20,18 +20,21 @@ if TYPE_CHECKING:
     from vla_rl.errors import UserError as UserError
     from vla_rl.policy.openvla_oft.load import load_policy as load_policy
     from vla_rl.policy.openvla_oft.policy import OpenVLAOFTPolicy as OpenVLAOFTPolicy
+    from vla_rl.rollout.callback import RolloutCallback as RolloutCallback
     from vla_rl.rollout.datamodule import RolloutDataModule as RolloutDataModule
     from vla_rl.sim.libero.pool import LiberoPool as LiberoPool
     from vla_rl.training.grpo_module import GRPOModule as GRPOModule
     from vla_rl.training.loggers import wandb_logger as wandb_logger
     from vla_rl.training.sft_module import SFTModule as SFTModule
     from vla_rl.types import ActionChunk as ActionChunk
+    from vla_rl.types import Actor as Actor
     from vla_rl.types import ChunkBatch as ChunkBatch
     from vla_rl.types import Episode as Episode
     from vla_rl.types import Observation as Observation
     from vla_rl.types import Policy as Policy
     from vla_rl.types import RolloutGroup as RolloutGroup
     from vla_rl.types import SimulatorPool as SimulatorPool
+    from vla_rl.types import SupervisedPolicy as SupervisedPolicy
     from vla_rl.types import Trajectory as Trajectory
 
 MODULES = {  # public name -> where it is defined
@@ -42,18 +45,21 @@ MODULES = {  # public name -> where it is defined
     "UserError": "vla_rl.errors",
     "load_policy": "vla_rl.policy.openvla_oft.load",
     "OpenVLAOFTPolicy": "vla_rl.policy.openvla_oft.policy",
+    "RolloutCallback": "vla_rl.rollout.callback",
     "RolloutDataModule": "vla_rl.rollout.datamodule",
     "LiberoPool": "vla_rl.sim.libero.pool",
     "GRPOModule": "vla_rl.training.grpo_module",
     "wandb_logger": "vla_rl.training.loggers",
     "SFTModule": "vla_rl.training.sft_module",
     "ActionChunk": "vla_rl.types",
+    "Actor": "vla_rl.types",
     "ChunkBatch": "vla_rl.types",
     "Episode": "vla_rl.types",
     "Observation": "vla_rl.types",
     "Policy": "vla_rl.types",
     "RolloutGroup": "vla_rl.types",
     "SimulatorPool": "vla_rl.types",
+    "SupervisedPolicy": "vla_rl.types",
     "Trajectory": "vla_rl.types",
 }
 

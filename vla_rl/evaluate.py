@@ -35,7 +35,8 @@ from vla_rl.evaluation.report_figures import draw_outcomes, draw_tasks
 from vla_rl.figures.strips import draw_strips
 from vla_rl.figures.video import annotate, file_name, write_mp4
 from vla_rl.rollout.datamodule import check_policy
-from vla_rl.run.folder import open_run_folder, run_folder, versions, write_json
+from vla_rl.run.folder import open_run_folder, run_folder, write_json
+from vla_rl.run.provenance import versions
 from vla_rl.training.trainer import interruptible, make_trainer
 from vla_rl.types import Episode, Policy, SimulatorPool
 

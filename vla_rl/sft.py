@@ -26,7 +26,7 @@ from vla_rl.errors import UserError
 from vla_rl.policy.memory_check import rows_that_fit
 from vla_rl.run.folder import open_run_folder, run_folder, write_json
 from vla_rl.run.resume import checkpoint_to_resume, iterations_done, resume_folder
-from vla_rl.training.checkpoint_io import WholeFiles
+from vla_rl.training.checkpoint_io import AtomicCheckpointIO
 from vla_rl.training.demo_datamodule import DemoDataModule
 from vla_rl.training.loggers import run_loggers
 from vla_rl.training.sft_module import SFTModule
@@ -57,7 +57,7 @@ def main(argv: list[str]) -> None:
         gradient_clip_val=GRAD_CLIP,
         num_sanity_val_steps=0,
         log_every_n_steps=1,
-        plugins=[WholeFiles()],
+        plugins=[AtomicCheckpointIO()],
         enable_progress_bar=sys.stderr.isatty(),
         enable_model_summary=False,
     )

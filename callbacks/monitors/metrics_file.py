@@ -8,7 +8,7 @@ from typing import Any
 
 import lightning as L
 
-from vla_rl.run.folder import write_whole
+from vla_rl.run.folder import atomic_write
 
 
 class MetricsFile(L.Callback):
@@ -26,7 +26,7 @@ class MetricsFile(L.Callback):
         self.rows.append(row | {name: float(value) for name, value in sorted(trainer.callback_metrics.items())})
         if trainer.is_global_zero:
             path = Path(trainer.default_root_dir) / "metrics.jsonl"
-            write_whole(path, lambda part: part.write_text("".join(json.dumps(row) + "\n" for row in self.rows)))
+            atomic_write(path, lambda part: part.write_text("".join(json.dumps(row) + "\n" for row in self.rows)))
 
     def state_dict(self) -> dict[str, Any]:
         return {"rows": self.rows}

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
 from filelock import FileLock, Timeout
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -21,22 +18,10 @@ from vla_rl.config.compose import save_resolved
 from vla_rl.config.schema import Config
 from vla_rl.errors import UserError
 from vla_rl.functional.statistics import SuccessRate
+from vla_rl.run.provenance import source_state, versions
 
 BEFORE = "success_before.json"
 FOLDER_OF_RANK_ZERO = "VLA_RL_RUN_FOLDER"  # environment variable
-# what decides a result: MuJoCo's version alone moves success rates by tens of points
-VERSIONED = ("torch", "lightning", "transformers", "peft", "mujoco", "robosuite", "hf-libero", "numpy", "vla-rl")
-
-
-def versions() -> dict[str, str]:
-    """Installed versions of the packages that decide a result, with Python and the platform."""
-    found = {"python": platform.python_version(), "platform": platform.platform()}
-    for package in VERSIONED:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = "not installed"
-    return found | {"torch": torch.__version__}
 
 
 def run_folder(run_dir: str | None, conf: str, resumed: Path | None = None) -> Path:
@@ -90,8 +75,8 @@ def _begin(folder: Path, config: Config, resumed: bool) -> FileLock:
         lock.acquire()
         if not resumed:
             _check_unused(folder)
-        write_whole(folder / "config.yaml", lambda part: save_resolved(replace(config, resume=None), part))
-        write_json(folder / "versions.json", versions())
+        atomic_write(folder / "config.yaml", lambda part: save_resolved(replace(config, resume=None), part))
+        write_json(folder / "versions.json", versions() | source_state())
     except Timeout as e:
         raise UserError(f"another program runs in the run folder {folder}; name another: run_dir={folder}-2") from e
     except OSError as e:
@@ -107,9 +92,9 @@ def _check_unused(folder: Path) -> None:
         )
 
 
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
-    """Let `write` write a file aside, then put it at `path`: whoever reads, and whenever this is killed, there is the
-    old file or the new one."""
+def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` write a file beside `path`, then move it there: readers and crashes see the old file or the complete
+    new one."""
     part = path.with_name(f"{path.name}.part")
     try:
         write(part)
@@ -121,14 +106,18 @@ def write_whole(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write whole or not at all: a reader never sees half a file."""
-    write_whole(path, lambda part: part.write_text(json.dumps(value, indent=2) + "\n"))
+    """Atomic (`atomic_write`)."""
+    atomic_write(path, lambda part: part.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8"))
 
 
 def success_before(folder: Path) -> dict[str, SuccessRate] | None:
-    """What a run that goes on had measured before it began; None where it had not come as far."""
+    """Held-out success that a resumed run measured before it began; None if it stopped before that."""
     path = folder / BEFORE
-    return {mode: SuccessRate(**rate) for mode, rate in json.loads(path.read_text()).items()} if path.exists() else None
+    return (
+        {mode: SuccessRate(**rate) for mode, rate in json.loads(path.read_text(encoding="utf-8")).items()}
+        if path.exists()
+        else None
+    )
 
 
 @rank_zero_only
@@ -146,14 +135,14 @@ def write_summary(
     after: dict[str, SuccessRate],
     seconds: float,
 ) -> Path:
-    """`summary.json`: success before and after, and per iteration what was paid.
+    """`summary.json`: success before and after, and what each iteration cost.
 
     Args:
         before, after: `{"sampled": ..., "greedy": ...}` on initial states never trained on.
         seconds: of the whole program, evaluations included.
     """
     rows = folder / "metrics.jsonl"  # one row of logged tags per iteration, written by the `metrics_file` callback
-    metrics = [json.loads(line) for line in rows.read_text().splitlines()] if rows.exists() else []
+    metrics = [json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()] if rows.exists() else []
     column = lambda tag: [row[tag] for row in metrics]  # noqa: E731
     path = folder / "summary.json"
     write_json(

@@ -1,4 +1,4 @@
-"""How the Trainer writes and reads checkpoint files: whole or not at all, tensors and plain Python types alone."""
+"""How the Trainer writes and reads checkpoint files: atomically, and only tensors and plain Python types."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
 from vla_rl.distributed.parameters import trainable_parameters
-from vla_rl.run.folder import write_whole
+from vla_rl.run.folder import atomic_write
 
 
-class WholeFiles(TorchCheckpointIO):
-    """Lightning's own writes to the system's temporary folder first, where a killed process leaves its file behind."""
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes beside the checkpoint: Lightning's own goes through the system's temporary folder, where a killed process
+    leaves its file behind."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        write_whole(Path(path), lambda part: _save(checkpoint, part))
+        atomic_write(Path(path), lambda part: _save(checkpoint, part))
 
 
 def _save(checkpoint: dict[str, Any], path: Path) -> None:

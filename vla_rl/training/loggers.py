@@ -7,25 +7,38 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
+from torch.utils.tensorboard import SummaryWriter
 
+from vla_rl.config.compose import to_yaml
 from vla_rl.config.instantiate import build
 from vla_rl.config.schema import Config
 from vla_rl.errors import UserError
 
 
 class OneFileTensorBoard(TensorBoardLogger):
-    """One event file per run.
+    """One event file per run, which begins with the run's configuration as text.
 
     Lightning closes its file after every stage and opens another for the next one; a run has three, since its policy
     is measured before and after training.
 
     Args:
-        steps: done by the run that goes on; what it logged later, before it was killed, is hidden.
+        steps: optimizer steps that a resumed run had done; what it logged later, before it was killed, is hidden.
     """
 
-    def __init__(self, folder: Path, steps: int = 0) -> None:
+    def __init__(self, folder: Path, config: Config, steps: int = 0) -> None:
         super().__init__(folder, name="", version="tensorboard", purge_step=steps + 1 if steps else None)
+        self._config, self._steps = config, steps
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> SummaryWriter:
+        is_new = self._experiment is None
+        writer = super().experiment
+        if is_new:
+            writer.add_text("config", f"```yaml\n{to_yaml(self._config)}```", self._steps)
+        return writer
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
@@ -56,7 +69,7 @@ def run_loggers(config: Config, folder: Path, steps: int = 0) -> list[Logger]:
     Args:
         steps: optimizer steps done by the run that goes on.
     """
-    loggers: list[Logger] = [OneFileTensorBoard(folder, steps)]
+    loggers: list[Logger] = [OneFileTensorBoard(folder, config, steps)]
     if config.logger is not None:
         loggers.append(build(config.logger, "logger", save_dir=folder))
         loggers[-1].log_hyperparams(asdict(config))

@@ -16,7 +16,7 @@ from vla_rl.config.instantiate import build
 from vla_rl.config.schema import Config
 from vla_rl.distributed.strategies import FSDP2, pick_strategy
 from vla_rl.errors import RunError, UserError
-from vla_rl.training.checkpoint_io import WholeFiles
+from vla_rl.training.checkpoint_io import AtomicCheckpointIO
 from vla_rl.training.loggers import run_loggers
 from vla_rl.training.signals import end_with_parent
 
@@ -44,7 +44,7 @@ def build_trainer(config: Config, folder: Path, callbacks: list[L.Callback], ite
         log_every_n_steps=1,
         enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks),  # no default one beside the slot's
         enable_progress_bar=any(isinstance(c, ProgressBar) for c in callbacks),  # nor a default one of these
-        plugins=[WholeFiles()],
+        plugins=[AtomicCheckpointIO()],
         enable_model_summary=False,
     )
     return make_trainer(config, **options)

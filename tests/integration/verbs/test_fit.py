@@ -24,7 +24,7 @@ from vla_rl.config.compose import compose
 from vla_rl.functional.phases import PHASES
 from vla_rl.policy import load_policy
 from vla_rl.rollout.datamodule import RolloutDataModule
-from vla_rl.run.folder import versions
+from vla_rl.run.provenance import source_state, versions
 from vla_rl.training.grpo_module import GRPOModule
 from vla_rl.training.trainer import build_trainer
 
@@ -72,7 +72,7 @@ def test_the_run_folder_is_complete(run):
     assert {path.name for path in folder.iterdir()} == top | {"tensorboard", "success_before.json", ".lock"}
     names = ["best.ckpt", "iteration-1.ckpt", "iteration-2.ckpt", "last.ckpt"]  # the first one is the best: a tie
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == names
-    assert json.loads((folder / "versions.json").read_text()) == versions()
+    assert json.loads((folder / "versions.json").read_text()) == versions() | source_state()
     for name in ("phase_allocation", "divergence", "success", "cost"):
         assert imread(folder / "figures" / f"{name}.png").std() > 0.05  # something is drawn on the white
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,8 @@ import torch
 from vla_rl.config.compose import compose
 from vla_rl.errors import UserError
 from vla_rl.functional.statistics import SuccessRate
-from vla_rl.run.folder import open_run_folder, run_folder, versions, write_json, write_summary
+from vla_rl.run.folder import open_run_folder, run_folder, write_json, write_summary
+from vla_rl.run.provenance import versions
 
 ROW = {"iteration": 0, "time/rollout_s": 1.5, "time/update_s": 0.5, "chunks/real": 20.0, "chunks/kept": 6.0}
 HALF = SuccessRate(rate=0.5, successes=1, episodes=2, wilson_low=0.1, wilson_high=0.9)
@@ -49,20 +49,6 @@ def test_summary_has_success_and_what_each_iteration_paid(tmp_path):
 def test_summary_of_an_evaluation_alone_has_no_iterations(tmp_path):
     summary = write(tmp_path)
     assert summary["iterations"] == 0 and summary["chunks_kept"] == []
-
-
-def test_versions_are_the_installed_ones(monkeypatch):
-    found = versions()
-    assert found["torch"] == torch.__version__  # with the build: +cpu, +cu130
-    assert found["mujoco"] == metadata.version("mujoco")
-    assert re.fullmatch(r"3\.\d+\.\d+", found["python"])
-
-    def missing(package: str) -> str:
-        raise metadata.PackageNotFoundError(package)
-
-    monkeypatch.setattr("vla_rl.run.folder.metadata.version", missing)
-    assert versions()["mujoco"] == "not installed"
-    assert versions()["torch"] == torch.__version__
 
 
 @pytest.fixture(autouse=True)

@@ -45,6 +45,8 @@ def test_a_run_has_one_event_file_with_all_its_stages(tmp_path):
     events.Reload()
     assert len(events.Scalars("heldout/greedy_success")) == 2
     assert len(events.Scalars("rollout/success")) == 2
+    (config,) = events.Tensors("config/text_summary")
+    assert "  group_size: 4\n" in config.tensor_proto.string_val[0].decode()
     assert {path.name for path in tmp_path.iterdir()} == {"tensorboard"}
 
 
