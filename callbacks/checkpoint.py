@@ -5,12 +5,13 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from safetensors import SafetensorError
+from torch import nn
 
 from callbacks.masks.budget import check_count
 from vla_rl.distributed.parameters import full_state
@@ -87,7 +88,7 @@ class Checkpoint(LightningCheckpoint):
     def _save(self, trainer: L.Trainer, done: int) -> None:
         """The policy first: a run killed before the checkpoint is there does the iteration again, to the same bits."""
         run = Path(trainer.default_root_dir)
-        policy = trainer.lightning_module.policy
+        policy = cast(nn.Module, trainer.lightning_module.policy)
         adapted = hasattr(getattr(policy, "model", None), "peft_config")
         self._random_states, state = random_states(trainer), full_state(policy, trained_only=adapted)
         try:

@@ -6,6 +6,7 @@ The main path from here: `data.py` (rollouts of each iteration) -> the mask call
 
 from __future__ import annotations
 
+from vla_rl.rollout.trainer_state import callbacks_of
 from vla_rl.run.cli import answer_early, run_entry
 
 if __name__ == "__main__":
@@ -55,7 +56,7 @@ def main(argv: list[str]) -> None:
             pool, policy, rollout=config.rollout, grpo=config.grpo, evaluation=config.evaluation, seed=config.seed
         )
         module = GRPOModule(policy, config.grpo, config.optim, config.rollout.temperature)
-        data.check(trainer.callbacks)
+        data.check(callbacks_of(trainer))
 
         with open_run_folder(folder, config, resumed=resumed is not None):
             before = success_before(folder)

@@ -77,13 +77,15 @@ class ActionChunk:
         return cls._join(torch.cat, chunks)
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> ActionChunk:
-        changed = [change(getattr(self, name)) for name in _tensors(ActionChunk)]
-        return ActionChunk(*changed, extras={name: change(value) for name, value in self.extras.items()})
+        changed = {name: change(getattr(self, name)) for name in _tensors(ActionChunk)}
+        extras = {name: change(value) for name, value in self.extras.items()}
+        return ActionChunk(**changed, extras=extras)
 
     @classmethod
     def _join(cls, join: Callable[[list[Tensor]], Tensor], chunks: Sequence[ActionChunk]) -> ActionChunk:
-        joined = [join([getattr(chunk, name) for chunk in chunks]) for name in _tensors(ActionChunk)]
-        return cls(*joined, extras={name: join([chunk.extras[name] for chunk in chunks]) for name in chunks[0].extras})
+        joined = {name: join([getattr(chunk, name) for chunk in chunks]) for name in _tensors(ActionChunk)}
+        extras = {name: join([chunk.extras[name] for chunk in chunks]) for name in chunks[0].extras}
+        return cls(**joined, extras=extras)
 
 
 def _tensors(noun: type) -> list[str]:
@@ -138,6 +140,12 @@ class Trajectory:
     def steps(self) -> int:
         """Control steps executed, T_i."""
         return int(self.executed_N.sum())
+
+    @property
+    def window(self) -> int:
+        """Control steps that the episode executes of each chunk."""
+        chunk_steps = self.actions.token_NLA.shape[1]
+        return chunk_steps if self.episode.window is None else self.episode.window
 
     @property
     def executed_NL(self) -> Tensor:

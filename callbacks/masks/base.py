@@ -19,6 +19,7 @@ from vla_rl.distributed.collectives import all_reduce_sum
 from vla_rl.distributed.seeding import seeded_generator
 from vla_rl.rollout.callback import RolloutCallback, may_change_windows
 from vla_rl.rollout.datamodule import RolloutDataModule
+from vla_rl.rollout.trainer_state import callbacks_of, data_of, epoch_of
 from vla_rl.types import ChunkBatch, RolloutGroup, Trajectory
 
 
@@ -64,7 +65,7 @@ class ChunkMask(RolloutCallback):
         """The probability of each chunk to be kept, float [N]; None where the mask cannot say."""
         return None
 
-    def count(self, trajectory: Trajectory, kept_K: Tensor) -> tuple[Tensor, Tensor]:
+    def loss_weights(self, trajectory: Trajectory, kept_K: Tensor) -> tuple[Tensor, Tensor]:
         """`weight` and `share` of each kept chunk in the loss (`ChunkBatch`): 1 unless the draw is corrected for."""
         return torch.ones(len(kept_K)), torch.ones(len(kept_K))
 
@@ -77,11 +78,11 @@ class ChunkMask(RolloutCallback):
         self.budget.check(data.max_chunks_of(1) if windows_may_change else data.max_chunks)
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        self.data = trainer.datamodule
-        self.check_run(self.data, trainer.callbacks)  # again: not every program asks before it starts the trainer
+        self.data = data_of(trainer)
+        self.check_run(self.data, callbacks_of(trainer))  # again: not every program asks before it starts the trainer
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        epoch = trainer.train_dataloader
+        epoch = epoch_of(trainer)
         self._iteration, self.training_trajectories = epoch.iteration, epoch.training_trajectories
         self.update(epoch.groups, lambda tensor: all_reduce_sum(tensor, trainer))
         for name, value in self.metrics().items():
@@ -102,7 +103,7 @@ class ChunkMask(RolloutCallback):
         trajectory = batch.trajectories[index]
         own = (batch.trajectory_N == index).nonzero().squeeze(1)
         rows = own[torch.isin(batch.chunk_N[own], self.choose(trajectory, self.generator(trajectory)))]
-        weight, share = self.count(trajectory, batch.chunk_N[rows])
+        weight, share = self.loss_weights(trajectory, batch.chunk_N[rows])
         batch.weight_N[rows], batch.share_N[rows] = weight.float(), share.float()
         return rows
 

@@ -63,7 +63,7 @@ class GlobalPCM(GlobalMask, PCM):
     def key(self, trajectory: Trajectory, generator: torch.Generator) -> Tensor:
         return gumbel_key(trajectory.advantage_N.abs() * self.weight_of(trajectory).double(), generator)
 
-    def inclusion(self, trajectory: Trajectory) -> None:
+    def inclusion(self, trajectory: Trajectory) -> Tensor | None:
         return None  # depends on all other trajectories
 
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from callbacks.masks.base import ChunkMask
+from vla_rl.rollout.trainer_state import data_of
 from vla_rl.types import ChunkBatch, Trajectory
 
 
@@ -30,7 +31,7 @@ class FullPadded(L.Callback):
             return
         rows, chunks, real = [], [], []
         for index, trajectory in enumerate(batch.trajectories):
-            slots = torch.arange(trainer.datamodule.max_chunks_of(trajectory.episode.window))
+            slots = torch.arange(data_of(trainer).max_chunks_of(trajectory.episode.window))
             own = (batch.trajectory_N == index).nonzero().squeeze(1)
             rows.append(own[slots % len(own)])
             chunks.append(slots)

@@ -65,7 +65,7 @@ class PCM(ChunkMask):
         )
         self.estimator: Estimator = pick(estimator, ESTIMATORS, "mask.estimator")
         self.keep_prob = [1.0] * len(self.scores.phases)  # uniform until there is a score
-        self.history: list[dict[str, list[float]]] = []  # of every iteration, for plots
+        self.history: list[dict[str, Any]] = []  # of every iteration, for plots
 
     def update(self, groups: Sequence[RolloutGroup], reduce: Callable[[Tensor], Tensor]) -> None:
         (full_F, no_gripper_F), refreshed = self.scores.update(groups, reduce)
@@ -96,14 +96,15 @@ class PCM(ChunkMask):
     def choose(self, trajectory: Trajectory, generator: torch.Generator) -> Tensor:
         return self.estimator.draw(self.weight_of(trajectory), self.budget.of(len(trajectory)), generator)
 
-    def inclusion(self, trajectory: Trajectory) -> Tensor:
+    def inclusion(self, trajectory: Trajectory) -> Tensor | None:
         return self.estimator.inclusion(self.weight_of(trajectory), self.budget.of(len(trajectory)))
 
-    def count(self, trajectory: Trajectory, kept_K: Tensor) -> tuple[Tensor, Tensor]:
-        if self.estimator.count is None:
-            return super().count(trajectory, kept_K)
+    def loss_weights(self, trajectory: Trajectory, kept_K: Tensor) -> tuple[Tensor, Tensor]:
+        inclusion_N = self.inclusion(trajectory)
+        if self.estimator.loss_weights is None or inclusion_N is None:
+            return super().loss_weights(trajectory, kept_K)
         tokens_N = trajectory.executed_N * trajectory.actions.token_NLA.shape[2]
-        return self.estimator.count(self.inclusion(trajectory)[kept_K], tokens_N[kept_K], int(tokens_N.sum()))
+        return self.estimator.loss_weights(inclusion_N[kept_K], tokens_N[kept_K], int(tokens_N.sum()))
 
     def _knee(self, chunks_F: Tensor) -> tuple[float, float]:
         """Fraction of the chunks to keep, and the share of the total score that this captures."""

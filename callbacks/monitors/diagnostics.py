@@ -9,6 +9,8 @@ Logs, every so many iterations:
 
 from __future__ import annotations
 
+from typing import cast
+
 import lightning as L
 import torch
 from torch import Tensor
@@ -17,6 +19,7 @@ from callbacks.masks.base import ChunkMask
 from callbacks.masks.budget import check_count
 from vla_rl.distributed.collectives import all_reduce_sum
 from vla_rl.functional.phases import PHASES, trajectory_phases
+from vla_rl.rollout.trainer_state import callbacks_of, epoch_of
 from vla_rl.training.grpo_module import GRPOModule
 from vla_rl.types import ChunkBatch
 
@@ -35,7 +38,7 @@ class Diagnostics(L.Callback):
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not self._due(trainer):
             return
-        for mask in (callback for callback in trainer.callbacks if isinstance(callback, ChunkMask)):
+        for mask in (callback for callback in callbacks_of(trainer) if isinstance(callback, ChunkMask)):
             expected_F, known = expected_allocation(mask)
             total_F = all_reduce_sum(torch.cat([expected_F, torch.tensor([float(known)])]), trainer).tolist()
             if total_F.pop() == trainer.world_size:
@@ -43,13 +46,14 @@ class Diagnostics(L.Callback):
                     _log(pl_module, f"diag/expected/{phase}", value)
 
     def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: GRPOModule, batch: ChunkBatch, batch_idx: int
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: ChunkBatch, batch_idx: int
     ) -> None:
         if batch_idx or not self._due(trainer):
             return
-        full = gradient(pl_module, unmasked(batch, trainer.train_dataloader.training_trajectories))
-        masked = gradient(pl_module, batch)
-        pl_module.optimizers().zero_grad()
+        module = cast(GRPOModule, pl_module)
+        full = gradient(module, unmasked(batch, epoch_of(trainer).training_trajectories))
+        masked = gradient(module, batch)
+        module.zero_grad()
         if full is None or masked is None or not full.norm() > 0 or not masked.norm() > 0:
             return
         _log(pl_module, "diag/grad_cosine", float(torch.nn.functional.cosine_similarity(full, masked, dim=0)))

@@ -24,6 +24,7 @@ from vla_rl.figures.phases import (
     draw_phase_divergence,
 )
 from vla_rl.functional.phases import PHASES, trajectory_phases
+from vla_rl.rollout.trainer_state import callbacks_of
 from vla_rl.types import ChunkBatch
 
 
@@ -82,7 +83,7 @@ class PhasePlot(L.Callback):
         if not trainer.is_global_zero:
             return
         figures = {"phase_allocation": draw_allocation(self.iterations, self.real, self.kept)}
-        for mask in (callback for callback in trainer.callbacks if isinstance(callback, PCM) and callback.history):
+        for mask in (callback for callback in callbacks_of(trainer) if isinstance(callback, PCM) and callback.history):
             phases = mask.scores.phases
             figures["divergence"] = draw_divergence(mask.history, phases)
             if any(value == value for row in mask.history for value in row["divergence"]):  # not NaN: known

@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
 from callbacks.monitors.timing import PARTS
+from vla_rl.rollout.trainer_state import data_of
 from vla_rl.types import Trajectory
 
 
@@ -32,7 +33,7 @@ class RolloutProgress(ProgressBar):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not self._enabled or not trainer.is_global_zero:
             return
-        trainer.datamodule.on_done = self._on_episode
+        data_of(trainer).on_done = self._on_episode
         if sys.stderr.isatty():
             self._bar = tqdm(total=trainer.max_epochs, initial=trainer.current_epoch, unit="iteration", leave=True)
             self._bar.set_description("rollouts")
@@ -49,13 +50,13 @@ class RolloutProgress(ProgressBar):
         if not self._enabled or not trainer.is_global_zero or not sys.stderr.isatty():
             return
         bar = tqdm(total=len(batch.episodes), unit="episode", leave=False, desc=f"held-out, {batch.decoding}")
-        self._heldout_bar, self._train_on_done = bar, trainer.datamodule.on_done
-        trainer.datamodule.on_done = lambda trajectory: bar.update()
+        self._heldout_bar, self._train_on_done = bar, data_of(trainer).on_done
+        data_of(trainer).on_done = lambda trajectory: bar.update()
 
     def on_validation_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         if self._heldout_bar is not None:
             self._heldout_bar.close()
-            self._heldout_bar, trainer.datamodule.on_done = None, self._train_on_done
+            self._heldout_bar, data_of(trainer).on_done = None, self._train_on_done
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int

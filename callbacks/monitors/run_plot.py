@@ -8,6 +8,7 @@ from pathlib import Path
 import lightning as L
 
 from callbacks.monitors.save_figures import draw_cost, draw_success, save_figures
+from vla_rl.rollout.trainer_state import data_of
 from vla_rl.run.compare import Run
 
 
@@ -20,5 +21,5 @@ class RunPlot(L.Callback):
             return
         rows = [json.loads(line) for line in path.read_text().splitlines()]
         if rows:
-            run = Run(arm="this run", mask="", budget=None, seed=trainer.datamodule.seed, rows=rows, summary={})
+            run = Run(arm="this run", mask="", budget=None, seed=data_of(trainer).seed, rows=rows, summary={})
             save_figures({"success": draw_success([run]), "cost": draw_cost([run])}, trainer)

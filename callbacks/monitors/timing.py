@@ -11,6 +11,8 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
+from vla_rl.rollout.trainer_state import data_of, epoch_of
+
 PARTS = ("simulate", "infer", "preprocess", "update", "idle")
 
 
@@ -59,9 +61,9 @@ class Timing(L.Callback):
         self._pixels: ForwardTimer | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        pixels = getattr(trainer.datamodule.policy, "pixels", None)
+        pixels = getattr(data_of(trainer).policy, "pixels", None)
         self._pixels = ForwardTimer(pixels) if isinstance(pixels, nn.Module) else None
-        trainer.datamodule.evaluating = self._pause
+        data_of(trainer).evaluating = self._pause
         self._began = time.perf_counter()
 
     @contextmanager
@@ -87,7 +89,7 @@ class Timing(L.Callback):
         self._update_pixels_s += self._take_pixels()
         if not trainer.is_last_batch:
             return
-        rollout = trainer.train_dataloader.time
+        rollout = epoch_of(trainer).time
         seconds = {
             "simulate": rollout.wait_s,
             "infer": rollout.infer_s - self._rollout_pixels_s,

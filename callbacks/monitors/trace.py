@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 from torch import Tensor
@@ -20,6 +20,7 @@ from callbacks.masks.budget import check_count
 from vla_rl.errors import UserError
 from vla_rl.rollout.callback import RolloutCallback
 from vla_rl.rollout.datamodule import RolloutDataModule
+from vla_rl.rollout.trainer_state import data_of
 from vla_rl.types import ActionChunk, Episode, Observation, Policy, SimulatorPool, SlotEvent
 
 MAIN = "policy"  # the row of the process that trains
@@ -137,12 +138,13 @@ class Trace(RolloutCallback):
         self._begin_before(trainer, trainer.current_epoch + 2)
 
     def _begin_before(self, trainer: L.Trainer, iteration: int) -> None:
-        if iteration != self.iteration or iteration > trainer.max_epochs or not trainer.is_global_zero:
+        if iteration != self.iteration or iteration > (trainer.max_epochs or 0) or not trainer.is_global_zero:
             return
-        self._spans, data = Spans(), trainer.datamodule
+        self._spans, data = Spans(), data_of(trainer)
         self._untraced = data.pool, data.policy
-        data.pool, data.policy = TracedPool(data.pool, self._spans), TracedPolicy(data.policy, self._spans)
+        data.pool = TracedPool(data.pool, self._spans)
+        data.policy = cast(Policy, TracedPolicy(data.policy, self._spans))
 
     def _end(self, trainer: L.Trainer) -> None:
-        trainer.datamodule.pool, trainer.datamodule.policy = self._untraced
+        data_of(trainer).pool, data_of(trainer).policy = self._untraced
         self._spans = None

@@ -20,6 +20,7 @@ from callbacks.masks.budget import check_count
 from vla_rl.config.schema import VideoConfig
 from vla_rl.figures.strips import draw_strips
 from vla_rl.figures.video import annotate, choose, file_name, gif, write_mp4
+from vla_rl.rollout.trainer_state import epoch_of
 from vla_rl.types import ChunkBatch, RolloutGroup, Trajectory
 
 
@@ -56,7 +57,7 @@ class Videos(L.Callback):
             return
         folder = Path(trainer.default_root_dir) / "videos" / f"iteration_{trainer.current_epoch + 1:04d}"
         folder.mkdir(parents=True, exist_ok=True)
-        groups = trainer.train_dataloader.groups
+        groups = epoch_of(trainer).groups
         group_of = {t.episode.uid: g for g, group in enumerate(groups) for t in group.trajectories}
         trajectories = [t for group in groups for t in group.trajectories]
         chosen = choose(trajectories, self.rules, lambda t: group_of[t.episode.uid])

@@ -27,6 +27,7 @@ from vla_rl.distributed.seeding import seeded_generator
 from vla_rl.functional.rewards import ASSIGNMENTS, PRESETS, SIGMA_FLOORS, Preset, caught_up
 from vla_rl.rollout.callback import RolloutCallback
 from vla_rl.rollout.datamodule import RolloutDataModule
+from vla_rl.rollout.trainer_state import callbacks_of, data_of, epoch_of
 from vla_rl.types import Episode, RolloutGroup
 
 STATE = ("trimming", "extended", "counts", "history")
@@ -135,7 +136,7 @@ class PolicyTrim(RolloutCallback):
         self.reduction = Reduction(max(windows), self.values, self.sigma_floor_steps, self.baseline)
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        self.check_run(trainer.datamodule, trainer.callbacks)  # again: not every program asks before it starts
+        self.check_run(data_of(trainer), callbacks_of(trainer))  # again: not every program asks before it starts
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not self.baseline.known:
@@ -143,8 +144,8 @@ class PolicyTrim(RolloutCallback):
             self._snapshot()
 
     def plan_rollouts(self, episodes: Sequence[Episode]) -> None:
-        for _, members in groupby(episodes, key=lambda episode: episode.group):
-            members = list(members)
+        for _, group in groupby(episodes, key=lambda episode: episode.group):
+            members = list(group)
             self.stage.plan(members, seeded_generator(self.data.seed, "windows", members[0].uid))
 
     def score(self, groups: Sequence[RolloutGroup]) -> None:
@@ -171,7 +172,7 @@ class PolicyTrim(RolloutCallback):
             trajectory.set_advantage(trajectory.advantage - self.kl_coef * above_mean)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        groups = trainer.train_dataloader.groups
+        groups = epoch_of(trainer).groups
         reduction = self.reduction if self.trimming else None
         found = iteration_metrics(groups, self.baseline, reduction, lambda tensor: all_reduce_sum(tensor, trainer))
         found["stage"] = 2.0 if self.trimming else 1.0
@@ -204,7 +205,8 @@ class PolicyTrim(RolloutCallback):
     def _caught_up(self) -> bool:
         if self.switch_margin is None or len(self.counts) < self.switch_iterations:
             return False
-        return caught_up(*torch.tensor(self.counts).sum(0), self.switch_margin)
+        successes_M, episodes_M = torch.tensor(self.counts).sum(0)
+        return caught_up(successes_M, episodes_M, self.switch_margin)
 
     def _snapshot(self) -> None:
         if self.trimming and self.kl_coef:

@@ -18,7 +18,7 @@ def window_counts(groups: Sequence[RolloutGroup], windows: Sequence[int]) -> Ten
     """Successes and episodes of each window, float64 [2, M]."""
     count = torch.zeros(2, len(windows), dtype=torch.float64)
     for t in (t for group in groups for t in group.trajectories):
-        count[:, list(windows).index(t.episode.window)] += torch.tensor([float(t.success), 1.0])
+        count[:, list(windows).index(t.window)] += torch.tensor([float(t.success), 1.0])
     return count
 
 
@@ -49,7 +49,7 @@ def iteration_metrics(
             "drift": 0.0 if math.isnan(drift) else drift,
             "drift_groups": not math.isnan(drift),
             "episodes": len(trajectories),
-            "window": sum(t.episode.window for t in trajectories),
+            "window": sum(t.window for t in trajectories),
             "reward": sum(t.reward for t in trajectories),
             "successes": len(successes),
             "calls": sum(len(t) for t in successes),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import cast
 
+import lightning as L
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -38,9 +40,10 @@ class Reference:
             data: with the policy, the temperature, and how many rows a forward takes.
             filler: what a rank that has fewer forwards to run than another goes on with.
         """
-        policy, temperature, rows = data.policy, data.rollout.temperature, data.grpo.micro_rows
+        policy, temperature, trainer = data.policy, data.rollout.temperature, cast(L.Trainer, data.trainer)
+        rows = data.grpo.micro_rows or max(map(len, trajectories), default=1)
         nothing = ChunkBatch.from_trajectories([filler]).rows(0, 1)
-        to_add = forwards_to_add(sum(math.ceil(len(t) / rows) for t in trajectories), policy, data.trainer)
+        to_add = forwards_to_add(sum(math.ceil(len(t) / rows) for t in trajectories), policy, trainer)
         with self._in_place(policy):
             found = [_log_ratio(policy, t, temperature, rows) for t in trajectories]
             for _ in range(to_add):  # with the reference in place: the others gather this rank's shards

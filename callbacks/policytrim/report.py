@@ -13,6 +13,7 @@ from callbacks.policytrim.callback import PolicyTrim
 from callbacks.policytrim.figures import draw_reward, draw_steps, draw_windows
 from vla_rl.distributed.collectives import gather_lists
 from vla_rl.evaluation.windows import WindowResult, measure_windows
+from vla_rl.rollout.trainer_state import callbacks_of, data_of, epoch_of
 from vla_rl.run.folder import write_json
 
 BEFORE, EXTENDED, AFTER = "before training", "after stage 1", "after training"
@@ -39,9 +40,13 @@ class TrimReport(L.Callback):
             self._measure(BEFORE, trainer)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        own, trim = [], _trim(trainer)
-        for group in trainer.train_dataloader.groups if trim and trim.trimming else ():
-            for t, penalty in zip(group.trajectories, trim.reduction.terms(group)[1].tolist(), strict=True):
+        trim = _trim(trainer)
+        reduction = trim.reduction if trim and trim.trimming else None
+        own: list[tuple[float, float, float]] = []
+        for group in epoch_of(trainer).groups:
+            if reduction is None:
+                break
+            for t, penalty in zip(group.trajectories, reduction.terms(group)[1].tolist(), strict=True):
                 if t.success:
                     own.append((t.steps, t.reward, penalty))
         self._scores = gather_lists(own, trainer)
@@ -64,7 +69,7 @@ class TrimReport(L.Callback):
         save_figures(figures, trainer)
 
     def _measure(self, when: str, trainer: L.Trainer) -> None:
-        data, trim = trainer.datamodule, _trim(trainer)
+        data, trim = data_of(trainer), _trim(trainer)
         self.results[when] = measure_windows(data, trim.windows if trim else [data.policy.chunk_steps], self.episodes)
         if trainer.is_global_zero:
             for result in self.results[when]:
@@ -83,4 +88,4 @@ class TrimReport(L.Callback):
 
 
 def _trim(trainer: L.Trainer) -> PolicyTrim | None:
-    return next((callback for callback in trainer.callbacks if isinstance(callback, PolicyTrim)), None)
+    return next((callback for callback in callbacks_of(trainer) if isinstance(callback, PolicyTrim)), None)

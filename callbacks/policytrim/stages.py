@@ -72,7 +72,7 @@ class Extension:
         return factorised_advantage(success_of(group), self._ratio(group), self.beta)
 
     def _ratio(self, group: RolloutGroup) -> Tensor:
-        return torch.tensor([self.windows[t.episode.window] for t in group.trajectories])
+        return torch.tensor([self.windows[t.window] for t in group.trajectories])
 
 
 class Reduction:

@@ -43,6 +43,7 @@ class LockstepActor:
     def finish(self) -> None:
         """Go on until no rank has an episode left."""
         while most := self._agree(0):
+            assert self._example is not None  # `_agree` left every rank one
             self._policy.act(_repeat(self._example, [0] * most), None, 1.0)
 
     def _agree(self, rows: int) -> int:

@@ -23,10 +23,10 @@ def random_states(trainer: L.Trainer) -> list[dict[str, Any]]:
 
 def random_state() -> dict[str, Any]:
     """Of Python, NumPy, torch, and the CUDA devices this process uses."""
-    name, keys, *rest = np.random.get_state()
+    name, keys, *rest = np.random.get_state(legacy=True)
     return {
         "python": random.getstate(),
-        "numpy": [name, keys.tolist(), *rest],
+        "numpy": [name, np.asarray(keys).tolist(), *rest],
         "torch": torch.get_rng_state().tolist(),
         "cuda": [state.tolist() for state in torch.cuda.get_rng_state_all()] if torch.cuda.is_available() else [],
     }

@@ -39,6 +39,7 @@ class FSDP2(ModelParallelStrategy):
         super().setup_environment()
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
+        assert self.model is not None
         return full_state(self.model, trained_only=True)
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:

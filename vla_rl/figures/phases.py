@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
@@ -24,7 +26,7 @@ History = Sequence[dict]  # per iteration, from `callbacks.masks.pcm.PCM`
 def draw_allocation(iterations: Sequence[int], real: Sequence[Sequence[int]], kept: Sequence[Sequence[int]]) -> Figure:
     """Stacked areas per iteration: shares of the real chunks, shares of the kept ones, numbers kept."""
     figure = Figure(figsize=(13, 4.2), layout="constrained")
-    figure.get_layout_engine().set(wspace=0.05)
+    cast(ConstrainedLayoutEngine, figure.get_layout_engine()).set(wspace=0.05)
     left, middle, right = figure.subplots(1, 3)
     real_IF, kept_IF = torch.tensor(real), torch.tensor(kept)
     edges = [*(i - 0.5 for i in iterations), iterations[-1] + 0.5]
@@ -46,7 +48,7 @@ def draw_allocation(iterations: Sequence[int], real: Sequence[Sequence[int]], ke
 def draw_divergence(history: History, phases: Sequence[str] = PHASES) -> Figure:
     """Over iterations: the divergence C_c of each phase, with and without gripper, and its keep probability."""
     figure = Figure(figsize=(13, 4.2), layout="constrained")
-    figure.get_layout_engine().set(wspace=0.05)
+    cast(ConstrainedLayoutEngine, figure.get_layout_engine()).set(wspace=0.05)
     panels = (
         ("divergence", "Divergence (line: mean of 5 iterations)", "$C_c$, all action dimensions"),
         ("divergence_no_gripper", "Divergence without the gripper", "$C_c$, gripper left out"),

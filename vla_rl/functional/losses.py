@@ -54,6 +54,7 @@ def token_weight(
     if norm == "token_mean":
         return token_mask_NLA * (weight_N / tokens)[:, None, None]
     if norm == "const":
+        assert longest is not None, "const divides by the longest episode's tokens"
         return token_mask_NLA * (weight_N / (longest * trajectories))[:, None, None]
     if norm == "traj_mean":
         tokens_N = token_mask_NLA.flatten(1).sum(1) * (once_N if share_N is None else share_N)

@@ -14,7 +14,7 @@ shows 3 to 5.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor
@@ -108,8 +108,9 @@ def labels(*phases: str) -> Callable[[Callable[[Trajectory], Tensor]], Labeller]
     """
 
     def mark(function: Callable[[Trajectory], Tensor]) -> Labeller:
-        function.phases = phases
-        return function
+        labeller = cast(Labeller, function)
+        labeller.phases = phases
+        return labeller
 
     return mark
 

@@ -125,7 +125,7 @@ class Estimator(NamedTuple):
     # inclusion_K, tokens_K, tokens of the whole trajectory -> weight_K and share_K: what a token of each kept chunk
     # counts in the loss, and in the sum the loss is divided by. None: every kept token counts once, which is biased
     # towards what is drawn often (the paper's own, on purpose)
-    count: Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]] | None
+    loss_weights: Callable[[Tensor, Tensor, int], tuple[Tensor, Tensor]] | None
 
 
 def systematic_chunks(weight_N: Tensor, budget: int, generator: torch.Generator) -> Tensor:

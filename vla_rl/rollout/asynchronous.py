@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vla_rl.distributed.parameters import trainable_parameters
 from vla_rl.rollout.collect import TimeSplit, collect
@@ -36,19 +36,17 @@ class AsyncRollouts:
 
     def __init__(self, pool: SimulatorPool, temperature: float) -> None:
         self._pool, self._temperature = pool, temperature
-        self._actor: Policy | None = None
+        self._copy: Policy | None = None  # who acts
         self._thread: threading.Thread | None = None
         self._ended: queue.SimpleQueue[Trajectory | None] = queue.SimpleQueue()  # None: there are no more
         self._result: list[Trajectory] | BaseException = []
         self._cancelled = False
         self.episodes: Sequence[Episode] = ()  # those under way, or ended and not taken yet
 
-    def start(
-        self, policy: nn.Module, episodes: Sequence[Episode], weights: Mapping[str, Tensor] | None = None
-    ) -> None:
+    def start(self, policy: Policy, episodes: Sequence[Episode], weights: Mapping[str, Tensor] | None = None) -> None:
         """Begin with `episodes`, by a copy of the policy as it is now, or with other trained `weights`."""
-        if self._actor is None:
-            self._actor = _copy(policy)
+        if self._copy is None:
+            self._copy = _copy(policy)
         with torch.no_grad():
             source = dict(policy.named_parameters()) if weights is None else weights
             for name, p in trainable_parameters(self._actor).items():
@@ -92,6 +90,11 @@ class AsyncRollouts:
         """What is trained of the policy that collects `episodes`, on the host."""
         return {name: p.detach().cpu().clone() for name, p in trainable_parameters(self._actor).items()}
 
+    @property
+    def _actor(self) -> Policy:
+        assert self._copy is not None, "nothing was started"
+        return self._copy
+
     def act(self, observation: Observation, seed_N: Sequence[int] | None, temperature: float) -> ActionChunk:
         """As `vla_rl.types.Policy`, by the copy."""
         if self._cancelled:
@@ -108,7 +111,7 @@ class AsyncRollouts:
         self._ended.put(None)
 
 
-def _copy(policy: nn.Module) -> nn.Module:
+def _copy(policy: Policy) -> Policy:
     """The policy, with trained tensors of its own; the frozen ones, which are most of it, are shared."""
     frozen = {id(p): p for p in policy.parameters() if not p.requires_grad}
     return copy.deepcopy(policy, frozen)

@@ -27,6 +27,7 @@ from vla_rl.rollout.callback import RolloutCallback, check_hooks
 from vla_rl.rollout.collect import TimeSplit, collect
 from vla_rl.rollout.epoch import Collected, HeldoutBatch, HeldoutBatches, RolloutEpoch
 from vla_rl.rollout.plan import heldout_episodes, plan_iteration
+from vla_rl.rollout.trainer_state import callbacks_of
 from vla_rl.types import Episode, Policy, RolloutGroup, SimulatorPool, Trajectory
 
 
@@ -128,14 +129,14 @@ class RolloutDataModule(L.LightningDataModule):
         self.policy.extras = self.policy.extras | {name}
 
     def train_dataloader(self) -> RolloutEpoch:
-        iteration = self.trainer.current_epoch
+        iteration = self._trainer.current_epoch
         return RolloutEpoch(
             iteration,
             self.grpo.minibatches,
             self.grpo.epochs,
             self.seed,
             lambda: self._collect_iteration(iteration),
-            lambda uids: gather_lists(uids, self.trainer),
+            lambda uids: gather_lists(uids, self._trainer),
         )
 
     def val_dataloader(self) -> HeldoutBatches:
@@ -155,7 +156,7 @@ class RolloutDataModule(L.LightningDataModule):
     def run(self, batch: HeldoutBatch) -> tuple[list[Trajectory], TimeSplit]:
         """This rank's share of an evaluation."""
         with self.evaluating(), self._in_lockstep():
-            return self._collect(batch.episodes[self.trainer.global_rank :: self.trainer.world_size], batch.decoding)
+            return self._collect(batch.episodes[self._trainer.global_rank :: self._trainer.world_size], batch.decoding)
 
     def plan(self, iteration: int, attempt: int = 0) -> list[Episode]:
         """This iteration's episodes over all ranks; see `plan_iteration`."""
@@ -166,7 +167,7 @@ class RolloutDataModule(L.LightningDataModule):
         window. Call on all ranks."""
         if not self._async.episodes:
             return {}
-        windows = gather_lists([(episode.uid, episode.window) for episode in self._async.episodes], self.trainer)
+        windows = gather_lists([(episode.uid, episode.window) for episode in self._async.episodes], self._trainer)
         return {"weights": self._async.weights(), "windows": dict(windows)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -185,13 +186,14 @@ class RolloutDataModule(L.LightningDataModule):
         for callback in self._callbacks:  # not before: where forwards are collectives, other ranks still act
             callback.set_advantages(groups)
         kept = [t for group in groups if self._filter(group) for t in self._select_for_training(group)]
-        if self.rollout.asynchronous and iteration + 1 < self.trainer.max_epochs:
+        if self.rollout.asynchronous and iteration + 1 < (self._trainer.max_epochs or 0):
             self._collect_ahead(iteration + 1)
         return Collected(groups, kept, time)
 
     def _collect_share(self, iteration: int) -> tuple[list[RolloutGroup], TimeSplit]:
         wanted = self._own_groups()
-        groups, time = [], TimeSplit()
+        groups: list[RolloutGroup] = []
+        time = TimeSplit()
         for attempt in range(1 + (self.grpo.resample_rounds if self.grpo.group_filter == "resample" else 0)):
             if self._async.episodes:
                 trajectories, new_time = self._async.take(self.on_done)
@@ -213,7 +215,7 @@ class RolloutDataModule(L.LightningDataModule):
         self._async.start(self.policy, episodes, interrupted.get("weights"))
 
     def _own_groups(self) -> set[int]:
-        rank, world = self.trainer.global_rank, self.trainer.world_size
+        rank, world = self._trainer.global_rank, self._trainer.world_size
         return {g for g in range(self.rollout.groups) if g % world == rank}
 
     def _planned(self, iteration: int, groups: set[int], attempt: int = 0) -> list[Episode]:
@@ -254,11 +256,16 @@ class RolloutDataModule(L.LightningDataModule):
         if not is_sharded(self.policy):
             yield
             return
-        self._actor = LockstepActor(self.policy, self.trainer.strategy)
+        self._actor = LockstepActor(self.policy, self._trainer.strategy)
         yield
         self._actor.finish()  # not after an exception: the other ranks end with this one
         self._actor = None
 
     @property
+    def _trainer(self) -> L.Trainer:
+        assert self.trainer is not None, "a trainer sets it when it takes the data module"
+        return self.trainer
+
+    @property
     def _callbacks(self) -> list[RolloutCallback]:
-        return [callback for callback in self.trainer.callbacks if isinstance(callback, RolloutCallback)]
+        return [callback for callback in callbacks_of(self._trainer) if isinstance(callback, RolloutCallback)]

@@ -95,6 +95,7 @@ class DemoDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """This rank's batches of the iteration under way."""
+        assert self.trainer is not None
         rank, ranks, done = self.trainer.global_rank, self.trainer.world_size, self.trainer.current_epoch
         steps = range(done * self.iteration_steps, min((done + 1) * self.iteration_steps, self.steps))
         return _loader(self.train, [self.rows_of(s * ranks + rank) for s in steps])

@@ -14,6 +14,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
@@ -26,6 +27,7 @@ from vla_rl.errors import RunError
 from vla_rl.functional.losses import clipped_loss, token_weight
 from vla_rl.functional.statistics import SuccessRate
 from vla_rl.rollout.epoch import HeldoutBatch
+from vla_rl.rollout.trainer_state import data_of, epoch_of
 from vla_rl.training.checkpoint_io import keep_trained
 from vla_rl.training.optimizer import build_optimizer
 from vla_rl.types import ChunkBatch, Policy
@@ -50,13 +52,20 @@ class GRPOModule(L.LightningModule):
 
     def configure_model(self) -> None:
         if isinstance(self.trainer.strategy, FSDP2):
+            assert self.device_mesh is not None
             shard(self.policy, self.device_mesh["data_parallel"])
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         return build_optimizer(trainable_parameters(self.policy).values(), self.optim)
 
+    @property
+    def _optimizer(self) -> LightningOptimizer:
+        optimizer = self.optimizers()
+        assert isinstance(optimizer, LightningOptimizer), "one optimizer, as `configure_optimizers` returns"
+        return optimizer
+
     def on_train_epoch_start(self) -> None:
-        epoch = self.trainer.train_dataloader
+        epoch = epoch_of(self.trainer)
         trajectories = [t for group in epoch.groups for t in group.trajectories]
         successes = [t for t in trajectories if t.success]
         counts = torch.tensor(
@@ -96,7 +105,7 @@ class GRPOModule(L.LightningModule):
             self._skip_step(totals)
             return
         self._skipped = 0
-        self.optimizers().step()
+        self._optimizer.step()
         if batch_idx == 0:  # nothing was updated since these chunks were sampled: rollout and update must agree
             self._log("train/first_log_ratio_abs", totals["log_ratio_abs"])
         for name, value in totals.items():
@@ -121,11 +130,11 @@ class GRPOModule(L.LightningModule):
             trajectories=trajectories,
             tokens=tokens,
             norm=self.grpo.loss_norm,
-            longest=self.trainer.datamodule.max_chunks * batch.token_mask_NLA[0].numel(),
+            longest=data_of(self.trainer).max_chunks * batch.token_mask_NLA[0].numel(),
             weight_N=batch.weight_N,
             share_N=batch.share_N,
         )
-        self.optimizers().zero_grad()
+        self._optimizer.zero_grad()
         totals = self._backward(batch, weight_NLA)
         sums = all_reduce_sum(torch.tensor(list(totals.values()), dtype=torch.float64), self.trainer)
         return dict(zip(totals, sums.tolist(), strict=True))
@@ -159,7 +168,7 @@ class GRPOModule(L.LightningModule):
     def _micro_batches(self, batch: ChunkBatch, weight_NLA: Tensor) -> list[tuple[ChunkBatch, Tensor]]:
         """Rows and their weights, `micro_rows` at a time. Where each forward is a collective, all ranks have as many:
         those that have fewer go on with a row of no weight."""
-        size = self.grpo.micro_rows
+        size = self.grpo.micro_rows or len(batch)  # None: all at once
         parts = [(batch.rows(i, i + size), weight_NLA[i : i + size]) for i in range(0, len(batch), size)]
         nothing = batch.rows(0, 1), torch.zeros_like(weight_NLA[:1])
         return parts + [nothing] * forwards_to_add(len(parts), self.policy, self.trainer)
@@ -171,7 +180,7 @@ class GRPOModule(L.LightningModule):
 
     def validation_step(self, batch: HeldoutBatch, batch_idx: int) -> None:
         """Success on initial states never trained on; the episodes are shared out over ranks."""
-        trajectories, _ = self.trainer.datamodule.run(batch)
+        trajectories, _ = data_of(self.trainer).run(batch)
         counts = torch.tensor([sum(t.success for t in trajectories), len(trajectories)], dtype=torch.float64)
         successes, episodes = (int(n) for n in all_reduce_sum(counts, self.trainer).tolist())
         self.heldout[batch.decoding] = SuccessRate.of(successes, episodes)
@@ -183,7 +192,7 @@ class GRPOModule(L.LightningModule):
         Raises:
             RunError: it has happened too often in a row.
         """
-        self.optimizers().zero_grad()
+        self._optimizer.zero_grad()
         self._skipped += 1
         self._log("train/skipped_steps", 1.0, reduce_fx="sum")
         what = f"loss {totals['loss']}, gradient norm {totals['grad_norm']}"

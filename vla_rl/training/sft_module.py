@@ -43,7 +43,7 @@ class SFTModule(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         keep_trained(checkpoint, self)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         parameters = trainable_parameters(self.policy).values()
         optimizer = torch.optim.AdamW(parameters, lr=self.sft.lr, betas=BETAS, weight_decay=self.sft.weight_decay)
         scale = partial(warm_cosine, steps=self.sft.steps)

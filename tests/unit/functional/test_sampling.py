@@ -86,8 +86,8 @@ def estimate(name, value_N, draws=20_000):
     for _ in range(draws):
         rows = estimator.draw(WEIGHTS, budget, generator)
         weight_K = share_K = torch.ones(len(rows), dtype=torch.float64)
-        if estimator.count:
-            weight_K, share_K = estimator.count(inclusion_N[rows], tokens_N[rows], int(tokens_N.sum()))
+        if estimator.loss_weights:
+            weight_K, share_K = estimator.loss_weights(inclusion_N[rows], tokens_N[rows], int(tokens_N.sum()))
         losses.append((value_N[rows] * tokens_N[rows] * weight_K).sum() / (tokens_N[rows] * share_K).sum())
     losses = torch.stack(losses)
     return float(losses.mean()), float(losses.std()), float((value_N * tokens_N).sum() / tokens_N.sum())
@@ -116,9 +116,9 @@ class TestEstimators:
 
     def test_numbers(self):
         inclusion_K, tokens_K = torch.tensor([0.5, 1.0]), torch.tensor([2, 1])
-        weight_K, share_K = ESTIMATORS["ht"].count(inclusion_K, tokens_K, 6)
+        weight_K, share_K = ESTIMATORS["ht"].loss_weights(inclusion_K, tokens_K, 6)
         assert weight_K.tolist() == [2.0, 1.0] and share_K.tolist() == [2.0, 2.0]  # 6 tokens / 3 kept
-        weight_K, share_K = ESTIMATORS["hajek"].count(inclusion_K, tokens_K, 6)
+        weight_K, share_K = ESTIMATORS["hajek"].loss_weights(inclusion_K, tokens_K, 6)
         assert weight_K.tolist() == share_K.tolist() == [2.0, 1.0]
 
     def test_token_weight_divides_by_the_shares(self):
