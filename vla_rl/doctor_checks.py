@@ -169,7 +169,7 @@ def _wants_gpu(config: Config) -> bool:
 
 
 def check_checkpoint(config: Config) -> CheckResult:
-    """Names and shapes of every tensor, statistics, tokenizer: from the files' headers, without loading weights."""
+    """Every tensor's name, shape and values, statistics, tokenizer, adapters: read as a run reads them."""
     from vla_rl.policy.memory_check import POLICY
     from vla_rl.policy.openvla_oft.checkpoint import inspect_checkpoint
     from vla_rl.policy.openvla_oft.load import RANDOM_7B, check_options
@@ -185,7 +185,7 @@ def check_checkpoint(config: Config) -> CheckResult:
         return CheckResult(
             "checkpoint", "warn", "random weights: it cannot act", "policy.checkpoint=shipped:object_tiny"
         )
-    options = {option: node[option] for option in ("unnorm_key", "action_head") if option in node}
+    options = {option: node[option] for option in ("unnorm_key", "action_head", "lora", "adapter") if option in node}
     return CheckResult(
         "checkpoint", "pass", f"{name}: {inspect_checkpoint(name, **options)} tensors fit, statistics read"
     )

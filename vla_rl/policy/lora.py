@@ -25,6 +25,7 @@ TARGETS = (
     *("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head"),
     *("fc1", "fc2", "fc3", "qkv", "proj"),
 )
+L1_TARGETS = tuple(target for target in TARGETS if target != "lm_head")  # an L1 head does not read the output head
 ADAPTER = "default"
 
 

@@ -6,6 +6,7 @@ import torch
 
 from vla_rl.checkpoints.shipped import shipped_folder
 from vla_rl.demos.demo import Demo, load_demos, save_demos
+from vla_rl.errors import UserError
 from vla_rl.training.demo_datamodule import DemoDataModule, DemoRows
 
 
@@ -62,6 +63,57 @@ def test_what_is_no_demonstration(tmp_path):
         save_demos(tmp_path / "empty.npz", [])
     with pytest.raises(ValueError, match="nothing named 'shipped:nowhere' is shipped"):
         shipped_folder("shipped:nowhere")
+
+
+def stored(path):
+    with np.load(path) as file:
+        return dict(file)
+
+
+@pytest.mark.parametrize("name", ["action", "proprio"])
+def test_a_value_that_is_not_finite_is_refused_with_its_file(tmp_path, name):
+    save_demos(tmp_path / "good.npz", [make_demo(2)])
+    bad = make_demo(3)
+    getattr(bad, {"action": "action_TA", "proprio": "proprio_TP"}[name])[1, 2] = float("nan")
+    save_demos(tmp_path / "bad.npz", [make_demo(2), bad])
+    message = f"bad.npz: '{name}' holds NaN or infinite values, first in row 3: drop that episode"
+    with pytest.raises(UserError, match=message):
+        load_demos(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"action": np.zeros((3, 7))}, "'action' must be float32 .* got float64"),
+        (
+            {"action": np.zeros((2, 7), np.float32)},
+            r"2 axes and 3 rows, .* got float32 \[2, 7\]",
+        ),
+        ({"proprio": np.zeros(3, np.float32)}, "'proprio' must be float32 with 2 axes"),
+        ({"frame_delta": np.zeros((3, 4, 4, 3), np.float32)}, "'frame_delta' must be uint8"),
+        ({"about": np.array("[]")}, "'steps' of each demonstration"),
+        ({"about": np.array('{"steps": 3}')}, "'about' must be a list of objects"),
+        ({"about": np.array('[{"steps": 3}]')}, "'about' must be a list of objects with steps, instruction, suite"),
+        ({"about": np.array("no json")}, "is not a file of demonstrations"),
+    ],
+)
+def test_arrays_that_do_not_fit(tmp_path, change, message):
+    path = tmp_path / "demos.npz"
+    save_demos(path, [make_demo(3)])
+    np.savez(path, **(stored(path) | change))
+    with pytest.raises(UserError, match=message):
+        load_demos(path)
+
+
+def test_files_of_another_kind(tmp_path):
+    (tmp_path / "empty.npz").touch()
+    (tmp_path / "text.npz").write_text("steps: 3")
+    np.save(tmp_path / "array.npy", np.zeros(3))
+    save_demos(tmp_path / "cut.npz", [make_demo(30)])
+    (tmp_path / "cut.npz").write_bytes((tmp_path / "cut.npz").read_bytes()[:500])
+    for name in ("empty.npz", "text.npz", "array.npy", "cut.npz"):
+        with pytest.raises(UserError, match=f"{name} is not a file of demonstrations"):
+            load_demos(tmp_path / name)
 
 
 def test_rows_are_control_steps_and_the_commands_that_follow():

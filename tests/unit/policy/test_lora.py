@@ -83,6 +83,9 @@ def test_mistakes(tiny_folder, tmp_path):
         ({"r": 0, "alpha": 4}, "policy.lora.r must be a number of at least 1, got 0"),
         ({"r": 4.5, "alpha": 4}, "policy.lora.r must be"),
         ({"r": 4, "alpha": "x"}, "policy.lora.alpha must be"),
+        ({"r": 4, "alpha": 0}, "policy.lora.alpha must be a finite number above 0, got 0"),
+        ({"r": 4, "alpha": float("nan")}, "policy.lora.alpha must be a finite number above 0"),
+        ({"r": 4, "alpha": 4, "targets": [1]}, r"policy.lora.targets must be a list of layer names, got \[1\]"),
         ({"r": 4, "alpha": 4, "targets": "q_proj"}, r"policy.lora.targets must be a list.*targets=\[q_proj,"),
     ],
 )

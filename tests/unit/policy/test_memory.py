@@ -5,7 +5,7 @@ from tests.unit.policy.conftest import make_observation, make_tiny_policy
 from vla_rl.config.compose import compose
 from vla_rl.errors import UserError
 from vla_rl.policy.memory import MemoryPlan, _saved_bytes, plan_memory
-from vla_rl.policy.memory_check import PRESETS, rows_that_fit
+from vla_rl.policy.memory_check import POLICY, PRESETS, rows_that_fit
 
 CPU = torch.device("cpu")
 ALL = {"r": 32, "alpha": 32}
@@ -106,6 +106,17 @@ def test_a_device_too_small_is_named_with_the_preset(monkeypatch, capsys):
         with pytest.raises(UserError, match=fix):
             rows_that_fit(full, rows=12, optimizer="adamw", device=CPU)
     assert "memory plan in GB: weights 15.00" in capsys.readouterr().out
+
+
+def test_all_weights_are_not_trained_in_bfloat16():
+    """At a learning rate of 1e-5 Adam moves a weight of .01 by a thousandth of it; bfloat16 rounds to a 256th."""
+    weight = torch.tensor(0.01, dtype=torch.bfloat16)
+    assert weight - 1e-5 == weight
+    node = {"_target_": POLICY, "checkpoint": None, "dtype": "bfloat16"}
+    with pytest.raises(UserError, match="all weights in bfloat16 .* policy.dtype=float32, or .*policy.lora={r: 32"):
+        rows_that_fit(node, rows=1, optimizer="adamw", device=CPU)
+    assert rows_that_fit(node | {"lora": {"r": 4, "alpha": 4}}, rows=1, optimizer="adamw", device=CPU) == 1
+    assert rows_that_fit(node | {"dtype": "float32"}, rows=1, optimizer="adamw", device=CPU) == 1
 
 
 def test_rows_are_found_or_kept(capsys):

@@ -86,14 +86,23 @@ def load_pretrained(
     return policy
 
 
-def inspect_checkpoint(checkpoint: str, *, unnorm_key: str | None = None, action_head: str = "tokens") -> int:
-    """Raise what `load_pretrained` would raise. Every tensor is read once, one at a time, so little memory is needed.
+def inspect_checkpoint(
+    checkpoint: str,
+    *,
+    unnorm_key: str | None = None,
+    action_head: str = "tokens",
+    lora: dict[str, Any] | None = None,
+    adapter: str | None = None,
+) -> int:
+    """Raise what `load_policy` would raise about the files of a checkpoint and of adapters.
+
+    Every tensor is read once, one at a time, so little memory is needed.
 
     Returns:
         How many tensors the weight files hold.
 
     Raises:
-        UserError: see `load_pretrained`.
+        UserError: see `load_pretrained`, and `vla_rl.policy.lora.load_adapter`.
     """
     check_choice("action_head", action_head, ACTION_HEADS)
     folder, l1 = resolve_checkpoint(checkpoint), action_head == "l1"
@@ -106,6 +115,11 @@ def inspect_checkpoint(checkpoint: str, *, unnorm_key: str | None = None, action
     if l1:
         read_head(folder, HEAD_FILE, head)
         read_head(folder, PROPRIO_FILE, model.proprio_projector)
+    if lora is not None and adapter is not None:
+        from vla_rl.policy.lora import L1_TARGETS, add_lora, fitting_tensors  # here: peft takes seconds to import
+
+        add_lora(model, **({"targets": L1_TARGETS} if l1 else {}) | lora)
+        fitting_tensors(model, adapter_files.read_adapter(Path(adapter).expanduser()))
     return len(expected)
 
 

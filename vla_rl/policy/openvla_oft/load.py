@@ -57,6 +57,7 @@ def load_policy(
         lora=lora,
         adapter=adapter,
         dtype=dtype,
+        unnorm_key=unnorm_key,
         quantization=quantization,
         vision_cache_rows=vision_cache_rows,
         image_pipeline=image_pipeline,
@@ -74,11 +75,11 @@ def load_policy(
     if quantization is not None:
         quantize(policy.model, quantization)
     if lora is not None:
-        from vla_rl.policy.lora import TARGETS, add_lora, load_adapter  # here: peft takes seconds to import
+        from vla_rl.policy.lora import L1_TARGETS, add_lora, load_adapter  # here: peft takes seconds to import
 
         if isinstance(policy, L1Policy):
             policy.freeze_head()
-            lora = {"targets": [target for target in TARGETS if target != "lm_head"]} | lora
+            lora = {"targets": L1_TARGETS} | lora
         add_lora(policy.model, **lora)
         if adapter is not None:
             folder = Path(adapter).expanduser()

@@ -1,0 +1,110 @@
+"""Weight files: values, wrappers' names, two sets in one folder, permissions."""
+
+import json
+import os
+import shutil
+
+import pytest
+import torch
+from huggingface_hub import save_torch_state_dict
+from safetensors.torch import load_file, save_file
+
+from vla_rl.errors import UserError
+from vla_rl.policy import load_pretrained, save_policy, save_trained
+from vla_rl.policy.openvla_oft.checkpoint import inspect_checkpoint
+from vla_rl.policy.weights import check_finite, save_tensors
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+WEIGHT = "projector.fc1.weight"
+
+
+@pytest.fixture
+def copy(tiny_folder, tmp_path):
+    shutil.copytree(tiny_folder, tmp_path / "copy")
+    return tmp_path / "copy"
+
+
+def both_refuse(folder, message):
+    for load in (load_pretrained, lambda folder: inspect_checkpoint(str(folder))):
+        with pytest.raises(UserError, match=message):
+            load(folder)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_a_value_that_is_not_finite_is_refused_with_tensor_and_file(copy, value):
+    weights = load_file(copy / SINGLE)
+    weights[WEIGHT][3, 5] = value
+    save_file(weights, copy / SINGLE)
+    both_refuse(copy, f"{SINGLE}: tensor '{WEIGHT}' holds NaN or infinite values")
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_the_largest_finite_number_is_one(dtype, tmp_path):
+    largest = torch.finfo(dtype).max
+    check_finite("x", torch.tensor([-largest, largest], dtype=dtype), tmp_path)
+    check_finite("x", torch.zeros(0, dtype=dtype), tmp_path)
+    with pytest.raises(UserError, match="tensor 'x'"):
+        check_finite("x", torch.tensor([0.0, float("nan"), 1.0], dtype=dtype), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("rename", "remedy"),
+    [
+        (lambda name: f"module.{name}", "saved from a DistributedDataParallel: save its `module`"),
+        (lambda name: f"_orig_mod.{name}", "saved from a torch.compile: save its `_orig_mod`"),
+        (lambda name: name.replace("q_proj.", "q_proj.base_layer."), r"save it after `merge_and_unload\(\)`"),
+    ],
+    ids=["module", "compile", "adapters"],
+)
+def test_names_that_a_wrapper_changed(copy, rename, remedy):
+    save_file({rename(name): value for name, value in load_file(copy / SINGLE).items()}, copy / SINGLE)
+    both_refuse(copy, f"is not part of an OpenVLA-OFT; the model was .*{remedy}")
+
+
+def test_half_precision_is_read_and_eight_bits_are_not(copy):
+    weights = load_file(copy / SINGLE)
+    save_file({name: value.half() for name, value in weights.items()}, copy / SINGLE)
+    policy = load_pretrained(copy)
+    assert torch.equal(policy.state_dict()[f"model.{WEIGHT}"], weights[WEIGHT].half().float())
+    save_file({name: value.to(torch.float8_e4m3fn) for name, value in weights.items()}, copy / SINGLE)
+    both_refuse(copy, "is F8_E4M3, not floating point of 16 bits or more: save the weights in bfloat16 or float32")
+
+
+def test_two_sets_of_weights(copy):
+    weights = load_file(copy / SINGLE)
+    save_torch_state_dict(weights, copy, max_shard_size="2MB")  # it takes the single file away
+    save_file(weights, copy / SINGLE)
+    both_refuse(copy, rf"two sets of weights, those that {INDEX} names \(model-00001-of-.*\) and {SINGLE}: move one")
+    (copy / SINGLE).unlink()
+    load_pretrained(copy)
+    (copy / INDEX).unlink()
+    save_file(weights, copy / SINGLE)
+    both_refuse(copy, rf"two sets of weights, {SINGLE} and model-00001-of-.*: move one of them away$")
+
+
+def test_a_tensor_in_two_shards(copy):
+    weights = load_file(copy / SINGLE)
+    (copy / SINGLE).unlink()
+    for n in (1, 2):
+        save_file(weights, copy / f"model-0000{n}-of-00002.safetensors")
+    files = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    (copy / INDEX).write_text(json.dumps({"weight_map": files}))
+    both_refuse(copy, "is in two files, one of them model-00002-of-00002.safetensors")
+    (copy / INDEX).write_text(json.dumps({"weight_map": {"a": None}}))
+    both_refuse(copy, "has no weight_map")
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_permissions_are_those_of_any_other_new_file(tiny_policy, tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        save_policy(tiny_policy, tmp_path / "checkpoint")
+        save_trained(torch.nn.Linear(2, 2), tmp_path / "own")
+        save_tensors({"x": torch.zeros(2)}, tmp_path / "x.safetensors")
+    finally:
+        os.umask(before)
+    files = [*(tmp_path / "checkpoint").iterdir(), *(tmp_path / "own").iterdir(), tmp_path / "x.safetensors"]
+    assert {file.name: oct(file.stat().st_mode & 0o777) for file in files} == {
+        file.name: oct(0o666 & ~umask) for file in files
+    }
+    assert {"model.safetensors", "config.json"} <= {file.name for file in files}
