@@ -1,12 +1,12 @@
 """`python -m vla_rl.fit conf=pcm_object_tiny [key=value ...]`: train a policy by reinforcement learning.
 
 Measures the policy on held-out initial states, trains it, measures it again, and writes `summary.json`.
-The main path from here: `data.py` (rollouts of each iteration) -> the mask callback -> `module.py` (training step).
+The main path from here: `rollout/datamodule.py` (each iteration's rollouts) -> `callbacks/masks/` (which chunks are
+trained on) -> `training/grpo_module.py` (the training step).
 """
 
 from __future__ import annotations
 
-from vla_rl.rollout.trainer_state import callbacks_of
 from vla_rl.run.cli import answer_early, run_entry
 
 if __name__ == "__main__":
@@ -24,6 +24,7 @@ from vla_rl.distributed.strategies import FSDP2
 from vla_rl.functional.statistics import SuccessRate
 from vla_rl.policy.memory_check import rows_that_fit
 from vla_rl.rollout.datamodule import RolloutDataModule
+from vla_rl.rollout.trainer_state import callbacks_of
 from vla_rl.run.folder import open_run_folder, run_folder, success_before, write_success_before, write_summary
 from vla_rl.run.resume import checkpoint_to_resume, iterations_done, resume_folder
 from vla_rl.run.summary import run_report
