@@ -17,6 +17,7 @@ from torch import Tensor
 from callbacks.masks.budget import Budget
 from vla_rl.distributed.collectives import all_reduce_sum
 from vla_rl.distributed.seeding import seeded_generator
+from vla_rl.functional.phases import Labeller, trajectory_phases
 from vla_rl.rollout.callback import RolloutCallback, may_change_windows
 from vla_rl.rollout.datamodule import RolloutDataModule
 from vla_rl.rollout.trainer_state import callbacks_of, data_of, epoch_of
@@ -60,6 +61,11 @@ class ChunkMask(RolloutCallback):
     def metrics(self) -> dict[str, float]:
         """What to log after each `update`; the same keys and values on every rank."""
         return {}
+
+    @property
+    def labeller(self) -> Labeller:
+        """What splits trajectories into phases wherever this mask's choices are counted or drawn."""
+        return trajectory_phases
 
     def inclusion(self, trajectory: Trajectory) -> Tensor | None:
         """The probability of each chunk to be kept, float [N]; None where the mask cannot say."""
@@ -113,3 +119,9 @@ class ChunkMask(RolloutCallback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         pass
+
+
+def labeller_of(callbacks: Sequence[L.Callback]) -> Labeller:
+    """The labeller of the run's mask; the default one where no mask has its own."""
+    masks = [callback for callback in callbacks if isinstance(callback, ChunkMask)]
+    return masks[0].labeller if masks else trajectory_phases

@@ -17,6 +17,7 @@ from callbacks.masks.base import ChunkMask
 from callbacks.masks.phase_scores import PhaseScores
 from vla_rl.config.choices import pick
 from vla_rl.functional.divergence import cumulative_share, keep_probability, knee
+from vla_rl.functional.phases import Labeller
 from vla_rl.functional.sampling import ESTIMATORS, Estimator
 from vla_rl.types import RolloutGroup, Trajectory
 
@@ -66,6 +67,10 @@ class PCM(ChunkMask):
         self.estimator: Estimator = pick(estimator, ESTIMATORS, "mask.estimator")
         self.keep_prob = [1.0] * len(self.scores.phases)  # uniform until there is a score
         self.history: list[dict[str, Any]] = []  # of every iteration, for plots
+
+    @property
+    def labeller(self) -> Labeller:
+        return self.scores.label
 
     def update(self, groups: Sequence[RolloutGroup], reduce: Callable[[Tensor], Tensor]) -> None:
         (full_F, no_gripper_F), refreshed = self.scores.update(groups, reduce)

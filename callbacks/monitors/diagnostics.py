@@ -18,7 +18,6 @@ from torch import Tensor
 from callbacks.masks.base import ChunkMask
 from callbacks.masks.budget import check_count
 from vla_rl.distributed.collectives import all_reduce_sum
-from vla_rl.functional.phases import PHASES, trajectory_phases
 from vla_rl.rollout.trainer_state import callbacks_of, epoch_of
 from vla_rl.training.grpo_module import GRPOModule
 from vla_rl.types import ChunkBatch
@@ -42,7 +41,7 @@ class Diagnostics(L.Callback):
             expected_F, known = expected_allocation(mask)
             total_F = all_reduce_sum(torch.cat([expected_F, torch.tensor([float(known)])]), trainer).tolist()
             if total_F.pop() == trainer.world_size:
-                for phase, value in zip(PHASES, total_F, strict=True):
+                for phase, value in zip(mask.labeller.phases, total_F, strict=True):
                     _log(pl_module, f"diag/expected/{phase}", value)
 
     def on_train_batch_start(
@@ -65,12 +64,12 @@ class Diagnostics(L.Callback):
 
 def expected_allocation(mask: ChunkMask) -> tuple[Tensor, bool]:
     """Chunks per phase that the mask keeps on average of this rank's trajectories, float64 [F]; whether it can say."""
-    expected_F = torch.zeros(len(PHASES), dtype=torch.float64)
+    expected_F = torch.zeros(len(mask.labeller.phases), dtype=torch.float64)
     for trajectory in mask.training_trajectories:
         inclusion_N = mask.inclusion(trajectory)
         if inclusion_N is None:
             return expected_F, False
-        expected_F.index_add_(0, trajectory_phases(trajectory), inclusion_N.double())
+        expected_F.index_add_(0, mask.labeller(trajectory), inclusion_N.double())
     return expected_F, True
 
 

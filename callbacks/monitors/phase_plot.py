@@ -1,8 +1,9 @@
 """Where the chunks go: real and kept chunks per phase over the training, logged and drawn, whatever the mask.
 
-Logs, per phase and summed over ranks: `phase/real` (chunks of the trajectories trained on) and `phase/kept` (those the
-update paid for; padding belongs to no phase). Draws `figures/phase_allocation.png` and, when the mask keeps a `history`
-of its statistics, `divergence.png`, `phase_divergence.png` and `cumulative_divergence.png`; all also go to TensorBoard.
+Logs, per phase of the mask's labeller and summed over ranks: `phase/real` (chunks of the trajectories trained on) and
+`phase/kept` (those the update paid for; padding belongs to no phase). Draws `figures/phase_allocation.png` and, when
+the mask keeps a `history` of its statistics, `divergence.png`, `phase_divergence.png` and `cumulative_divergence.png`;
+all also go to TensorBoard.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from callbacks.masks.base import labeller_of
 from callbacks.masks.budget import check_count
 from callbacks.masks.pcm import PCM
 from callbacks.monitors.save_figures import save_figures
@@ -23,7 +25,7 @@ from vla_rl.figures.phases import (
     draw_divergence,
     draw_phase_divergence,
 )
-from vla_rl.functional.phases import PHASES, trajectory_phases
+from vla_rl.functional.phases import Labeller
 from vla_rl.rollout.trainer_state import callbacks_of
 from vla_rl.types import ChunkBatch
 
@@ -50,8 +52,9 @@ class PhasePlot(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: ChunkBatch, batch_idx: int
     ) -> None:
         if batch.token_mask_NLA.any():
+            label = labeller_of(callbacks_of(trainer))
             for index, trajectory in enumerate(batch.trajectories):  # by uid: a second pass counts nothing twice
-                self._of_episode[trajectory.episode.uid] = count_phases(batch, index)
+                self._of_episode[trajectory.episode.uid] = count_phases(batch, index, label)
         if trainer.is_last_batch:  # not at the end of the epoch, where other callbacks already read what was logged
             self._finish_iteration(trainer, pl_module)
 
@@ -70,19 +73,24 @@ class PhasePlot(L.Callback):
         self.iterations, self.real, self.kept = (state_dict[name] for name in ("iterations", "real", "kept"))
 
     def _finish_iteration(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        count = sum(self._of_episode.values(), start=torch.zeros(2, len(PHASES), dtype=torch.int64))
+        phases = labeller_of(callbacks_of(trainer)).phases
+        count = sum(self._of_episode.values(), start=torch.zeros(2, len(phases), dtype=torch.int64))
         real, kept = all_reduce_sum(count, trainer).tolist()
         self.iterations.append(trainer.current_epoch)
         self.real.append(real)
         self.kept.append(kept)
         for name, values in (("real", real), ("kept", kept)):
-            for phase, value in zip(PHASES, values, strict=True):
+            for phase, value in zip(phases, values, strict=True):
                 pl_module.log(f"phase/{name}/{phase}", float(value), on_step=False, on_epoch=True, batch_size=1)
 
     def _draw(self, trainer: L.Trainer) -> None:
         if not trainer.is_global_zero:
             return
-        figures = {"phase_allocation": draw_allocation(self.iterations, self.real, self.kept)}
+        figures = {
+            "phase_allocation": draw_allocation(
+                self.iterations, self.real, self.kept, labeller_of(callbacks_of(trainer)).phases
+            )
+        }
         for mask in (callback for callback in callbacks_of(trainer) if isinstance(callback, PCM) and callback.history):
             phases = mask.scores.phases
             figures["divergence"] = draw_divergence(mask.history, phases)
@@ -92,9 +100,9 @@ class PhasePlot(L.Callback):
         save_figures(figures, trainer)
 
 
-def count_phases(batch: ChunkBatch, index: int) -> Tensor:
+def count_phases(batch: ChunkBatch, index: int, label: Labeller) -> Tensor:
     """Chunks per phase of trajectory `index` of a masked batch: int64 [2, F], all real ones and those kept."""
-    phase_N = trajectory_phases(batch.trajectories[index])
+    phase_N = label(batch.trajectories[index])
     counts = batch.token_mask_NLA.flatten(1).any(1)
     kept_N = batch.chunk_N[(batch.trajectory_N == index) & counts]
-    return torch.stack([phases.bincount(minlength=len(PHASES)) for phases in (phase_N, phase_N[kept_N])])
+    return torch.stack([phases.bincount(minlength=len(label.phases)) for phases in (phase_N, phase_N[kept_N])])

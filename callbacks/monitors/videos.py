@@ -16,11 +16,12 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 
+from callbacks.masks.base import labeller_of
 from callbacks.masks.budget import check_count
 from vla_rl.config.schema import VideoConfig
 from vla_rl.figures.strips import draw_strips
 from vla_rl.figures.video import annotate, choose, file_name, gif, write_mp4
-from vla_rl.rollout.trainer_state import epoch_of
+from vla_rl.rollout.trainer_state import callbacks_of, epoch_of
 from vla_rl.types import ChunkBatch, RolloutGroup, Trajectory
 
 
@@ -64,14 +65,14 @@ class Videos(L.Callback):
         for number, trajectory in enumerate(chosen, start=1):
             self._write(trajectory, folder, trainer, tag=f"videos/episode_{number}")
         if (group := first_mixed(groups)) is not None:
-            figure = draw_strips(group.trajectories, self._kept)
+            figure = draw_strips(group.trajectories, self._kept, labeller_of(callbacks_of(trainer)))
             figure.savefig(folder / "group.png", dpi=150)
             for logger in _tensorboards(trainer):
                 logger.experiment.add_figure("videos/group", figure, global_step=trainer.global_step)
 
     def _write(self, trajectory: Trajectory, folder: Path, trainer: L.Trainer, tag: str) -> None:
         kept_K = self._kept.get(trajectory.episode.uid, torch.tensor([], dtype=torch.int64))
-        frame_THWC = annotate(trajectory, kept_K)
+        frame_THWC = annotate(trajectory, kept_K, labeller_of(callbacks_of(trainer)))
         write_mp4(folder / f"{file_name(trajectory)}.mp4", frame_THWC)
         for logger in _tensorboards(trainer):
             height, width = (side // 2 for side in frame_THWC.shape[1:3])

@@ -10,3 +10,8 @@ PHASE_COLOURS = (
 )  # in the order of `phases.PHASES`
 SUCCESS_COLOUR, FAILURE_COLOUR = "#0072B2", "#D55E00"
 FAILURE_PALE = "#F4B183"  # beside the colour of success where areas must differ in grey as well
+
+
+def phase_colour(phase: int) -> str:
+    """The colour of a phase by its index; colours begin again where a labeller has more phases than there are."""
+    return PHASE_COLOURS[phase % len(PHASE_COLOURS)]

@@ -23,7 +23,12 @@ MAX_MARKERS = 25  # per line; more would be one thick line
 History = Sequence[dict]  # per iteration, from `callbacks.masks.pcm.PCM`
 
 
-def draw_allocation(iterations: Sequence[int], real: Sequence[Sequence[int]], kept: Sequence[Sequence[int]]) -> Figure:
+def draw_allocation(
+    iterations: Sequence[int],
+    real: Sequence[Sequence[int]],
+    kept: Sequence[Sequence[int]],
+    phases: Sequence[str] = PHASES,
+) -> Figure:
     """Stacked areas per iteration: shares of the real chunks, shares of the kept ones, numbers kept."""
     figure = Figure(figsize=(13, 4.2), layout="constrained")
     cast(ConstrainedLayoutEngine, figure.get_layout_engine()).set(wspace=0.05)
@@ -35,13 +40,13 @@ def draw_allocation(iterations: Sequence[int], real: Sequence[Sequence[int]], ke
         (middle, kept_IF, "Kept chunks"),
     ):
         share_IF = 100 * count_IF / count_IF.sum(1, keepdim=True).clamp(min=1)
-        _stacked(axes, edges, share_IF)
+        _stacked(axes, edges, share_IF, phases)
         axes.set(title=title, ylabel="share (%)", ylim=(0, 100))
-    _stacked(right, edges, kept_IF)
+    _stacked(right, edges, kept_IF, phases)
     right.stairs(real_IF.sum(1).numpy(), edges, baseline=None, color="black", linewidth=1.2)
     right.set(title="Kept chunks (line: real chunks)", ylabel="chunks per iteration")
     right.set_ylim(0, 1.08 * max(int(real_IF.sum(1).max()), 1))
-    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=len(PHASES), frameon=False)
+    figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=len(phases), frameon=False)
     return figure
 
 
@@ -136,11 +141,12 @@ def _sparse(values: Sequence[float]) -> int:
     return max(1, len(values) // MAX_MARKERS)
 
 
-def _stacked(axes: Axes, edges: Sequence[float], value_IF: Tensor) -> None:
+def _stacked(axes: Axes, edges: Sequence[float], value_IF: Tensor, phases: Sequence[str]) -> None:
     """One step per iteration (an area would show nothing of a single one)."""
     top_IF = value_IF.cumsum(1)
     for phase, (top, bottom) in enumerate(zip(top_IF.unbind(1), (top_IF - value_IF).unbind(1), strict=True)):
-        axes.stairs(top.numpy(), edges, baseline=bottom.numpy(), fill=True, label=PHASES[phase], color=COLOURS[phase])
+        colour = COLOURS[phase % len(COLOURS)]
+        axes.stairs(top.numpy(), edges, baseline=bottom.numpy(), fill=True, label=phases[phase], color=colour)
     axes.margins(x=0)
     _finish(axes)
 

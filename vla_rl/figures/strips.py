@@ -9,22 +9,27 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Patch
 from torch import Tensor
 
-from vla_rl.figures.colours import FAILURE_COLOUR, PHASE_COLOURS, SUCCESS_COLOUR
+from vla_rl.figures.colours import FAILURE_COLOUR, SUCCESS_COLOUR, phase_colour
 from vla_rl.figures.video import pictures
-from vla_rl.functional.phases import PHASES, trajectory_phases
+from vla_rl.functional.phases import Labeller, trajectory_phases
 from vla_rl.types import Trajectory
 
 FRAMES, ROWS = 5, 4  # pictures of a strip, strips of an outcome at most
 DROPPED_ALPHA = 0.3
 
 
-def draw_strips(trajectories: Sequence[Trajectory], kept: Mapping[int, Tensor] | None = None) -> Figure:
+def draw_strips(
+    trajectories: Sequence[Trajectory],
+    kept: Mapping[int, Tensor] | None = None,
+    label: Labeller = trajectory_phases,
+) -> Figure:
     """Left successes, right failures, up to `ROWS` of each in the order given; a row is an episode from its first
     decision to its end, framed in the colour of its phase.
 
     Args:
         kept: indices of the chunks that the update paid for, by uid; the others are drawn pale. None: nothing was
             trained on.
+        label: what splits trajectories into phases.
     """
     sides = {
         "successes": [t for t in trajectories if t.success],
@@ -35,8 +40,8 @@ def draw_strips(trajectories: Sequence[Trajectory], kept: Mapping[int, Tensor] |
     for half, (name, members) in zip(figure.subfigures(1, 2, wspace=0.03), sides.items(), strict=True):
         shown = members[:ROWS]
         half.suptitle(name if len(shown) == len(members) else f"{name} ({len(shown)} of {len(members)})")
-        _draw_side(half, shown, rows, kept)
-    handles = [Patch(color=colour, label=phase) for phase, colour in zip(PHASES, PHASE_COLOURS, strict=True)]
+        _draw_side(half, shown, rows, kept, label)
+    handles = [Patch(color=phase_colour(index), label=phase) for index, phase in enumerate(label.phases)]
     handles += [Patch(color=SUCCESS_COLOUR, label="end: success"), Patch(color=FAILURE_COLOUR, label="end: failure")]
     title = None if kept is None else "pale: not trained on"
     figure.legend(
@@ -45,7 +50,13 @@ def draw_strips(trajectories: Sequence[Trajectory], kept: Mapping[int, Tensor] |
     return figure
 
 
-def _draw_side(half: SubFigure, shown: Sequence[Trajectory], rows: int, kept: Mapping[int, Tensor] | None) -> None:
+def _draw_side(
+    half: SubFigure,
+    shown: Sequence[Trajectory],
+    rows: int,
+    kept: Mapping[int, Tensor] | None,
+    label: Labeller,
+) -> None:
     axes_RF = half.subplots(rows, FRAMES, squeeze=False)
     for axes in axes_RF.flat:
         axes.set(xticks=[], yticks=[])
@@ -53,16 +64,18 @@ def _draw_side(half: SubFigure, shown: Sequence[Trajectory], rows: int, kept: Ma
     if not shown:
         half.text(0.5, 0.5, "none", ha="center", va="center", color="#666666")
     for axes_F, trajectory in zip(axes_RF, shown, strict=False):
-        _draw_strip(axes_F, trajectory, None if kept is None else kept.get(trajectory.episode.uid, torch.tensor([])))
+        kept_K = None if kept is None else kept.get(trajectory.episode.uid, torch.tensor([]))
+        _draw_strip(axes_F, trajectory, kept_K, label)
 
 
-def _draw_strip(axes_F: Sequence, trajectory: Trajectory, kept_K: Tensor | None) -> None:
-    frames, phase_N = pictures(trajectory), trajectory_phases(trajectory).tolist()
+def _draw_strip(axes_F: Sequence, trajectory: Trajectory, kept_K: Tensor | None, label: Labeller) -> None:
+    frames, phase_N = pictures(trajectory), label(trajectory).tolist()
+    outcome = SUCCESS_COLOUR if trajectory.success else FAILURE_COLOUR
     at = torch.linspace(0, len(frames) - 1, min(FRAMES, len(frames))).round().int().tolist()
     for axes, n in zip(axes_F, at, strict=False):
         ended = n == len(trajectory)
         dropped = kept_K is not None and not ended and n not in kept_K
-        colour = (SUCCESS_COLOUR if trajectory.success else FAILURE_COLOUR) if ended else PHASE_COLOURS[phase_N[n]]
+        colour = outcome if ended else phase_colour(phase_N[n])
         axes.imshow(frames[n], alpha=DROPPED_ALPHA if dropped else 1.0)
         axes.set_xlabel(f"{trajectory.steps} steps" if ended else f"chunk {n + 1}", fontsize=9)
         axes.spines[:].set(visible=True, color=colour, linewidth=3)

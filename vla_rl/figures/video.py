@@ -19,8 +19,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from vla_rl.config.schema import VideoConfig
-from vla_rl.figures.colours import FAILURE_COLOUR, PHASE_COLOURS, SUCCESS_COLOUR
-from vla_rl.functional.phases import PHASES, trajectory_phases
+from vla_rl.figures.colours import FAILURE_COLOUR, SUCCESS_COLOUR, phase_colour
+from vla_rl.functional.phases import Labeller, trajectory_phases
 from vla_rl.types import Trajectory
 
 FPS = 5  # decisions a second: twice real time for chunks of 8 control steps at 20 Hz
@@ -71,13 +71,14 @@ def pictures(trajectory: Trajectory) -> list[np.ndarray]:
     return [upright(frame_HWC) for frame_HWC in [*trajectory.frame_NHWC, *last]]
 
 
-def annotate(trajectory: Trajectory, kept_K: Tensor | None = None) -> np.ndarray:
+def annotate(trajectory: Trajectory, kept_K: Tensor | None = None, label: Labeller = trajectory_phases) -> np.ndarray:
     """The frames of a video, uint8 [T, H, W, 3]: each decision, then the end.
 
     Args:
         kept_K: indices of the chunks that the update paid for; None where nothing was trained on.
+        label: what splits trajectories into phases.
     """
-    phase_N = trajectory_phases(trajectory).tolist()
+    phase_N = label(trajectory).tolist()
     kept_N = None if kept_K is None else torch.isin(torch.arange(len(trajectory)), kept_K).tolist()
     frames = []
     for n, picture in enumerate(pictures(trajectory)):
@@ -87,7 +88,8 @@ def annotate(trajectory: Trajectory, kept_K: Tensor | None = None) -> np.ndarray
         for line, text in enumerate(textwrap.wrap(trajectory.instruction, WRAP, max_lines=2, placeholder=" ...")):
             _text(draw, line, text)
         if n < len(trajectory):
-            _describe_chunk(draw, trajectory, n, phase_N[n], None if kept_N is None else kept_N[n])
+            name = label.phases[phase_N[n]]
+            _describe_chunk(draw, trajectory, n, phase_N[n], name, None if kept_N is None else kept_N[n])
         else:
             _describe_outcome(draw, trajectory)
         _timeline(draw, phase_N, kept_N, now=n)
@@ -126,13 +128,15 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.load_default(size)  # Pillow's own: the same on every machine
 
 
-def _describe_chunk(draw: ImageDraw.ImageDraw, trajectory: Trajectory, n: int, phase: int, kept: bool | None) -> None:
+def _describe_chunk(
+    draw: ImageDraw.ImageDraw, trajectory: Trajectory, n: int, phase: int, name: str, kept: bool | None
+) -> None:
     executed, closing = int(trajectory.executed_N[n]), int(trajectory.gripper_closed_NL[n].sum())
     use = "" if kept is None else ", trained on" if kept else ", dropped"
     _text(draw, 2, f"chunk {n + 1} of {len(trajectory)}{use}")
     middle = 3.75 * LINE
-    draw.rectangle((MARGIN, middle - 8, MARGIN + 16, middle + 8), fill=PHASE_COLOURS[phase], outline=INK)
-    _text(draw, 3, f"{PHASES[phase]}, gripper closes in {closing} of {executed} steps", x=MARGIN + 26)
+    draw.rectangle((MARGIN, middle - 8, MARGIN + 16, middle + 8), fill=phase_colour(phase), outline=INK)
+    _text(draw, 3, f"{name}, gripper closes in {closing} of {executed} steps", x=MARGIN + 26)
 
 
 def _describe_outcome(draw: ImageDraw.ImageDraw, trajectory: Trajectory) -> None:
@@ -153,10 +157,10 @@ def _timeline(draw: ImageDraw.ImageDraw, phase_N: list[int], kept_N: list[bool] 
     for n, phase in enumerate(phase_N):
         left, right = MARGIN + n * width, MARGIN + (n + 1) * width - 1
         if kept_N is None or kept_N[n]:
-            draw.rectangle((left, top, right, bottom), fill=PHASE_COLOURS[phase])
+            draw.rectangle((left, top, right, bottom), fill=phase_colour(phase))
         else:
             draw.rectangle((left, top, right, bottom), fill=FAINT)
-            draw.rectangle((left, bottom - 8, right, bottom), fill=PHASE_COLOURS[phase])
+            draw.rectangle((left, bottom - 8, right, bottom), fill=phase_colour(phase))
         if n == now:
             draw.rectangle((left, top, right, bottom), outline=INK, width=2)
             middle = (left + right) / 2

@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from callbacks.masks.padded import FullPadded
 from callbacks.masks.pcm import PCM
 from callbacks.monitors.phase_plot import PhasePlot
-from tests.helpers.make import MadeData, MadeModule, made_trainer, make_trajectory, train
+from tests.helpers.make import MadeData, MadeModule, made_trainer, make_trajectory, random_groups, train
 from vla_rl.figures.phases import (
     draw_allocation,
     draw_cumulative_divergence,
@@ -176,3 +176,12 @@ def test_resume_continues_the_history(tmp_path):
 def test_wrong_option():
     with pytest.raises(ValueError, match=r"at least 1 iteration, got 0 \(callbacks.phase_plot.every_iterations=5\)$"):
         PhasePlot(every_iterations=0)
+
+
+def test_phases_are_those_of_the_masks_own_labeller(tmp_path):
+    plot = PhasePlot()
+    train(tmp_path, PCM(budget=2, labeller="time_quantile"), plot, iterations=1)
+    assert sum(plot.kept[0]) == 16  # 8 trajectories, 2 chunks each
+    lengths = [len(t) for group in random_groups(0) for t in group.trajectories]
+    fifths = [torch.arange(n) * 5 // n for n in lengths]
+    assert plot.real[0] == torch.cat(fifths).bincount(minlength=5).tolist()

@@ -56,7 +56,7 @@ class Seen(L.Callback):
 def test_a_video_shows_the_chunks_that_were_trained_on(tmp_path, monkeypatch):
     shown = {}
     monkeypatch.setattr(
-        videos, "annotate", lambda t, kept: shown.__setitem__(t.episode.uid, kept.tolist()) or annotate(t, kept)
+        videos, "annotate", lambda t, kept, label: shown.__setitem__(t.episode.uid, kept.tolist()) or annotate(t, kept)
     )
     seen = Seen()
     train(tmp_path, RandomMask(budget=2), seen, Videos(per_group=4))
@@ -67,7 +67,7 @@ def test_a_video_shows_the_chunks_that_were_trained_on(tmp_path, monkeypatch):
 
 def test_episodes_that_were_not_trained_on_have_no_kept_chunk(tmp_path, monkeypatch):
     shown = []
-    monkeypatch.setattr(videos, "annotate", lambda t, kept: shown.append(kept.tolist()) or annotate(t, kept))
+    monkeypatch.setattr(videos, "annotate", lambda t, kept, label: shown.append(kept.tolist()) or annotate(t, kept))
 
     class NobodyTrains(MadeData):
         def train_dataloader(self):
