@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from vla_rl.checks import check_number
 from vla_rl.distributed.seeding import seeded_generator
 from vla_rl.rollout.callback import RolloutCallback
 from vla_rl.types import Episode
@@ -43,13 +44,12 @@ class Augment(RolloutCallback):
         jitter: largest relative change of each channel alone, in [0, 1).
 
     Raises:
-        ValueError: for a value outside its range.
+        UserError: for a value outside its range.
     """
 
     def __init__(self, brightness: float = 0.2, jitter: float = 0.1) -> None:
         for name, value in (("brightness", brightness), ("jitter", jitter)):
-            if not isinstance(value, float | int) or isinstance(value, bool) or not 0 <= value < 1:
-                raise ValueError(f"{name} must be at least 0 and below 1, got {value!r} (callbacks.augment.{name}=0.1)")
+            check_number(f"callbacks.augment.{name}", value, 0.1, least=0, below=1)
         self.brightness, self.jitter = brightness, jitter
 
     def plan_rollouts(self, episodes: Sequence[Episode]) -> None:

@@ -13,7 +13,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from safetensors import SafetensorError
 from torch import nn
 
-from callbacks.masks.budget import check_count
+from vla_rl.checks import check_count
 from vla_rl.distributed.parameters import full_state
 from vla_rl.distributed.random_state import random_states, set_random_state
 from vla_rl.errors import Preempted, RunError
@@ -39,8 +39,8 @@ class Checkpoint(LightningCheckpoint):
     """
 
     def __init__(self, every_iterations: int = 1, keep: int = 2) -> None:
-        check_count("every_iterations", every_iterations, "iteration", "callbacks.checkpoint.every_iterations=1")
-        check_count("keep", keep, "checkpoint", "callbacks.checkpoint.keep=2")
+        check_count("callbacks.checkpoint.every_iterations", every_iterations, 1)
+        check_count("callbacks.checkpoint.keep", keep, 2)
         self.every_iterations, self.keep = every_iterations, keep
         self._best: dict[str, Any] = {}  # name of the checkpoint, and its held-out success
         self._random_states: list[dict[str, Any]] = []  # of the run that goes on, by rank

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from callbacks.masks.base import ChunkMask
 from callbacks.masks.phase_scores import PhaseScores
-from vla_rl.config.choices import pick
+from vla_rl.checks import check_fraction
+from vla_rl.config.instantiate import resolve
 from vla_rl.functional.divergence import cumulative_share, keep_probability, knee
 from vla_rl.functional.phases import Labeller
 from vla_rl.functional.sampling import ESTIMATORS, Estimator
@@ -58,13 +59,12 @@ class PCM(ChunkMask):
         estimator: str = "paper",
     ) -> None:
         super().__init__(budget, knee=True)
-        if not isinstance(floor, float | int) or isinstance(floor, bool) or not 0 < floor <= 1:
-            raise ValueError(f"floor must be above 0 and at most 1, got {floor!r} (mask.floor=0.1)")
+        check_fraction("mask.floor", floor, 0.1)
         self.floor = floor
         self.scores = PhaseScores(
             refresh_every, labeller, vector, gripper, group_weight, debias=debias, collapse=collapse, missing=missing
         )
-        self.estimator: Estimator = pick(estimator, ESTIMATORS, "mask.estimator")
+        self.estimator: Estimator = resolve(estimator, ESTIMATORS, "mask.estimator")
         self.keep_prob = [1.0] * len(self.scores.phases)  # uniform until there is a score
         self.history: list[dict[str, Any]] = []  # of every iteration, for plots
 

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from callbacks.masks.budget import check_count
-from vla_rl.config.choices import pick
+from vla_rl.checks import check_choice, check_count, check_flag
+from vla_rl.config.instantiate import resolve
 from vla_rl.errors import UserError
 from vla_rl.functional.divergence import COLLAPSES, GROUP_WEIGHTS, VECTORS, collapse, mean_divergence
 from vla_rl.functional.phases import LABELLERS, Labeller
@@ -53,24 +53,22 @@ class PhaseScores:
         collapse: str = "mean",
         missing: str = "carry",
     ) -> None:
-        check_count("refresh_every", refresh_every, "iteration", "mask.refresh_every=5")
+        check_count("mask.refresh_every", refresh_every, 5)
         for name, value in (("gripper", gripper), ("debias", debias)):
-            if not isinstance(value, bool):
-                raise ValueError(f"{name} must be true or false, got {value!r} (mask.{name}=true)")
-        if missing not in MISSING:
-            raise ValueError(f"missing must be one of {', '.join(MISSING)}, got {missing!r} (mask.missing=carry)")
-        self.label: Labeller = pick(labeller, LABELLERS, "mask.labeller")
+            check_flag(f"mask.{name}", value)
+        check_choice("mask.missing", missing, MISSING)
+        self.label: Labeller = resolve(labeller, LABELLERS, "mask.labeller")
         if not getattr(self.label, "phases", None):
             raise UserError(
                 f"the labeller {labeller} does not name its phases: mark it with @labels('early', 'late') of "
                 "vla_rl.functional.phases (mask.labeller=gripper)"
             )
         self.refresh_every, self.gripper, self.missing = refresh_every, gripper, missing
-        self._collapse = pick(collapse, COLLAPSES, "mask.collapse")
+        self._collapse = resolve(collapse, COLLAPSES, "mask.collapse")
         self._options = {
             "label": self.label,
-            "vector": pick(vector, VECTORS, "mask.vector"),
-            "group_weight": pick(group_weight, GROUP_WEIGHTS, "mask.group_weight"),
+            "vector": resolve(vector, VECTORS, "mask.vector"),
+            "group_weight": resolve(group_weight, GROUP_WEIGHTS, "mask.group_weight"),
             "debias": debias,
         }
         self.buffers: list[list[float]] = [[] for _ in self.phases]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from callbacks.masks.base import ChunkMask
-from callbacks.masks.budget import check_count
+from vla_rl.checks import check_count
 from vla_rl.distributed.collectives import all_reduce_sum
 from vla_rl.rollout.trainer_state import callbacks_of, epoch_of
 from vla_rl.training.grpo_module import GRPOModule
@@ -31,7 +31,7 @@ class Diagnostics(L.Callback):
     """
 
     def __init__(self, every_iterations: int = 10) -> None:
-        check_count("every_iterations", every_iterations, "iteration", "callbacks.diagnostics.every_iterations=10")
+        check_count("callbacks.diagnostics.every_iterations", every_iterations, 10)
         self.every_iterations = every_iterations
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -10,7 +10,7 @@ import psutil
 import torch
 from torch import Tensor
 
-from callbacks.masks.budget import check_count
+from vla_rl.checks import check_count
 from vla_rl.types import ChunkBatch
 
 MB = 1e6  # bytes
@@ -97,7 +97,7 @@ class ActivationMemory(L.Callback):
     """
 
     def __init__(self, every_iterations: int = 10) -> None:
-        check_count("every_iterations", every_iterations, "iteration", "callbacks.memory.every_iterations=10")
+        check_count("callbacks.memory.every_iterations", every_iterations, 10)
         self.every_iterations = every_iterations
         self._hooks: torch.autograd.graph.saved_tensors_hooks | None = None
 

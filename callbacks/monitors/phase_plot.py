@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from callbacks.masks.base import labeller_of
-from callbacks.masks.budget import check_count
 from callbacks.masks.pcm import PCM
 from callbacks.monitors.save_figures import save_figures
+from vla_rl.checks import check_count
 from vla_rl.distributed.collectives import all_reduce_sum
 from vla_rl.figures.phases import (
     draw_allocation,
@@ -38,7 +38,7 @@ class PhasePlot(L.Callback):
     """
 
     def __init__(self, every_iterations: int = 5) -> None:
-        check_count("every_iterations", every_iterations, "iteration", "callbacks.phase_plot.every_iterations=5")
+        check_count("callbacks.phase_plot.every_iterations", every_iterations, 5)
         self.every_iterations = every_iterations
         self.iterations: list[int] = []
         self.real: list[list[int]] = []  # per iteration and phase

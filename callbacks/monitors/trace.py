@@ -16,7 +16,7 @@ from typing import Any, cast
 import lightning as L
 from torch import Tensor
 
-from callbacks.masks.budget import check_count
+from vla_rl.checks import check_count
 from vla_rl.errors import UserError
 from vla_rl.rollout.callback import RolloutCallback
 from vla_rl.rollout.datamodule import RolloutDataModule
@@ -105,7 +105,7 @@ class Trace(RolloutCallback):
     """
 
     def __init__(self, iteration: int = 2) -> None:
-        check_count("iteration", iteration, "iteration", "callbacks.trace.iteration=2")
+        check_count("callbacks.trace.iteration", iteration, 2)
         self.iteration = iteration
         self._spans: Spans | None = None
         self._step_began = 0.0

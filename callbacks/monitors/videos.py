@@ -17,7 +17,7 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 
 from callbacks.masks.base import labeller_of
-from callbacks.masks.budget import check_count
+from vla_rl.checks import check_count
 from vla_rl.config.schema import VideoConfig
 from vla_rl.figures.strips import draw_strips
 from vla_rl.figures.video import annotate, choose, file_name, gif, write_mp4
@@ -34,9 +34,9 @@ class Videos(L.Callback):
     """
 
     def __init__(self, every_iterations: int = 10, first: int = 0, failures: int = 2, per_group: int = 0) -> None:
-        check_count("every_iterations", every_iterations, "iteration", "callbacks.videos.every_iterations=10")
+        check_count("callbacks.videos.every_iterations", every_iterations, 10)
         for name, value in (("first", first), ("failures", failures), ("per_group", per_group)):
-            check_count(name, value, "video", f"callbacks.videos.{name}=2", least=0)
+            check_count(f"callbacks.videos.{name}", value, 2, least=0)
         self.every_iterations = every_iterations
         self.rules = VideoConfig(first, failures, per_group)
         self._kept: dict[int, Tensor] = {}  # this iteration: uid -> indices of the chunks that were trained on

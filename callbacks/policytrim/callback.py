@@ -16,12 +16,12 @@ from typing import Any
 import lightning as L
 import torch
 
-from callbacks.masks.budget import check_count
 from callbacks.policytrim.metrics import iteration_metrics, window_counts
-from callbacks.policytrim.options import check_choice, check_number, check_ratios, windows_of
+from callbacks.policytrim.options import check_ratios, windows_of
 from callbacks.policytrim.reference import Reference
 from callbacks.policytrim.stages import HORIZON_BASELINES, Extension, Reduction, Stage
 from callbacks.policytrim.step_baseline import StepBaseline
+from vla_rl.checks import check_choice, check_count, check_number
 from vla_rl.distributed.collectives import all_reduce_sum
 from vla_rl.distributed.seeding import seeded_generator
 from vla_rl.functional.rewards import ASSIGNMENTS, PRESETS, SIGMA_FLOORS, Preset, caught_up
@@ -84,19 +84,19 @@ class PolicyTrim(RolloutCallback):
         baseline_factor: float = 1.3,
     ) -> None:
         check_ratios(base_window, ratios)
-        check_count("extend_iterations", extend_iterations, "iteration", "reward.extend_iterations=40", least=0)
-        check_count("switch_iterations", switch_iterations, "iteration", "reward.switch_iterations=5")
-        check_count("baseline_episodes", baseline_episodes, "episode", "reward.baseline_episodes=20")
-        check_choice("horizon_baseline", horizon_baseline, HORIZON_BASELINES)
-        check_choice("assign", assign, ASSIGNMENTS)
-        check_choice("preset", preset, PRESETS)
+        check_count("reward.extend_iterations", extend_iterations, 40, least=0)
+        check_count("reward.switch_iterations", switch_iterations, 5)
+        check_count("reward.baseline_episodes", baseline_episodes, 20)
+        check_choice("reward.horizon_baseline", horizon_baseline, HORIZON_BASELINES)
+        check_choice("reward.assign", assign, ASSIGNMENTS)
+        check_choice("reward.preset", preset, PRESETS)
         published = PRESETS[preset]
         self.values = Preset(
             published.step_coef if step_coef is None else step_coef,
             published.penalty if penalty is None else penalty,
             published.sigma_floor if sigma_floor is None else sigma_floor,
         )
-        check_choice("sigma_floor", self.values.sigma_floor, SIGMA_FLOORS)
+        check_choice("reward.sigma_floor", self.values.sigma_floor, SIGMA_FLOORS)
         for name, value, example in (
             ("switch_margin", 0.0 if switch_margin is None else switch_margin, 0.01),
             ("beta", beta, 1.0),
@@ -104,9 +104,9 @@ class PolicyTrim(RolloutCallback):
             ("penalty", self.values.penalty, 0.15),
             ("kl_coef", kl_coef, 0.1),
         ):
-            check_number(name, value, example)
-        check_number("sigma_floor_steps", sigma_floor_steps, 5.0, above=True)
-        check_number("baseline_factor", baseline_factor, 1.3, above=True)
+            check_number(f"reward.{name}", value, example, least=0)
+        check_number("reward.sigma_floor_steps", sigma_floor_steps, 5.0, above=0)
+        check_number("reward.baseline_factor", baseline_factor, 1.3, above=0)
 
         self.base_window, self.ratios, self.extend_iterations = base_window, ratios, extend_iterations
         self.switch_margin, self.switch_iterations = switch_margin, switch_iterations

@@ -2,43 +2,27 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from vla_rl.errors import UserError, no_such_choice
+from vla_rl.checks import check_count
+from vla_rl.errors import UserError
 from vla_rl.functional.rewards import spaced_ratios, window_of
 
 
-def check_choice(name: str, value: Any, choices: Iterable[str]) -> None:
-    """Refuse a value that is not one of `choices`."""
-    choices = list(choices)
-    if value not in choices:
-        raise ValueError(no_such_choice(value, choices, f"reward.{name}"))
-
-
-def check_number(name: str, value: Any, example: float, *, above: bool = False) -> None:
-    """Refuse what is no number, infinite or below 0 (`above`: 0 as well)."""
-    number = isinstance(value, float | int) and not isinstance(value, bool)
-    if not number or not 0 <= value < math.inf or (above and value == 0):
-        least = "above 0" if above else "at least 0"
-        raise ValueError(f"{name} must be a number {least}, got {value!r} (reward.{name}={example})")
-
-
 def check_ratios(base_window: Any, ratios: Any) -> None:
-    """Refuse a base window below 1, ratios that are none, and both together."""
-    if base_window is not None and (type(base_window) is not int or base_window < 1):
-        raise ValueError(
-            f"base_window must be a whole number of control steps, at least 1, got {base_window!r} "
-            "(reward.base_window=8)"
-        )
+    """Refuse a base window below 1, invalid ratios, and both together."""
+    if base_window is not None:
+        check_count("reward.base_window", base_window, 8)
     if ratios is None:
         return
     numbers = isinstance(ratios, Sequence) and not isinstance(ratios, str) and len(ratios) > 0
     if not numbers or not all(type(r) in (int, float) and 0 < r <= 1 for r in ratios):
-        raise ValueError(f"ratios must be numbers above 0 and at most 1, got {ratios!r} (reward.ratios=[0.5,0.75,1])")
+        raise UserError(
+            f"reward.ratios must be numbers above 0 and at most 1, got {ratios!r} (reward.ratios=[0.5,0.75,1])"
+        )
     if base_window is not None:
-        raise ValueError(
+        raise UserError(
             f"the smallest of ratios is the base window, so base_window={base_window} says it twice "
             "(reward.base_window=null, or reward.ratios=null)"
         )

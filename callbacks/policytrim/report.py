@@ -7,10 +7,10 @@ from typing import Any
 
 import lightning as L
 
-from callbacks.masks.budget import check_count
 from callbacks.monitors.save_figures import save_figures
 from callbacks.policytrim.callback import PolicyTrim
 from callbacks.policytrim.figures import draw_reward, draw_steps, draw_windows
+from vla_rl.checks import check_count
 from vla_rl.distributed.collectives import gather_lists
 from vla_rl.evaluation.windows import WindowResult, measure_windows
 from vla_rl.rollout.trainer_state import callbacks_of, data_of, epoch_of
@@ -29,7 +29,7 @@ class TrimReport(L.Callback):
     """
 
     def __init__(self, episodes: int = 60) -> None:
-        check_count("episodes", episodes, "episode", "callbacks.trim_report.episodes=60")
+        check_count("callbacks.trim_report.episodes", episodes, 60)
         self.episodes = episodes
         self.results: dict[str, list[WindowResult]] = {}  # by when they were measured
         # of the last iteration's successes, those of all ranks: S, reward, penalty

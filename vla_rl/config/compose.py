@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from vla_rl.config.aliases import translate
-from vla_rl.config.convert import typed
+from vla_rl.config.convert import to_dataclass
 from vla_rl.config.schema import GROUPS, Config, validate
 from vla_rl.errors import UserError, closest, did_you_mean
 
@@ -56,7 +56,7 @@ def compose(argv: list[str]) -> Config:
     tree = _apply(tree, [(key, value) for key, value in arguments if key != "conf"])
     tree = _resolve(tree)
     _require_given(tree, "")
-    config = typed(Config, tree)
+    config = to_dataclass(Config, tree)
     validate(config)
     return config
 
@@ -83,7 +83,7 @@ def own_options(schema: type[T], argv: list[str]) -> tuple[T, list[str]]:
         for part in reversed(key.split(".")):
             value = {part: value}
         tree = merge(tree, value)
-    return typed(schema, tree), rest
+    return to_dataclass(schema, tree), rest
 
 
 def save_resolved(config: Config, path: Path) -> None:

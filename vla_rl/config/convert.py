@@ -16,7 +16,7 @@ _WORDS = {int: "an integer", float: "a number", str: "text"}
 _SECTION = "a section of values"
 
 
-def typed(schema: type[T], tree: Any, key: str = "") -> T:
+def to_dataclass(schema: type[T], tree: Any, key: str = "") -> T:
     """An instance of the dataclass `schema` from a dict, nested dataclasses included.
 
     Args:
@@ -44,7 +44,7 @@ def _convert(hint: Any, value: Any, key: str, default: Any) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     example = None if default is None else f"{key}={default}"
     if is_dataclass(hint):
-        return typed(hint, value, key)
+        return to_dataclass(hint, value, key)
     if origin in (types.UnionType, typing.Union):  # `X | None`
         return None if value is None else _convert(arguments[0], value, key, default)
     if origin is Literal:

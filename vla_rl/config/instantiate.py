@@ -1,18 +1,19 @@
 """Nodes to objects: import `_target_`, check the options' names against its signature, call it.
 
-A node inside a node (a strategy inside the trainer) is built first.
+A node inside a node (a strategy inside the trainer) is built first. `resolve` does the same for an option that names a
+function (`mask.labeller`).
 """
 
 from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from vla_rl.config.schema import GROUPS, Config, Node
 from vla_rl.config.signatures import is_missing, option_names
-from vla_rl.errors import UserError, closest, did_you_mean
+from vla_rl.errors import UserError, closest, did_you_mean, no_such_choice
 
 
 def build(node: Node | None, key: str, **extra: Any) -> Any:
@@ -101,6 +102,29 @@ def import_path(path: str, given: str) -> Callable[..., Any]:
     if not callable(target):
         raise UserError(f"'{path}' is neither a class nor a function {given}")
     return target
+
+
+def resolve(value: Any, choices: Mapping[str, Any], option: str) -> Any:
+    """What `value` stands for.
+
+    Args:
+        value: a name in `choices`, the path of a function (`my_pkg.my_function`), or the function itself.
+        option: where it stands in the config (`mask.labeller`), for messages.
+
+    Raises:
+        UserError: no such name, module or function.
+
+    Example:
+        >>> resolve("largest", {"largest": max}, "mask.collapse")([1, 2])
+        2
+    """
+    if isinstance(value, str) and value in choices:
+        return choices[value]
+    if callable(value):
+        return value
+    if isinstance(value, str) and "." in value:
+        return import_path(value, f"({option}={value})")
+    raise UserError(no_such_choice(value, choices, option, also=", or my_pkg.my_function"))
 
 
 def _check_node(node: Node, key: str) -> None:

@@ -7,10 +7,10 @@ or None; `vla_rl.config.instantiate` turns it into an object.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from vla_rl.checks import check_count, check_number
 from vla_rl.errors import UserError
 
 Node = dict[str, Any]
@@ -128,20 +128,20 @@ def validate(config: Config) -> None:
     _rollout(config.rollout)
     _grpo(config)
     _optim(config)
-    _at_least(0, "seed", config.seed, 1)
-    _at_least(0, "iterations", config.iterations, 40)
+    check_count("seed", config.seed, 1, least=0)
+    check_count("iterations", config.iterations, 40, least=0)
     for name in ("sampled_episodes", "greedy_episodes", "every_iterations"):
-        _at_least(0, f"evaluation.{name}", getattr(config.evaluation, name), 0)
+        check_count(f"evaluation.{name}", getattr(config.evaluation, name), 0, least=0)
     for name, example in (("steps", 800), ("batch_rows", 16)):
-        _at_least(1, f"sft.{name}", getattr(config.sft, name), example)
+        check_count(f"sft.{name}", getattr(config.sft, name), example)
 
 
 def _rollout(rollout: RolloutConfig) -> None:
-    _at_least(1, "rollout.groups", rollout.groups, 8)
+    check_count("rollout.groups", rollout.groups, 8)
     if rollout.group_size == 1:
         raise UserError("group size 1 has no spread to learn from: rollout.group_size=8")
-    _at_least(2, "rollout.group_size", rollout.group_size, 8)
-    _above_zero("rollout.temperature", rollout.temperature, 1.6)
+    check_count("rollout.group_size", rollout.group_size, 8, least=2)
+    check_number("rollout.temperature", rollout.temperature, 1.6, above=0)
     for name in ("train_init_states", "heldout_init_states"):
         low, high = getattr(rollout, name)
         if not 0 <= low < high:
@@ -159,7 +159,7 @@ def _grpo(config: Config) -> None:
     grpo, trajectories = config.grpo, config.rollout.groups * config.rollout.group_size
     for name, example in (("minibatches", 4), ("epochs", 1), ("micro_rows", 12), ("resample_rounds", 2)):
         if getattr(grpo, name) is not None:
-            _at_least(1, f"grpo.{name}", getattr(grpo, name), example)
+            check_count(f"grpo.{name}", getattr(grpo, name), example)
     size, kept = config.rollout.group_size, grpo.downsample
     if kept is not None and (kept < 2 or kept % 2 or kept > size):
         raise UserError(
@@ -171,29 +171,18 @@ def _grpo(config: Config) -> None:
             f"{grpo.minibatches} minibatches cannot share {trajectories} trajectories "
             f"({config.rollout.groups} groups of {config.rollout.group_size}): grpo.minibatches={trajectories}"
         )
-    if not 0 < grpo.clip_low < 1:
-        raise UserError(f"grpo.clip_low must lie between 0 and 1, got {grpo.clip_low}: grpo.clip_low=0.2")
-    _above_zero("grpo.clip_high", grpo.clip_high, 0.4)
-    _above_zero("grpo.advantage_eps", grpo.advantage_eps, 1e-6)
-    _at_least(0, "grpo.entropy_coef", grpo.entropy_coef, 0.001)
+    check_number("grpo.clip_low", grpo.clip_low, 0.2, above=0, below=1)
+    check_number("grpo.clip_high", grpo.clip_high, 0.4, above=0)
+    check_number("grpo.advantage_eps", grpo.advantage_eps, 1e-6, above=0)
+    check_number("grpo.entropy_coef", grpo.entropy_coef, 0.001, least=0)
 
 
 def _optim(config: Config) -> None:
-    _above_zero("optim.lr", config.optim.lr, 1e-5)
-    _above_zero("optim.grad_clip", config.optim.grad_clip, 2.0)
-    _at_least(1, "optim.max_skipped_steps", config.optim.max_skipped_steps, 3)
-    _above_zero("sft.lr", config.sft.lr, 1e-3)
+    check_number("optim.lr", config.optim.lr, 1e-5, above=0)
+    check_number("optim.grad_clip", config.optim.grad_clip, 2.0, above=0)
+    check_count("optim.max_skipped_steps", config.optim.max_skipped_steps, 3)
+    check_number("sft.lr", config.sft.lr, 1e-3, above=0)
     if not all(0 <= beta < 1 for beta in config.optim.betas):
         raise UserError(f"optim.betas must lie in [0, 1), got {list(config.optim.betas)}: optim.betas=[0.9,0.999]")
     for section in ("optim", "sft"):
-        _at_least(0, f"{section}.weight_decay", getattr(config, section).weight_decay, 0)
-
-
-def _at_least(least: int, key: str, value: float, example: float) -> None:
-    if not least <= value < math.inf:
-        raise UserError(f"{key} must be at least {least}, got {value}: {key}={example}")
-
-
-def _above_zero(key: str, value: float, example: float) -> None:
-    if not 0 < value < math.inf:
-        raise UserError(f"{key} must be above 0, got {value}: {key}={example}")
+        check_number(f"{section}.weight_decay", getattr(config, section).weight_decay, 0, least=0)

@@ -14,7 +14,7 @@ from typing import Any
 import lightning as L
 import torch
 
-from vla_rl.config.choices import pick
+from vla_rl.config.instantiate import resolve
 from vla_rl.config.schema import EvaluationConfig, GRPOConfig, RolloutConfig
 from vla_rl.distributed.collectives import gather_lists
 from vla_rl.distributed.lockstep import LockstepActor
@@ -90,8 +90,8 @@ class RolloutDataModule(L.LightningDataModule):
         self._interrupted: dict[str, Any] = {}  # what the run that goes on was collecting ahead
         self.rollout, self.grpo, self.evaluation = rollout, grpo, evaluation
         self.seed = seed
-        self._advantage = pick(grpo.advantage, ADVANTAGES, "grpo.advantage")
-        self._filter = pick(grpo.group_filter, GROUP_FILTERS, "grpo.group_filter")
+        self._advantage = resolve(grpo.advantage, ADVANTAGES, "grpo.advantage")
+        self._filter = resolve(grpo.group_filter, GROUP_FILTERS, "grpo.group_filter")
         self.on_done: Callable[[Trajectory], None] | None = None  # called with each episode that ends (progress)
         self.evaluating: Callable[[], AbstractContextManager[None]] = nullcontext  # evaluations run in it (clocks)
 

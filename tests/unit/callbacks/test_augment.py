@@ -58,5 +58,7 @@ def test_every_episode_has_a_lamp_of_its_own():
 
 @pytest.mark.parametrize("value", [-0.1, 1.0, "much", True])
 def test_wrong_options(value):
-    with pytest.raises(ValueError, match=r"^jitter must be at least 0 and below 1, got .* \(callbacks.augment.jitter="):
+    with pytest.raises(
+        ValueError, match=r"^callbacks.augment.jitter must be a number >= 0 and < 1, got .* \(callbacks.augment.jitter="
+    ):
         Augment(jitter=value)

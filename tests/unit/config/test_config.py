@@ -227,11 +227,11 @@ TYPES = [
 ]
 
 VALUES = [
-    (["rollout.groups=0"], "rollout.groups must be at least 1, got 0: rollout.groups=8"),
+    (["rollout.groups=0"], "rollout.groups must be an integer >= 1, got 0 (rollout.groups=8)"),
     (["rollout.group_size=1"], "group size 1 has no spread to learn from: rollout.group_size=8"),
-    (["rollout.group_size=0"], "rollout.group_size must be at least 2, got 0: rollout.group_size=8"),
-    (["rollout.temperature=0"], "rollout.temperature must be above 0, got 0.0: rollout.temperature=1.6"),
-    (["rollout.temperature=.nan"], "rollout.temperature must be above 0, got nan: rollout.temperature=1.6"),
+    (["rollout.group_size=0"], "rollout.group_size must be an integer >= 2, got 0 (rollout.group_size=8)"),
+    (["rollout.temperature=0"], "rollout.temperature must be a number > 0, got 0.0 (rollout.temperature=1.6)"),
+    (["rollout.temperature=.nan"], "rollout.temperature must be a number > 0, got nan (rollout.temperature=1.6)"),
     (
         ["rollout.train_init_states=[5,5]"],
         "rollout.train_init_states must be a range with 0 <= first < end, got [5, 5]: rollout.train_init_states=[0,40]",
@@ -240,28 +240,28 @@ VALUES = [
         ["rollout.train_init_states=[0,40]", "rollout.heldout_init_states=[39,50]"],
         "training and held-out initial states overlap, [0, 40] and [39, 50]: rollout.heldout_init_states=[40,51]",
     ),
-    (["seed=-1"], "seed must be at least 0, got -1: seed=1"),
-    (["iterations=-1"], "iterations must be at least 0, got -1: iterations=40"),
-    (["grpo.minibatches=0"], "grpo.minibatches must be at least 1, got 0: grpo.minibatches=4"),
+    (["seed=-1"], "seed must be an integer >= 0, got -1 (seed=1)"),
+    (["iterations=-1"], "iterations must be an integer >= 0, got -1 (iterations=40)"),
+    (["grpo.minibatches=0"], "grpo.minibatches must be an integer >= 1, got 0 (grpo.minibatches=4)"),
     (
         ["grpo.minibatches=65"],
         "65 minibatches cannot share 64 trajectories (8 groups of 8): grpo.minibatches=64",
     ),
-    (["grpo.epochs=0"], "grpo.epochs must be at least 1, got 0: grpo.epochs=1"),
-    (["grpo.micro_rows=0"], "grpo.micro_rows must be at least 1, got 0: grpo.micro_rows=12"),
-    (["grpo.clip_low=1.5"], "grpo.clip_low must lie between 0 and 1, got 1.5: grpo.clip_low=0.2"),
-    (["grpo.clip_high=0"], "grpo.clip_high must be above 0, got 0.0: grpo.clip_high=0.4"),
-    (["grpo.advantage_eps=0"], "grpo.advantage_eps must be above 0, got 0.0: grpo.advantage_eps=1e-06"),
-    (["grpo.entropy_coef=-1"], "grpo.entropy_coef must be at least 0, got -1.0: grpo.entropy_coef=0.001"),
-    (["optim.lr=0"], "optim.lr must be above 0, got 0.0: optim.lr=1e-05"),
-    (["optim.grad_clip=0"], "optim.grad_clip must be above 0, got 0.0: optim.grad_clip=2.0"),
+    (["grpo.epochs=0"], "grpo.epochs must be an integer >= 1, got 0 (grpo.epochs=1)"),
+    (["grpo.micro_rows=0"], "grpo.micro_rows must be an integer >= 1, got 0 (grpo.micro_rows=12)"),
+    (["grpo.clip_low=1.5"], "grpo.clip_low must be a number > 0 and < 1, got 1.5 (grpo.clip_low=0.2)"),
+    (["grpo.clip_high=0"], "grpo.clip_high must be a number > 0, got 0.0 (grpo.clip_high=0.4)"),
+    (["grpo.advantage_eps=0"], "grpo.advantage_eps must be a number > 0, got 0.0 (grpo.advantage_eps=1e-06)"),
+    (["grpo.entropy_coef=-1"], "grpo.entropy_coef must be a number >= 0, got -1.0 (grpo.entropy_coef=0.001)"),
+    (["optim.lr=0"], "optim.lr must be a number > 0, got 0.0 (optim.lr=1e-05)"),
+    (["optim.grad_clip=0"], "optim.grad_clip must be a number > 0, got 0.0 (optim.grad_clip=2.0)"),
     (["optim.betas=[0.9,1]"], "optim.betas must lie in [0, 1), got [0.9, 1.0]: optim.betas=[0.9,0.999]"),
-    (["optim.weight_decay=-1"], "optim.weight_decay must be at least 0, got -1.0: optim.weight_decay=0"),
+    (["optim.weight_decay=-1"], "optim.weight_decay must be a number >= 0, got -1.0 (optim.weight_decay=0)"),
     (
         ["evaluation.sampled_episodes=-1"],
-        "evaluation.sampled_episodes must be at least 0, got -1: evaluation.sampled_episodes=0",
+        "evaluation.sampled_episodes must be an integer >= 0, got -1 (evaluation.sampled_episodes=0)",
     ),
-    (["sft.batch_rows=0"], "sft.batch_rows must be at least 1, got 0: sft.batch_rows=16"),
+    (["sft.batch_rows=0"], "sft.batch_rows must be an integer >= 1, got 0 (sft.batch_rows=16)"),
 ]
 
 

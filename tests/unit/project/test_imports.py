@@ -17,6 +17,8 @@ FLOORS = (
 )
 NEIGHBOURS = {  # importer -> what it may import on its own floor
     "vla_rl.types": {"vla_rl.errors"},
+    "vla_rl.checkpoints": {"vla_rl.errors"},
+    "vla_rl.config": {"vla_rl.checks"},
     "vla_rl.demos": {"vla_rl.distributed"},
     "vla_rl.training": set(),
 }

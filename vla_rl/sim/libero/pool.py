@@ -7,6 +7,7 @@ import math
 import os
 from collections.abc import Sequence
 
+from vla_rl.checks import check_choice, check_count, check_flag, check_number
 from vla_rl.errors import UserError
 from vla_rl.sim.gl import check_gl
 from vla_rl.sim.libero import suites
@@ -51,17 +52,16 @@ class LiberoPool(ProcessPool):
         self.suite = suite
         tasks = list(range(len(suites.task_names(suite)))) if tasks is None else _checked_tasks(suite, tasks)
         self.horizon = suites.horizon(suite) if horizon is None else horizon
-        _check_whole("camera_px", camera_px, lowest=16, example=128)
-        _check_whole("chunk_steps", chunk_steps, lowest=1, example=8)
-        _check_whole("horizon", self.horizon, lowest=chunk_steps, example=suites.horizon(suite))
-        _check_whole("settle_steps", settle_steps, lowest=0, example=10)
-        _check_whole("workers", workers, lowest=0, example=2)
-        _check_number("placement_noise_m", placement_noise_m, lowest=0, example=0.03)
-        _check_number("timeout_s", timeout_s, lowest=0.1, example=120)
-        _check_choice("robot_geoms", robot_geoms, ROBOT_GEOMS)
-        if not isinstance(wrist_camera, bool):
-            raise UserError(f"sim.wrist_camera must be true or false, got {wrist_camera!r}: sim.wrist_camera=false")
-        _check_choice("stepping", stepping, STEPPINGS)
+        check_count("sim.camera_px", camera_px, 128, least=16)
+        check_count("sim.chunk_steps", chunk_steps, 8)
+        check_count("sim.horizon", self.horizon, suites.horizon(suite), least=chunk_steps)
+        check_count("sim.settle_steps", settle_steps, 10, least=0)
+        check_count("sim.workers", workers, 2, least=0)
+        check_number("sim.placement_noise_m", placement_noise_m, 0.03, least=0)
+        check_number("sim.timeout_s", timeout_s, 120, least=0.1)
+        check_choice("sim.robot_geoms", robot_geoms, ROBOT_GEOMS)
+        check_flag("sim.wrist_camera", wrist_camera, example=False)
+        check_choice("sim.stepping", stepping, STEPPINGS)
         _check_assets(suite, assets)
         check_gl()
         self.task_languages = {task: suites.language(suite, task) for task in tasks}
@@ -110,18 +110,3 @@ def _check_assets(suite: str, assets: str) -> None:
             "(downloads LIBERO's)"
         )
     suites.resolve_assets(assets)
-
-
-def _check_whole(name: str, value: int, *, lowest: int, example: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < lowest:
-        raise UserError(f"sim.{name} must be a whole number, at least {lowest}, got {value!r}: sim.{name}={example}")
-
-
-def _check_number(name: str, value: float, *, lowest: float, example: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not lowest <= value < math.inf:
-        raise UserError(f"sim.{name} must be a number, at least {lowest}, got {value!r}: sim.{name}={example}")
-
-
-def _check_choice(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise UserError(f"no sim.{name} {value!r}; allowed: {', '.join(allowed)}: sim.{name}={allowed[0]}")

@@ -42,21 +42,21 @@ def test_the_knee_is_taken_at_each_refresh(tmp_path):
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        (0, "budget must be at least 1 chunk, got 0 (mask.budget=12)"),
-        ("x", "budget must be a whole number of chunks, got 'x' (mask.budget=12)"),
-        (True, "budget must be a whole number of chunks, got True (mask.budget=12)"),
-        ({"chunks": 0.5}, "budget must be a whole number of chunks, got 0.5 (mask.budget=12)"),
-        ({"fraction": 1.5}, "budget.fraction must be above 0 and at most 1, got 1.5 (mask.budget.fraction=0.19)"),
-        ({"fraction": 0}, "budget.fraction must be above 0 and at most 1, got 0 (mask.budget.fraction=0.19)"),
-        ({"knee": False}, "budget.knee can only be true, got False (mask.budget.knee=true, or mask.budget=12)"),
+        (0, "mask.budget must be an integer >= 1, got 0 (mask.budget=12)"),
+        ("x", "mask.budget must be an integer >= 1, got 'x' (mask.budget=12)"),
+        (True, "mask.budget must be an integer >= 1, got True (mask.budget=12)"),
+        ({"chunks": 0.5}, "mask.budget must be an integer >= 1, got 0.5 (mask.budget=12)"),
+        ({"fraction": 1.5}, "mask.budget.fraction must be a number > 0 and <= 1, got 1.5 (mask.budget.fraction=0.19)"),
+        ({"fraction": 0}, "mask.budget.fraction must be a number > 0 and <= 1, got 0 (mask.budget.fraction=0.19)"),
+        ({"knee": False}, "mask.budget.knee can only be true, got False (mask.budget.knee=true, or mask.budget=12)"),
         (
             {"fraction": 0.5, "chunks": 3},
-            "budget takes one of chunks, fraction and knee, got fraction, chunks "
+            "mask.budget takes one of chunks, fraction and knee, got fraction, chunks "
             "(mask.budget=12, or mask=pcm mask.budget.fraction=0.19)",
         ),
         (
             {"share": 0.5},
-            "budget takes one of chunks, fraction and knee, got share "
+            "mask.budget takes one of chunks, fraction and knee, got share "
             "(mask.budget=12, or mask=pcm mask.budget.fraction=0.19)",
         ),
     ],

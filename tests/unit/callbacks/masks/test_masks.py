@@ -127,9 +127,9 @@ class TestBase:
 
     @pytest.mark.parametrize("mask", [PCM, RandomMask, SinglePhase])
     def test_budget_is_checked_when_built(self, mask):
-        with pytest.raises(ValueError, match=r"^budget must be at least 1 chunk, got 0 \(mask.budget=12\)$"):
+        with pytest.raises(ValueError, match=r"^mask.budget must be an integer >= 1, got 0 \(mask.budget=12\)$"):
             mask(budget=0)
-        with pytest.raises(ValueError, match=r"^budget must be a whole number of chunks, got 1.5 \(mask.budget=12\)$"):
+        with pytest.raises(ValueError, match=r"^mask.budget must be an integer >= 1, got 1.5 \(mask.budget=12\)$"):
             mask(budget=1.5)
 
     def test_budget_above_the_longest_episode_is_refused_before_a_rollout(self, tmp_path):
@@ -256,10 +256,10 @@ class TestPCM:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"floor": 0.0}, r"floor must be above 0 and at most 1, got 0.0 \(mask.floor=0.1\)"),
-            ({"floor": 1.5}, r"floor must be above 0 and at most 1, got 1.5 \(mask.floor=0.1\)"),
-            ({"floor": "low"}, r"floor must be above 0 and at most 1, got 'low' \(mask.floor=0.1\)"),
-            ({"refresh_every": 0}, r"refresh_every must be at least 1 iteration, got 0 \(mask.refresh_every=5\)"),
+            ({"floor": 0.0}, r"mask.floor must be a number > 0 and <= 1, got 0.0 \(mask.floor=0.1\)"),
+            ({"floor": 1.5}, r"mask.floor must be a number > 0 and <= 1, got 1.5 \(mask.floor=0.1\)"),
+            ({"floor": "low"}, r"mask.floor must be a number > 0 and <= 1, got 'low' \(mask.floor=0.1\)"),
+            ({"refresh_every": 0}, r"mask.refresh_every must be an integer >= 1, got 0 \(mask.refresh_every=5\)"),
         ],
     )
     def test_wrong_options(self, options, message):

@@ -266,8 +266,8 @@ class TestOptions:
             ({"vector": 3}, "no vector named '3'. Choices: mean, flat, or my_pkg.my_function (mask.vector=mean)"),
             ({"estimator": "hat"}, "no estimator named 'hat'; did you mean 'ht'? Choices: paper, ht, hajek, "
              "or my_pkg.my_function (mask.estimator=ht)"),
-            ({"missing": "zero"}, "missing must be one of carry, floor, got 'zero' (mask.missing=carry)"),
-            ({"debias": 1}, "debias must be true or false, got 1 (mask.debias=true)"),
+            ({"missing": "zero"}, "no missing named 'zero'. Choices: carry, floor (mask.missing=carry)"),
+            ({"debias": 1}, "mask.debias must be true or false, got 1 (mask.debias=true)"),
         ],
     )  # fmt: skip
     def test_wrong_options(self, options, message):

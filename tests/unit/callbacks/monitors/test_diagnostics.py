@@ -91,5 +91,5 @@ class TestMemory:
 
 @pytest.mark.parametrize(("callback", "slot"), [(Diagnostics, "diagnostics"), (ActivationMemory, "memory")])
 def test_wrong_options(callback, slot):
-    with pytest.raises(ValueError, match=rf"at least 1 iteration, got 0 \(callbacks.{slot}.every_iterations=10\)$"):
+    with pytest.raises(ValueError, match=rf"an integer >= 1, got 0 \(callbacks.{slot}.every_iterations=10\)$"):
         callback(every_iterations=0)

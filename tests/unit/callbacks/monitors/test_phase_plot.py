@@ -174,7 +174,7 @@ def test_resume_continues_the_history(tmp_path):
 
 
 def test_wrong_option():
-    with pytest.raises(ValueError, match=r"at least 1 iteration, got 0 \(callbacks.phase_plot.every_iterations=5\)$"):
+    with pytest.raises(ValueError, match=r"an integer >= 1, got 0 \(callbacks.phase_plot.every_iterations=5\)$"):
         PhasePlot(every_iterations=0)
 
 

@@ -1,0 +1,78 @@
+"""Checks of an option's value: one wording for each kind. Each raises a `UserError` of one line that says what is
+allowed, what was given, and an override that works.
+
+`key` is always where the option stands in the config (`mask.floor`); `example` is a value that is allowed there.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterable
+from typing import Any
+
+from vla_rl.errors import UserError, no_such_choice
+
+
+def check_count(key: str, value: Any, example: int, *, least: int = 1) -> None:
+    """Raise unless `value` is an integer of at least `least`.
+
+    Example:
+        >>> check_count("mask.budget", 0, 12)
+        Traceback (most recent call last):
+        vla_rl.errors.UserError: mask.budget must be an integer >= 1, got 0 (mask.budget=12)
+    """
+    if type(value) is not int or value < least:  # `isinstance` would take True for 1
+        raise _wrong(key, f"an integer >= {least}", value, example)
+
+
+def check_number(
+    key: str,
+    value: Any,
+    example: float,
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    below: float | None = None,
+) -> None:
+    """Raise unless `value` is a finite number within the bounds; `least` and `most` belong to them.
+
+    Example:
+        >>> check_number("mask.floor", 1.5, 0.1, above=0, most=1)
+        Traceback (most recent call last):
+        vla_rl.errors.UserError: mask.floor must be a number > 0 and <= 1, got 1.5 (mask.floor=0.1)
+    """
+    bounds = (
+        (">=", least, operator.ge),
+        (">", above, operator.gt),
+        ("<=", most, operator.le),
+        ("<", below, operator.lt),
+    )
+    given = [(sign, bound, holds) for sign, bound, holds in bounds if bound is not None]
+    number = type(value) in (int, float) and math.isfinite(value)  # `isinstance` would take True for 1
+    if not number or not all(holds(value, bound) for _, bound, holds in given):
+        words = " and ".join(f"{sign} {bound}" for sign, bound, _ in given)
+        raise _wrong(key, f"a number {words}".strip(), value, example)
+
+
+def check_fraction(key: str, value: Any, example: float) -> None:
+    """Raise unless `value` is a share of something: above 0 and at most 1."""
+    check_number(key, value, example, above=0, most=1)
+
+
+def check_flag(key: str, value: Any, *, example: bool = True) -> None:
+    """Raise unless `value` is true or false."""
+    if not isinstance(value, bool):
+        raise _wrong(key, "true or false", value, str(example).lower())
+
+
+def check_choice(key: str, value: Any, choices: Iterable[str]) -> None:
+    """Raise unless `value` is one of `choices`."""
+    choices = list(choices)
+    if value not in choices:
+        raise UserError(no_such_choice(value, choices, key))
+
+
+def _wrong(key: str, allowed: str, value: Any, example: Any) -> UserError:
+    return UserError(f"{key} must be {allowed}, got {value!r} ({key}={example})")
