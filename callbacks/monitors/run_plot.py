@@ -1,4 +1,4 @@
-"""Success and cost of the run that ends, as figures; `tools/compare_runs.py` draws the same of several runs."""
+"""Success and cost of the run that ends, as figures; `python -m vla_rl.compare` draws the same of several."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from pathlib import Path
 
 import lightning as L
 
-from callbacks.monitors.save_figures import draw_cost, draw_success, save_figures
+from callbacks.monitors.save_figures import save_figures
+from vla_rl.figures.comparison import draw_cost, draw_success
 from vla_rl.rollout.trainer_state import data_of
 from vla_rl.run.compare import Run
 

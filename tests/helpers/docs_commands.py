@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 import vla_rl.config.compose
+import vla_rl.run.sweep
 from vla_rl.config.instantiate import check
 from vla_rl.config.schema import Config
 
@@ -97,6 +98,7 @@ def understood(command: Command, monkeypatch: pytest.MonkeyPatch) -> Config | No
 
 def _run(command: Command, how: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> Config | None:
     compose, parse = vla_rl.config.compose.compose, argparse.ArgumentParser.parse_args
+    only_options = vla_rl.config.compose.only_options
 
     def composed(argv: list[str]) -> Config:
         config = compose(argv)
@@ -107,8 +109,14 @@ def _run(command: Command, how: str, arguments: list[str], monkeypatch: pytest.M
         parse(self, args, namespace)
         raise Understood
 
+    def understood_options(schema: type, argv: list[str]):
+        only_options(schema, argv)
+        raise Understood
+
     with monkeypatch.context() as patched:
         patched.setattr("vla_rl.config.compose.compose", composed)
+        patched.setattr("vla_rl.run.sweep.compose", composed)  # of a sweep's first run
+        patched.setattr("vla_rl.config.compose.only_options", understood_options)
         patched.setattr(argparse.ArgumentParser, "parse_args", parsed)
         patched.setattr("sys.argv", arguments)
         patched.chdir(ROOT)

@@ -86,6 +86,19 @@ def own_options(schema: type[T], argv: list[str]) -> tuple[T, list[str]]:
     return to_dataclass(schema, tree), rest
 
 
+def only_options(schema: type[T], argv: list[str]) -> T:
+    """The options of a command that takes no conf.
+
+    Raises:
+        UserError: an argument that is no key=value, an unknown name, or a wrong type.
+    """
+    options, rest = own_options(schema, argv)
+    if rest:
+        name, own = rest[0].partition("=")[0], [f.name for f in fields(schema)]
+        raise UserError(f"unknown key '{name}'{did_you_mean(name, own)} Keys: {', '.join(own)}")
+    return options
+
+
 def save_resolved(config: Config, path: Path) -> None:
     """Write the configuration as a .yaml that `conf=<path>` reads back to an equal one."""
     path.write_text(to_yaml(config), encoding="utf-8")

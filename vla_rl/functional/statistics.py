@@ -1,9 +1,14 @@
-"""Which episodes an evaluation runs, the interval of a success rate, and the test between two policies."""
+"""Intervals of success rates and means, and tests between two policies. All intervals are two-sided, 95%.
+
+Which one applies depends on what varies: the episodes of one run (Wilson), states that were run several times each
+(clusters), or the seeds of a training (Student's t).
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 Z_95 = 1.959964  # normal quantile of a two-sided 95% interval
@@ -21,17 +26,34 @@ class SuccessRate:
 
     @classmethod
     def of(cls, successes: int, episodes: int) -> SuccessRate:
+        """Of independent episodes."""
         low, high = wilson_interval(successes, episodes)
         return cls(successes / episodes, successes, episodes, low, high)
+
+    @classmethod
+    def of_clusters(cls, clusters: Sequence[tuple[int, int]]) -> SuccessRate:
+        """Of episodes that come in clusters: several samples of one initial state.
+
+        Args:
+            clusters: successes and episodes of each.
+        """
+        successes, episodes = (sum(column) for column in zip(*clusters, strict=True))
+        effective = effective_episodes(clusters)
+        rate = successes / episodes
+        low, high = wilson_interval(rate * effective, effective)
+        return cls(rate, successes, episodes, low, high)
 
     def __str__(self) -> str:
         return f"{self.rate:.3f} [{self.wilson_low:.3f}, {self.wilson_high:.3f}] ({self.successes}/{self.episodes})"
 
 
-def wilson_interval(successes: int, episodes: int, z: float = Z_95) -> tuple[float, float]:
+def wilson_interval(successes: float, episodes: float, z: float = Z_95) -> tuple[float, float]:
     """Score interval of a binomial proportion (Wilson, 1927).
 
         centre = (p + z^2 / 2n) / (1 + z^2 / n),  half = z sqrt(p (1 - p) / n + z^2 / 4n^2) / (1 + z^2 / n)
+
+    `scipy.stats.binomtest(...).proportion_ci(method="wilson")` gives the same for whole numbers; an effective number of
+    episodes (`effective_episodes`) need not be one.
 
     Args:
         z: normal quantile; the default is two-sided 95%.
@@ -42,6 +64,81 @@ def wilson_interval(successes: int, episodes: int, z: float = Z_95) -> tuple[flo
     centre = (p + z * z / (2 * n)) / (1 + z * z / n)
     half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n)) / (1 + z * z / n)
     return max(0.0, min(p, centre - half)), min(1.0, max(p, centre + half))  # rounding alone leaves this order
+
+
+def effective_episodes(clusters: Sequence[tuple[int, int]]) -> float:
+    """How many independent episodes say as much about the success rate as these, of which several share a state.
+
+    With y_c successes in the n_c episodes of cluster c, of C clusters, n = sum n_c and p = sum y_c / n, the variance of
+    p that allows for any correlation inside a cluster is that of a ratio (Cochran, Sampling Techniques, 1977)
+
+        V = C / (C - 1) * sum_c (y_c - p n_c)^2 / n^2
+
+    and the effective number p (1 - p) / V (Kish, Survey Sampling, 1965: n over the design effect). Wilson's interval
+    with it is what Dean and Pagano (2015, J. Survey Statistics and Methodology 3) recommend for clustered proportions.
+    It is at most n, so that chance agreement never narrows an interval, and C where nothing can be estimated: all
+    episodes ended alike, or there is one cluster.
+
+    Args:
+        clusters: successes and episodes of each.
+
+    Example: four states sampled twice each, (2, 2), (2, 2), (1, 2), (0, 2): p = 5/8,
+        V = 4/3 * (.75^2 + .75^2 + .25^2 + 1.25^2) / 64 = .0573, effective number .2344 / .0573 = 4.09 in place of 8.
+    """
+    successes, episodes = (sum(column) for column in zip(*clusters, strict=True))
+    if all(size == 1 for _, size in clusters):
+        return episodes  # independent
+    rate, count = successes / episodes, len(clusters)
+    if count == 1 or successes in (0, episodes):
+        return count
+    squares = sum((won - rate * size) ** 2 for won, size in clusters)
+    variance = count / (count - 1) * squares / episodes**2
+    return min(episodes, rate * (1 - rate) / variance) if variance else episodes
+
+
+def clusters_of(keys: Sequence[Hashable], success: Sequence[bool]) -> list[tuple[int, int]]:
+    """Successes and episodes of each key (a task and its initial state), episode by episode.
+
+    Example: keys a b a, success T T F -> [(1, 2), (1, 1)].
+    """
+    episodes, successes = Counter(keys), Counter(key for key, won in zip(keys, success, strict=True) if won)
+    return [(successes[key], size) for key, size in episodes.items()]
+
+
+@dataclass(frozen=True, slots=True)
+class MeanInterval:
+    """A mean with its 95% interval by Student's t; the bounds are NaN where there is one value."""
+
+    mean: float
+    low: float
+    high: float
+    count: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> MeanInterval:
+        """Of independent values, one for each seed: what differs between seeds is then in the interval.
+
+            mean -+ t(.975, n - 1) s / sqrt(n),  s^2 = sum (x - mean)^2 / (n - 1)     (Student, 1908)
+
+        Of two arms that share their seeds, the interval of the paired differences is that of x_second - x_first by
+        seed: what a seed's initial states do to both arms cancels.
+
+        Example: 0.4, 0.5, 0.6: s = 0.1, t(.975, 2) = 4.303 -> 0.5 -+ 0.248.
+        """
+        n = len(values)
+        mean = sum(values) / n
+        if n == 1:
+            return cls(mean, math.nan, math.nan, 1)
+        from scipy.stats import t  # here: it takes a second to import
+
+        s = math.sqrt(sum((value - mean) ** 2 for value in values) / (n - 1))
+        half = float(t.ppf(0.975, n - 1)) * s / math.sqrt(n)
+        return cls(mean, mean - half, mean + half, n)
+
+    @property
+    def half(self) -> float:
+        """Half of the interval; NaN where there is one value."""
+        return (self.high - self.low) / 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,33 +1,39 @@
-"""Finished runs, read back from their folders, and what comparing them needs: names, thresholds, pooled success."""
+"""Finished runs, read back from their folders and grouped into arms: runs that differ in nothing but the seed."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from vla_rl.config.aliases import translate
 from vla_rl.config.compose import CONF_DIR, group_names
 from vla_rl.errors import UserError
-from vla_rl.functional.statistics import SuccessRate
+from vla_rl.functional.statistics import MeanInterval, SuccessRate
+from vla_rl.run.resume import MAY_DIFFER
 
 WINDOW = 3  # iterations of rollouts averaged where nothing was held out
+HELDOUT = "heldout/sampled_success"
+# keys that may differ inside an arm: the seed, where a run lies and the hardware it ran on
+SAME_ARM = ("seed", *(key for key in MAY_DIFFER if key != "iterations"))
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
     """One run folder."""
 
-    arm: str  # its mask and budget: runs of one arm differ in nothing but the seed
+    arm: str  # its mask and budget; `arms` adds what else differs
     mask: str  # its name in conf/mask, or its class
     budget: int | None  # chunks of a trajectory; None where it is no number of chunks
     seed: int
     rows: list[dict[str, float]]  # of metrics.jsonl, one per iteration
     summary: dict[str, Any]  # summary.json
+    values: dict[str, Any] = field(default_factory=dict)  # of config.yaml, by dotted key
 
     @classmethod
     def read(cls, folder: Path) -> Run:
@@ -35,9 +41,9 @@ class Run:
         for name in ("config.yaml", "metrics.jsonl", "summary.json"):
             if not (folder / name).is_file():
                 raise UserError(
-                    f"{folder} holds no finished run: it has no {name} (give the folders that fit.py names)"
+                    f"{folder} holds no finished run: it has no {name} (give run folders of vla_rl.fit)"
                 )
-        config = yaml.safe_load((folder / "config.yaml").read_text())
+        config = translate(yaml.safe_load((folder / "config.yaml").read_text()))
         rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         mask, budget = mask_name(config["mask"]), (config["mask"] or {}).get("budget")
         return cls(
@@ -47,6 +53,7 @@ class Run:
             seed=config["seed"],
             rows=rows,
             summary=json.loads((folder / "summary.json").read_text()),
+            values=_flat(config),
         )
 
     @property
@@ -76,9 +83,6 @@ class Run:
         return None
 
 
-HELDOUT = "heldout/sampled_success"
-
-
 def mask_name(node: dict[str, Any] | None) -> str:
     """The name in conf/mask of a mask with these options, whatever its budget; its class where no file has them."""
     if node is None:
@@ -93,55 +97,76 @@ def mask_name(node: dict[str, Any] | None) -> str:
 
 
 def arms(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """Runs by arm, in the order of their first one."""
+    """Runs by arm, in the order of their first one. An arm is named by its mask and budget, and by whatever else its
+    config has that others among the runs have not.
+
+    Raises:
+        UserError: an arm has two runs of one seed, which are no independent samples.
+    """
+    telling = _telling_keys(runs)
     grouped: dict[str, list[Run]] = {}
     for run in runs:
-        grouped.setdefault(run.arm, []).append(run)
+        told = [f"{key}={run.values[key]}" for key in telling if key in run.values]
+        members = grouped.setdefault(" ".join([run.arm, *told]), [])
+        if run.seed in [member.seed for member in members]:
+            raise UserError(f"two runs of the arm '{run.arm}' have seed {run.seed}: give one run for each seed")
+        members.append(run)
     return grouped
 
 
-def pooled(runs: Sequence[Run], when: str, decoding: str) -> SuccessRate | None:
-    """Success of all runs together; None where it was not measured.
+def success_interval(runs: Sequence[Run], when: str, decoding: str) -> MeanInterval | None:
+    """Success of an arm: the mean over seeds with Student's t interval, as seeds differ by more than the episodes of
+    one run can show; of one run its rate with Wilson's interval. None where it was not measured.
 
     Args:
         when: success_before or success_after.
         decoding: sampled or greedy.
     """
-    rates = [run.summary[when].get(decoding) for run in runs]
-    if not rates or None in rates:
+    rates = [rate for run in runs if (rate := success_of(run, when, decoding))]
+    if len(rates) < len(runs):
         return None
-    return SuccessRate.of(sum(rate["successes"] for rate in rates), sum(rate["episodes"] for rate in rates))
+    if len(rates) == 1:
+        return MeanInterval(rates[0].rate, rates[0].wilson_low, rates[0].wilson_high, 1)
+    return MeanInterval.of([rate.rate for rate in rates])
 
 
-def table(runs: Sequence[Run]) -> str:
-    """Markdown: one row per arm; sums over iterations are means over seeds."""
-    head = (
-        "arm", "seeds", "sampled before", "sampled after", "greedy after", "chunks paid", "of real chunks",
-        "update s", "rollout s",
-    )  # fmt: skip
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for arm, members in arms(runs).items():
-        total = lambda tag: _mean([sum(row[tag] for row in run.rows) for run in members])  # noqa: E731, B023
-        paid, real = total("chunks/kept"), total("chunks/real")
-        cells = (
-            arm,
-            len(members),
-            _rate(pooled(members, "success_before", "sampled")),
-            _rate(pooled(members, "success_after", "sampled")),
-            _rate(pooled(members, "success_after", "greedy")),
-            f"{paid:.0f}",
-            f"{100 * paid / max(real, 1):.0f}%",
-            f"{total('time/update_s'):.1f}",
-            f"{total('time/rollout_s'):.1f}",
-        )
-        lines.append("| " + " | ".join(map(str, cells)) + " |")
-    return "\n".join(lines) + "\n"
+def success_of(run: Run, when: str, decoding: str) -> SuccessRate | None:
+    """Of one run, as its summary has it; arguments as above."""
+    rate = run.summary[when].get(decoding)
+    return None if rate is None else SuccessRate(**rate)
 
 
-def _rate(rate: SuccessRate | None) -> str:
-    if rate is None:
-        return "-"
-    return f"{rate.rate:.2f} [{rate.wilson_low:.2f}, {rate.wilson_high:.2f}]"
+def paired_difference(first: Sequence[Run], second: Sequence[Run], decoding: str) -> MeanInterval | None:
+    """Success after training of one arm minus that of another, by seed, over the seeds that both have (Student's t);
+    None where they share fewer than two, or it was not measured."""
+    rates = [
+        {run.seed: rate.rate for run in arm if (rate := success_of(run, "success_after", decoding))}
+        for arm in (first, second)
+    ]
+    shared = sorted(rates[0].keys() & rates[1].keys())
+    return MeanInterval.of([rates[1][seed] - rates[0][seed] for seed in shared]) if len(shared) > 1 else None
+
+
+def _telling_keys(runs: Sequence[Run]) -> list[str]:
+    """Keys by which the runs differ, less those that an arm's mask and budget say already."""
+    keys = dict.fromkeys(key for run in runs for key in run.values)
+    telling = []
+    for key in keys:
+        if any(f"{key}.".startswith(f"{same}.") for same in SAME_ARM):
+            continue
+        alike: dict[str, list[Any]] = {}  # values among runs that must be told apart by this key
+        for run in runs:
+            alike.setdefault(run.arm if key.startswith("mask.") else "", []).append(run.values.get(key))
+        if any(value != values[0] for values in alike.values() for value in values):
+            telling.append(key)
+    return telling
+
+
+def _flat(tree: Any, key: str = "") -> dict[str, Any]:
+    """`{"mask": {"budget": 8}}` -> `{"mask.budget": 8}`."""
+    if not isinstance(tree, dict) or not tree:
+        return {key: tree}
+    return {k: v for name, inner in tree.items() for k, v in _flat(inner, f"{key}.{name}" if key else name).items()}
 
 
 def _mean(values: Sequence[float]) -> float:

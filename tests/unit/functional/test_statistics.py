@@ -1,6 +1,16 @@
-import pytest
+import math
 
-from vla_rl.functional.statistics import PairedTest, SuccessRate, wilson_interval
+import pytest
+from scipy.stats import binomtest, ttest_1samp
+
+from vla_rl.functional.statistics import (
+    MeanInterval,
+    PairedTest,
+    SuccessRate,
+    clusters_of,
+    effective_episodes,
+    wilson_interval,
+)
 from vla_rl.rollout.plan import heldout_episodes
 
 
@@ -13,6 +23,57 @@ def test_wilson_interval_by_hand():
 def test_the_interval_holds_the_rate_at_both_ends():
     for n in range(1, 200):  # figures draw the distances, which must not be negative, whatever the rounding
         assert wilson_interval(0, n)[0] == 0.0 and wilson_interval(n, n)[1] == 1.0
+
+
+@pytest.mark.parametrize(("successes", "episodes"), [(0, 3), (1, 7), (8, 10), (50, 100), (999, 1000), (5, 5)])
+def test_the_interval_is_scipys(successes, episodes):
+    theirs = binomtest(successes, episodes).proportion_ci(method="wilson")
+    assert wilson_interval(successes, episodes) == pytest.approx((theirs.low, theirs.high), abs=1e-7)
+
+
+def test_several_samples_of_a_state_count_as_its_cluster():
+    """p = 5/8; y_c - p n_c = .75, .75, -.25, -1.25; V = 4/3 * 2.75 / 64 = .057292; p (1 - p) / V = .234375 / .057292"""
+    clusters = [(2, 2), (2, 2), (1, 2), (0, 2)]
+    assert effective_episodes(clusters) == pytest.approx(4.0909, abs=1e-4)
+    rate = SuccessRate.of_clusters(clusters)
+    assert (rate.successes, rate.episodes, rate.rate) == (5, 8, 0.625)
+    # Wilson at n = 4.0909: centre (.625 + .46952) / 1.93904, half 1.95996 sqrt(.057292 + .057386) / 1.93904
+    assert (rate.wilson_low, rate.wilson_high) == pytest.approx((0.22217, 0.90675), abs=1e-4)
+    assert rate.wilson_low < SuccessRate.of(5, 8).wilson_low < SuccessRate.of(5, 8).wilson_high < rate.wilson_high
+
+
+def test_states_that_always_end_alike_are_one_episode_each():
+    # three of five states succeed in all of their 10 episodes: V = 5/4 * (3 * 4^2 + 2 * 6^2) / 50^2 = .06
+    assert effective_episodes([(10, 10)] * 3 + [(0, 10)] * 2) == pytest.approx(0.24 / 0.06)
+
+
+def test_where_nothing_can_be_estimated_states_count_and_chance_never_narrows():
+    assert effective_episodes([(5, 5)] * 4) == 4
+    assert effective_episodes([(0, 5)] * 4) == 4
+    assert effective_episodes([(3, 9)]) == 1
+    assert effective_episodes([(1, 2)] * 6) == 12  # all states have the same rate
+    assert effective_episodes([(1, 1)] * 3 + [(0, 1)] * 7) == 10  # independent
+
+
+def test_distinct_states_have_the_plain_interval():
+    assert SuccessRate.of_clusters([(1, 1)] * 8 + [(0, 1)] * 2) == SuccessRate.of(8, 10)
+
+
+def test_clusters_by_hand():
+    assert clusters_of(["a", "b", "a", "c"], [True, True, False, False]) == [(1, 2), (1, 1), (0, 1)]
+
+
+def test_mean_interval_by_hand():
+    # s = .1, t(.975, 2) = 4.30265: half .430265 / sqrt 3
+    found = MeanInterval.of([0.4, 0.5, 0.6])
+    assert (found.mean, found.half, found.count) == pytest.approx((0.5, 0.248414, 3), abs=1e-5)
+    theirs = ttest_1samp([0.4, 0.5, 0.6], 0).confidence_interval()
+    assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high))
+
+
+def test_one_value_has_no_interval():
+    found = MeanInterval.of([0.4])
+    assert found.mean == 0.4 and math.isnan(found.low) and math.isnan(found.high)
 
 
 def test_success_rate_prints_its_counts():

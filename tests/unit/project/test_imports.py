@@ -11,7 +11,7 @@ FLOORS = (
     ("vla_rl.rollout", "vla_rl.policy", "vla_rl.sim", "vla_rl.run"),
     ("vla_rl.training", "vla_rl.figures", "vla_rl.doctor_checks"),
     ("vla_rl.evaluation",),
-    ("vla_rl.fit", "vla_rl.sft", "vla_rl.evaluate", "vla_rl.doctor"),
+    ("vla_rl.fit", "vla_rl.sft", "vla_rl.evaluate", "vla_rl.doctor", "vla_rl.compare"),
     ("callbacks",),
     ("tools",),
 )

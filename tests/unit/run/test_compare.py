@@ -1,8 +1,9 @@
-"""Comparing finished runs: names, thresholds, pooled success, the table and the figures."""
+"""Comparing finished runs: names, thresholds, intervals, the tables and the figures."""
 
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -10,32 +11,32 @@ import yaml
 from matplotlib.colors import to_hex
 
 from callbacks.monitors.run_plot import RunPlot
-from callbacks.monitors.save_figures import draw_arms, draw_cost, draw_success
 from tests.helpers.make import train
+from vla_rl import compare
 from vla_rl.config.compose import compose, group_names
 from vla_rl.errors import UserError
-from vla_rl.functional.statistics import SuccessRate
-from vla_rl.run.compare import Run, arms, mask_name, pooled, table
+from vla_rl.figures.comparison import draw_arms, draw_cost, draw_success
+from vla_rl.functional.statistics import SuccessRate, wilson_interval
+from vla_rl.run.compare import Run, arms, mask_name, paired_difference, success_interval
+from vla_rl.run.tables import comparison_tables
 
 ROOT = Path(__file__).parents[3]
 
 
-def write_run(folder, *, mask="mask=pcm", seed=1, rates=(0.2, 0.4, 0.6, 0.8), after=(8, 10), update_s=1.0, **extra):
-    """A run folder as fit.py leaves it."""
+def write_run(
+    folder, *, mask="mask=pcm", seed=1, rates=(0.2, 0.4, 0.6, 0.8), after=(8, 10), update_s=1.0, config=None, **extra
+):
+    """A run folder as vla_rl.fit leaves it."""
     folder.mkdir(parents=True)
-    config = compose(["conf=pcm_object_tiny", *mask.split()])
-    (folder / "config.yaml").write_text(yaml.safe_dump({"mask": config.mask, "seed": seed}))
+    node = compose(["conf=pcm_object_tiny", *mask.split()]).mask
+    (folder / "config.yaml").write_text(yaml.safe_dump({"mask": node, "seed": seed} | (config or {})))
     rows = [
         {"iteration": i, "rollout/success": rate, "time/rollout_s": 3.0, "time/update_s": update_s,
          "chunks/kept": 50.0, "chunks/real": 200.0} | extra
         for i, rate in enumerate(rates)
     ]  # fmt: skip
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    rate = lambda successes, episodes: {  # noqa: E731
-        "rate": successes / episodes,
-        "successes": successes,
-        "episodes": episodes,
-    }
+    rate = lambda successes, episodes: asdict(SuccessRate.of(successes, episodes))  # noqa: E731
     summary = {"success_before": {"sampled": rate(1, 10)}, "success_after": {"sampled": rate(*after)}}
     (folder / "summary.json").write_text(json.dumps(summary))
     return folder
@@ -76,17 +77,88 @@ def test_held_out_success_counts_where_it_was_measured(tmp_path):
     assert run.success == [(1, 0.9), (2, 0.9), (3, 0.9), (4, 0.9)] and run.seconds_to(0.9) == 4.0
 
 
-def test_success_is_pooled_over_seeds(tmp_path):
+def test_what_else_differs_names_an_arm(tmp_path):
+    low, high = ({"optim": {"lr": lr}, "iterations": 4} for lr in (1e-5, 3e-5))
+    floors = ["mask=pcm mask.floor=0.3", "mask=pcm mask.floor=0.4"]
+    found = [
+        write_run(tmp_path / "a", config=low),
+        write_run(tmp_path / "b", config=high),
+        write_run(tmp_path / "c", config=low | {"run_dir": "x", "sim": {"workers": 9}}, seed=2),
+    ]
+    assert list(arms([Run.read(folder) for folder in found])) == ["pcm B=12 optim.lr=1e-05", "pcm B=12 optim.lr=3e-05"]
+    masks = [Run.read(write_run(tmp_path / f"m{i}", mask=mask)) for i, mask in enumerate(floors)]
+    # PCM's own options tell the two apart, and not the plain mask beside them
+    masks.append(Run.read(write_run(tmp_path / "none", mask="mask=none")))
+    assert list(arms(masks)) == ["PCM B=12 mask.floor=0.3", "PCM B=12 mask.floor=0.4", "none"]
+
+
+def test_an_arm_has_one_run_of_a_seed(tmp_path):
+    runs = [Run.read(write_run(tmp_path / name)) for name in "ab"]
+    with pytest.raises(UserError, match="two runs of the arm 'pcm B=12' have seed 1: give one run for each seed"):
+        arms(runs)
+
+
+def test_success_of_one_run_has_wilsons_interval_and_of_several_students(tmp_path):
     runs = [Run.read(write_run(tmp_path / str(seed), seed=seed, after=(seed, 10))) for seed in (3, 6)]
-    assert pooled(runs, "success_after", "sampled") == SuccessRate.of(9, 20)
-    assert pooled(runs, "success_after", "greedy") is None
+    alone = success_interval(runs[:1], "success_after", "sampled")
+    assert (alone.low, alone.high) == wilson_interval(3, 10)
+    # .3 and .6: mean .45, s = .3 / sqrt 2, t(.975, 1) = 12.706: half 12.706 * .15
+    both = success_interval(runs, "success_after", "sampled")
+    assert (both.mean, both.low, both.high) == pytest.approx((0.45, 0.45 - 1.9059, 0.45 + 1.9059), abs=1e-4)
+    assert success_interval(runs, "success_after", "greedy") is None
 
 
-def test_table(tmp_path):
-    runs = [Run.read(write_run(tmp_path / str(seed), seed=seed, update_s=float(seed))) for seed in (1, 2)]
-    row = table(runs).splitlines()[2]
-    # 16 of 20: Wilson .584 to .919; 4 iterations of 50 of 200 chunks; update seconds 4 and 8
-    assert row == "| pcm B=12 | 2 | 0.10 [0.03, 0.30] | 0.80 [0.58, 0.92] | - | 200 | 25% | 6.0 | 12.0 |"
+def test_differences_are_paired_by_seed(tmp_path):
+    first, second = (
+        [
+            Run.read(write_run(tmp_path / f"{name}{seed}", mask=f"mask={name}", seed=seed, after=(won, 10)))
+            for seed, won in after.items()
+        ]
+        for name, after in {"none": {1: 2, 2: 5, 3: 4}, "random": {4: 1, 3: 7, 2: 6}}.items()
+    )
+    # seeds 2 and 3: +.1 and +.3, mean .2, s = .2 / sqrt 2: half 12.706 * .1
+    found = paired_difference(first, second, "sampled")
+    assert (found.mean, found.low, found.high, found.count) == pytest.approx((0.2, -1.0706, 1.4706, 2), abs=1e-4)
+    assert paired_difference(first[:1], second, "sampled") is None  # no seed in common
+    assert paired_difference(first, second, "greedy") is None
+
+
+def test_tables(tmp_path):
+    runs = [
+        Run.read(
+            write_run(tmp_path / f"{mask}{seed}", mask=f"mask={mask}", seed=seed, update_s=float(seed), after=(won, 10))
+        )
+        for mask, wins in {"pcm": (6, 8), "random": (5, 9)}.items()
+        for seed, won in enumerate(wins, 1)
+    ]
+    arm, run, difference = comparison_tables(runs)
+    # half .1 * 12.706; 4 iterations of 50 of 200 chunks; update seconds 4 and 8
+    assert arm.rows[0] == (
+        "pcm B=12", "2", "0.10 [0.10, 0.10]", "0.70 [-0.57, 1.97]", "200", "25%", "6.0", "12.0"
+    )  # fmt: skip
+    assert run.rows[1] == ("pcm B=12", "2", "0.10 [0.02, 0.40]", "0.80 [0.49, 0.94]")
+    # -.1 and .1: s = .1414
+    assert difference.rows == [("random B=12 - pcm B=12", "sampled", "2", "+0.00 [-1.27, +1.27]")]
+    (against,) = comparison_tables(runs, against="random B=12")[2].rows
+    assert against[0] == "pcm B=12 - random B=12"
+    with pytest.raises(UserError, match=r"no arm 'randm B=12'; did you mean 'random B=12'\? .*against='pcm B=12'"):
+        comparison_tables(runs, against="randm B=12")
+    assert arm.to_markdown().splitlines()[:3] == [
+        "| arm | seeds | sampled before | sampled after | chunks trained on | of executed | update s | rollout s |",
+        "|---|---|---|---|---|---|---|---|",
+        "| pcm B=12 | 2 | 0.10 [0.10, 0.10] | 0.70 [-0.57, 1.97] | 200 | 25% | 6.0 | 12.0 |",
+    ]
+    assert run.to_text().splitlines()[:2] == [
+        "arm          seed  sampled before     sampled after",
+        "pcm B=12     1     0.10 [0.02, 0.40]  0.60 [0.31, 0.83]",
+    ]
+    assert arm.note.startswith("Success: mean over seeds with the 95% interval of Student's t. Chunks")
+
+
+def test_a_single_run_has_one_table(tmp_path):
+    (only,) = comparison_tables([Run.read(write_run(tmp_path / "a"))])
+    assert only.rows[0][2:4] == ("0.10 [0.02, 0.40]", "0.80 [0.49, 0.94]")
+    assert only.note.startswith("Success: rate of one run with its 95% Wilson interval.")
 
 
 def test_figures(tmp_path):
@@ -121,17 +193,28 @@ def test_one_run_without_a_summary_yet(tmp_path):
     assert {path.name for path in (folder / "figures").iterdir()} == {"success.png", "cost.png"}
 
 
-def test_the_tool(tmp_path):
-    folders = [write_run(tmp_path / "a"), write_run(tmp_path / "b", mask="mask=random")]
-    command = [sys.executable, "tools/compare_runs.py", *map(str, folders), "--out", str(tmp_path / "out")]
+def test_the_verb(tmp_path):
+    folders = [write_run(tmp_path / "a"), write_run(tmp_path / "mask=random", mask="mask=random")]
+    command = [sys.executable, "-m", "vla_rl.compare", *map(str, folders), f"out={tmp_path / 'out'}", "table=markdown"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert "| random B=12 | 1 |" in done.stdout
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"table.md", "success.png", "cost.png", "arms.png"}
-    done = subprocess.run([*command[:2], str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert done.stderr.splitlines() == [
-        f"error: {tmp_path} holds no finished run: it has no config.yaml (give the folders that fit.py names)"
-    ]
+    assert "| random B=12 | 1 |" in (tmp_path / "out" / "table.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["{folder}"], "{folder} holds no finished run: it has no config.yaml (give run folders of vla_rl.fit)"),
+        ([], "no run folders given: python -m vla_rl.compare runs/one runs/other"),
+        (["{folder}", "otu=x"], "unknown key 'otu'; did you mean 'out'?"),
+        (["{folder}", "table=html"], "table must be one of text, markdown, got 'html'"),
+    ],
+)
+def test_mistakes_are_named(tmp_path, arguments, message):
+    with pytest.raises(UserError) as error:
+        compare.main([argument.format(folder=tmp_path) for argument in arguments])
+    assert str(error.value).startswith(message.format(folder=tmp_path))
 
 
 def test_an_unfinished_run(tmp_path):
