@@ -72,8 +72,8 @@ def draw_cost(runs: Sequence[Run]) -> Figure:
 
 
 def draw_arms(runs: Sequence[Run]) -> Figure:
-    """Held-out success after training with its 95% interval (`success_interval`): a bar for each arm, and a line for each
-    mask over its budgets where one has runs of several."""
+    """Held-out success after training with its 95% interval (`success_interval`): a bar for each arm, and a line for
+    each mask over its budgets where one has runs of several."""
     found = {
         arm: (colour, members[0], rate)
         for colour, (arm, members) in _coloured(runs)

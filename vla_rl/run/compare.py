@@ -40,9 +40,7 @@ class Run:
         """Raises UserError where the folder holds no finished run."""
         for name in ("config.yaml", "metrics.jsonl", "summary.json"):
             if not (folder / name).is_file():
-                raise UserError(
-                    f"{folder} holds no finished run: it has no {name} (give run folders of vla_rl.fit)"
-                )
+                raise UserError(f"{folder} holds no finished run: it has no {name} (give run folders of vla_rl.fit)")
         config = translate(yaml.safe_load((folder / "config.yaml").read_text()))
         rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         mask, budget = mask_name(config["mask"]), (config["mask"] or {}).get("budget")

@@ -97,7 +97,7 @@ def run_table(grouped: dict[str, list[Run]]) -> Table:
 
 
 def difference_table(grouped: dict[str, list[Run]], first: str) -> Table:
-    """Success after training of each arm minus that of `first`, paired by seed; no row where they share no two seeds."""
+    """Success after training of each arm minus that of `first`, paired by seed; none where they share no two seeds."""
     rows = [
         (f"{arm} - {first}", mode, str(difference.count), _interval(difference, signed=True))
         for arm, members in grouped.items()
