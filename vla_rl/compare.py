@@ -24,32 +24,15 @@ from vla_rl.run.cli import answer_early, run_entry
 if __name__ == "__main__":
     answer_early(__doc__, parse=None)  # before the imports below, which take seconds
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from vla_rl.config.compose import only_options, own_options
+from vla_rl.config.schema import CompareConfig, SweepConfig
 from vla_rl.errors import UserError
 from vla_rl.figures.comparison import write_figures
 from vla_rl.run.compare import Run
 from vla_rl.run.sweep import planned_runs, run_all, sweep_readme
 from vla_rl.run.tables import Table, comparison_tables
-
-
-@dataclass(slots=True)
-class CompareConfig:
-    """What a comparison takes beside run folders."""
-
-    out: str = "comparison"  # folder for the table and the figures
-    against: str | None = None  # arm that the others are compared with; null = that of the first run
-    table: Literal["text", "markdown"] = "text"  # how the tables are printed
-
-
-@dataclass(slots=True)
-class SweepConfig(CompareConfig):
-    """What a sweep takes beside a conf and lists of values."""
-
-    out: str = ""  # folder of the runs, the tables and the figures
 
 
 def main(argv: list[str]) -> None:

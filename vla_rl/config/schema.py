@@ -101,6 +101,22 @@ class EvaluateConfig:
 
 
 @dataclass(slots=True)
+class CompareConfig:
+    """What `python -m vla_rl.compare` takes beside run folders."""
+
+    out: str = "comparison"  # folder for the table and the figures
+    against: str | None = None  # arm that the others are compared with; null = that of the first run
+    table: Literal["text", "markdown"] = "text"  # how the tables are printed
+
+
+@dataclass(slots=True)
+class SweepConfig(CompareConfig):
+    """What `python -m vla_rl.compare sweep` takes beside a conf and lists of values."""
+
+    out: str = ""  # folder of the runs, the tables and the figures
+
+
+@dataclass(slots=True)
 class Config:
     """Everything a run is given."""
 
