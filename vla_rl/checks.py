@@ -14,16 +14,18 @@ from typing import Any
 from vla_rl.errors import UserError, no_such_choice
 
 
-def check_count(key: str, value: Any, example: int, *, least: int = 1) -> None:
-    """Raise unless `value` is an integer of at least `least`.
+def check_count(key: str, value: Any, example: int, *, least: int = 1, most: int | None = None) -> None:
+    """Raise unless `value` is an integer of at least `least` and at most `most`.
 
     Example:
         >>> check_count("mask.budget", 0, 12)
         Traceback (most recent call last):
         vla_rl.errors.UserError: mask.budget must be an integer >= 1, got 0 (mask.budget=12)
     """
-    if type(value) is not int or value < least:  # `isinstance` would take True for 1
-        raise _wrong(key, f"an integer >= {least}", value, example)
+    # `isinstance` would take True for 1
+    if type(value) is not int or value < least or (most is not None and value > most):
+        bounds = f">= {least}" if most is None else f">= {least} and <= {most}"
+        raise _wrong(key, f"an integer {bounds}", value, example)
 
 
 def check_number(

@@ -35,6 +35,7 @@ def test_good_values(check, good):
     [
         (partial(check_count, example=3), [0, -1, 1.0, True, "2", None], "an integer >= 1", 3),
         (partial(check_count, example=3, least=0), [-1], "an integer >= 0", 3),
+        (partial(check_count, example=3, most=5), [0, 6], "an integer >= 1 and <= 5", 3),
         (partial(above_half, example=1), [0.5, 2.1, float("nan"), True, "1"], "a number > 0.5 and <= 2", 1),
         (partial(bounded, example=1), [-1.1, 2, float("-inf")], "a number >= -1 and < 2", 1),
         (partial(check_number, example=1), [float("inf"), "x"], "a number", 1),

@@ -140,7 +140,7 @@ def _parse(argument: str) -> tuple[str, Any]:
     if not key or not equals or not all(key.split(".")):
         raise UserError(f"expected key=value, got '{argument}' (for example mask.budget=8)")
     try:
-        return key, translate(OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"])
+        return key, _todays(OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"])
     except yaml.YAMLError as e:
         raise UserError(f"{argument}: the value is not valid YAML ({_first_line(e)})") from e
 
@@ -197,7 +197,7 @@ def _read(path: Path) -> Tree:
         raise UserError(f"{path} is not valid YAML: {_first_line(e)}") from e
     if not isinstance(loaded, DictConfig):
         raise UserError(f"{path} must hold 'key: value' lines")
-    return translate(OmegaConf.to_container(loaded, resolve=False))
+    return _todays(OmegaConf.to_container(loaded, resolve=False))
 
 
 def _apply(tree: Tree, arguments: list[tuple[str, Any]]) -> Tree:
@@ -227,6 +227,19 @@ def _require_given(value: Any, key: str) -> None:
             _require_given(inner, f"{key}.{name}" if key else str(name))
     elif isinstance(value, str) and value.startswith("???"):
         raise UserError(f"missing required value: {key}{value.removeprefix('???')}")
+
+
+def _todays(tree: Any) -> Any:
+    """The tree with today's paths of classes, and the user's home folder in place of `~/`."""
+    return _expand_home(translate(tree))
+
+
+def _expand_home(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {key: _expand_home(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_expand_home(value) for value in tree]
+    return str(Path(tree).expanduser()) if isinstance(tree, str) and tree.startswith("~/") else tree
 
 
 def _first_line(error: Exception) -> str:

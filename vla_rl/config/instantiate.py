@@ -25,7 +25,8 @@ def build(node: Node | None, key: str, **extra: Any) -> Any:
         extra: arguments the program supplies; the node must not have them.
 
     Raises:
-        UserError: no such target or option, an option missing, or the target's own ValueError.
+        UserError: no such target or option, an option missing, or one of the target's own. Its other exceptions keep
+            their traceback, with a note that names the node.
 
     Example:
         >>> build({"_target_": "datetime.timedelta", "hours": 12}, "timeout")
@@ -44,8 +45,9 @@ def build(node: Node | None, key: str, **extra: Any) -> Any:
         return target(**options, **extra)
     except UserError:
         raise
-    except ValueError as e:  # constructors check their arguments with plain ValueErrors
-        raise UserError(str(e)) from e
+    except Exception as e:
+        e.add_note(f"while {key} was built from {node['_target_']}")
+        raise
 
 
 def build_callbacks(config: Config) -> list[Any]:

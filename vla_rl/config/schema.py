@@ -14,6 +14,9 @@ from vla_rl.checks import check_count, check_number
 from vla_rl.errors import UserError
 
 Node = dict[str, Any]
+LARGEST_SEED = 2**32 - 1  # that NumPy takes
+# what the update does itself, which a Trainer is refused for -> what is meant
+OWN_UPDATE = {"gradient_clip_val": "optim.grad_clip=1.0", "accumulate_grad_batches": "grpo.minibatches=4"}
 # nodes with ready-made files: conf/<group>/<name>.yaml
 GROUPS = ("policy", "sim", "mask", "reward", "trainer", "logger")
 
@@ -144,12 +147,19 @@ def validate(config: Config) -> None:
     _rollout(config.rollout)
     _grpo(config)
     _optim(config)
-    check_count("seed", config.seed, 1, least=0)
+    _trainer(config.trainer)
+    check_count("seed", config.seed, 1, least=0, most=LARGEST_SEED)
     check_count("iterations", config.iterations, 40, least=0)
     for name in ("sampled_episodes", "greedy_episodes", "every_iterations"):
         check_count(f"evaluation.{name}", getattr(config.evaluation, name), 0, least=0)
     for name, example in (("steps", 800), ("batch_rows", 16)):
         check_count(f"sft.{name}", getattr(config.sft, name), example)
+
+
+def _trainer(node: Node | None) -> None:
+    for name, instead in OWN_UPDATE.items():
+        if node is not None and node.get(name) is not None:
+            raise UserError(f"trainer.{name} has no place here, the update does that itself: {instead}")
 
 
 def _rollout(rollout: RolloutConfig) -> None:

@@ -62,7 +62,9 @@ def make_trainer(config: Config, **options: Any) -> L.Trainer:
         node = {key: value for key, value in node.items() if key != "strategy"}
     try:
         trainer = build(node, "trainer", **options)
-    except (MisconfigurationException, TypeError) as e:
+    except UserError:
+        raise
+    except (MisconfigurationException, TypeError, ValueError) as e:  # Lightning's, of its own options
         raise UserError(f"{e} (trainer.devices=1, trainer=cpu; without a GPU: conf=pcm_object_tiny)") from e
     if trainer.local_rank:
         end_with_parent()  # the other way round, the parent sees to it

@@ -29,7 +29,7 @@ class Greedy:
 
     def __init__(self, depth: int, width: int = 3) -> None:
         if width < 1:
-            raise ValueError(f"width must be at least 1, got {width} (mask.width=3)")
+            raise UserError(f"width must be at least 1, got {width} (mask.width=3)")
         self.depth, self.width = depth, width
 
 
@@ -240,7 +240,16 @@ VALUES = [
         ["rollout.train_init_states=[0,40]", "rollout.heldout_init_states=[39,50]"],
         "training and held-out initial states overlap, [0, 40] and [39, 50]: rollout.heldout_init_states=[40,51]",
     ),
-    (["seed=-1"], "seed must be an integer >= 0, got -1 (seed=1)"),
+    (["seed=-1"], "seed must be an integer >= 0 and <= 4294967295, got -1 (seed=1)"),
+    (["seed=20261125080000"], "seed must be an integer >= 0 and <= 4294967295, got 20261125080000 (seed=1)"),
+    (
+        ["trainer.gradient_clip_val=1"],
+        "trainer.gradient_clip_val has no place here, the update does that itself: optim.grad_clip=1.0",
+    ),
+    (
+        ["trainer.accumulate_grad_batches=2"],
+        "trainer.accumulate_grad_batches has no place here, the update does that itself: grpo.minibatches=4",
+    ),
     (["iterations=-1"], "iterations must be an integer >= 0, got -1 (iterations=40)"),
     (["grpo.minibatches=0"], "grpo.minibatches must be an integer >= 1, got 0 (grpo.minibatches=4)"),
     (
@@ -311,6 +320,29 @@ def test_message_about_an_own_file(tmp_path: Path, text: str, expected: str) -> 
 def test_build_calls_the_target_with_options_and_extras() -> None:
     greedy = build({"_target_": HERE, "width": 2}, "mask", depth=5)
     assert (greedy.depth, greedy.width) == (5, 2)
+
+
+def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.yaml").write_text("extends: pcm_object_tiny\nsft: {demos: ~/demos.npz}\n")
+    config = compose(["conf=~/mine.yaml", "run_dir=~/run", "policy.checkpoint=~/weights", "sim.assets=a~/b"])
+    assert (config.run_dir, config.sft.demos) == (f"{tmp_path}/run", f"{tmp_path}/demos.npz")
+    assert (config.policy["checkpoint"], config.sim["assets"]) == (f"{tmp_path}/weights", "a~/b")
+
+
+class Broken:
+    """A target of one's own with a fault of its own."""
+
+    def __init__(self) -> None:
+        raise ValueError("not the config's fault")
+
+
+def test_a_fault_inside_a_target_keeps_its_traceback_and_names_the_node() -> None:
+    with pytest.raises(ValueError, match="^not the config's fault") as caught:
+        build({"_target_": f"{__name__}.Broken"}, "callbacks.mine")
+    assert not isinstance(caught.value, UserError)
+    assert caught.traceback[-1].name == "__init__"
+    assert caught.value.__notes__ == [f"while callbacks.mine was built from {__name__}.Broken"]
 
 
 def test_build_builds_inner_nodes_and_targets_without_a_signature() -> None:
