@@ -6,7 +6,6 @@ imported inside the checks, so that one that is missing or broken fails its own 
 
 from __future__ import annotations
 
-import os
 import platform
 import statistics
 import time
@@ -19,6 +18,7 @@ from typing import Literal
 from packaging.requirements import Requirement
 
 from vla_rl.config.schema import Config
+from vla_rl.machine import cores
 
 Status = Literal["pass", "warn", "fail"]
 # Installed beside the package, without its dependencies (see pyproject.toml).
@@ -153,7 +153,7 @@ def check_devices(config: Config) -> CheckResult:
     """Torch, and that the devices the trainer asks for are there."""
     import torch
 
-    facts = f"torch {torch.__version__}, {len(os.sched_getaffinity(0))} CPU cores"
+    facts = f"torch {torch.__version__}, {cores()} CPU cores"
     names = [torch.cuda.get_device_properties(n) for n in range(torch.cuda.device_count())]
     facts += "".join(f", {p.name} with {p.total_memory / 1e9:.0f} GB" for p in names) or ", no GPU"
     if _wants_gpu(config) and not names:

@@ -1,6 +1,6 @@
 """An environment for testing the processes around it: deterministic, instant, and breaking on demand.
 
-Imports numpy alone, because workers import it.
+Imports little, because workers import it.
 """
 
 from __future__ import annotations
@@ -10,9 +10,11 @@ import time
 
 import numpy as np
 
+from vla_rl.errors import UserError
+
 HORIZON, PX = 40, 16
 # Initial states that break at their second command.
-RAISES, DIES, HANGS, NOT_DETERMINISTIC = 101, 102, 103, 104
+RAISES, DIES, HANGS, NOT_DETERMINISTIC, REFUSES = 101, 102, 103, 104, 105
 
 
 class FakeEnv:
@@ -37,6 +39,8 @@ class FakeEnv:
     def _misbehave(self) -> None:
         if self.init_state == RAISES:
             raise ZeroDivisionError("a bug in the environment")
+        if self.init_state == REFUSES:
+            raise UserError("no such initial state: take another")
         if self.init_state == DIES:
             os._exit(7)
         if self.init_state == HANGS:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
-
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
 from vla_rl.config.schema import Node
 from vla_rl.errors import UserError
+from vla_rl.machine import memory_bytes
 from vla_rl.policy.memory import MemoryPlan, plan_memory
 
 POLICY = "vla_rl.load_policy"  # what plans are made for
@@ -51,10 +50,10 @@ def rows_that_fit(
 
 
 def device_memory(device: torch.device) -> int:
-    """Bytes: of a GPU all its memory, of a CPU the machine's."""
+    """Bytes: of a GPU all its memory, of a CPU the machine's, or its container's limit."""
     if device.type == "cuda":
         return torch.cuda.get_device_properties(device).total_memory
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return memory_bytes()
 
 
 def advice(plan: MemoryPlan, available: int, key: str) -> str:

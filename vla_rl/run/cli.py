@@ -20,6 +20,7 @@ from vla_rl.config.compose import compose, conf_names, group_names, to_yaml
 from vla_rl.config.instantiate import check_early
 from vla_rl.config.schema import GROUPS, Config
 from vla_rl.errors import Preempted, RunError, UserError, did_you_mean
+from vla_rl.run.parent import end_with_launcher
 
 PRINT_CONFIG = "--print-config"
 _PACKAGE = Path(__file__).parents[1]
@@ -34,6 +35,7 @@ def answer_early(about: str, parse: Callable[[list[str]], Config] | None = compo
         about: what the verb does, for `--help` (the module's docstring).
         parse: from the arguments to the config; None for a verb that takes no conf.
     """
+    end_with_launcher()
     argv = sys.argv[1:]
     with exit_codes():
         _check_packages()

@@ -33,7 +33,8 @@ def draw_in_child(backend: str) -> dict[str, str | float]:
         RuntimeError: it draws nothing; the last line it said.
     """
     command = [sys.executable, "-P", "-m", "vla_rl.sim.gl_frame"]
-    environment = os.environ | {"MUJOCO_GL": backend, "PYTHONPATH": os.pathsep.join(sys.path)}
+    chosen = {"MUJOCO_GL": backend, "PYOPENGL_PLATFORM": backend}
+    environment = os.environ | chosen | {"PYTHONPATH": os.pathsep.join(sys.path)}
     try:
         done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired as error:

@@ -7,6 +7,9 @@ faults invisible: a worker that dies or hangs is replaced, and its episode repla
 from __future__ import annotations
 
 import logging
+import math
+import os
+import resource
 import time
 import weakref
 from collections.abc import Sequence
@@ -17,11 +20,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vla_rl.errors import UserError
 from vla_rl.sim.worker import Failure, Frames, MakeEnv, Outcome, Start, Worker
 from vla_rl.types import Episode, SlotEvent
 
 log = logging.getLogger(__name__)
 
+FILES_PER_WORKER = 3  # open in the main process: a pipe, an end of the worker's stdin, its log
+FILES_BESIDE = 24  # open in the main process for other things: metrics, videos, checkpoints
 MAX_RESTARTS = 3  # of one episode: more means that the episode itself brings the simulator down
 
 
@@ -77,6 +83,7 @@ class ProcessPool:
         self.chunk_steps, self.init_states = chunk_steps, init_states
         self.restarts = 0  # workers replaced so far
         self._make_env, self._timeout_s = make_env, timeout_s
+        _check_open_files(workers)
         self._slots = [_Slot() for _ in range(workers)]
         self.images = images
         self._frames = Frames(workers, camera_px, images)
@@ -116,8 +123,9 @@ class ProcessPool:
         """All slots that have become ready since the last call; blocks until there is one.
 
         Raises:
-            RuntimeError: an environment raised (its traceback is in the message), or one episode brought down
-                its worker more than `MAX_RESTARTS` times.
+            UserError: an environment raised one.
+            RuntimeError: an environment raised anything else (its traceback is in the message), or one episode
+                brought down its worker more than `MAX_RESTARTS` times.
         """
         assert any(s.deadline_s is not None for s in self._slots), "wait() would block for ever: nothing was asked"
         events: list[SlotEvent] = []
@@ -160,6 +168,8 @@ class ProcessPool:
             where = self._describe(slot)
             state.kill()
             state.episode = None
+            if answer.user_error is not None:
+                raise UserError(answer.user_error)
             raise RuntimeError(f"the simulator raised in {where}; in its worker:\n{answer.traceback}")
         state.replayed += 1
         if state.replayed <= len(state.outcomes):
@@ -205,6 +215,25 @@ class ProcessPool:
     def _describe(self, slot: int) -> str:
         state = self._slots[slot]
         return f"task {state.episode.task}, initial state {state.episode.init_state}, decision {len(state.commands)}"
+
+
+def _check_open_files(workers: int) -> None:
+    """Raise this process's limit of open files as far as its workers need it and the system allows.
+
+    Raises:
+        UserError: the system does not allow it.
+    """
+    needed = len(os.listdir("/proc/self/fd")) + FILES_PER_WORKER * workers + FILES_BESIDE
+    limit, allowed = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY or needed <= limit:
+        return
+    if allowed != resource.RLIM_INFINITY and needed > allowed:
+        fewer = max(1, workers - math.ceil((needed - allowed) / FILES_PER_WORKER))
+        raise UserError(
+            f"{workers} simulators need {needed} open files, and the limit is {allowed}: ulimit -n {max(1024, needed)},"
+            f" or sim.workers={fewer}"
+        )
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, allowed))
 
 
 def _end(slots: list[_Slot], frames: Frames) -> None:

@@ -13,6 +13,7 @@ import faulthandler
 import mmap
 import os
 import pickle
+import select
 import signal
 import subprocess
 import sys
@@ -28,9 +29,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from vla_rl.errors import UserError
+
 # Workers already fill the cores; threads inside them (BLAS, numba, software GL) would only fight for these.
 ONE_THREAD = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS", "LP_NUM_THREADS")
 LOG_TAIL_BYTES = 4000
+PARENT_CHECK_S = 1.0
 STACK_DUMP_S = 0.2  # how long a hung worker gets to write its stack
 
 MakeEnv = Callable[[int], Any]  # task -> gymnasium environment at decision level (see `vla_rl.sim.libero.env`)
@@ -61,6 +65,7 @@ class Failure:
     """The environment raised."""
 
     traceback: str
+    user_error: str | None = None  # the message, where it raised a `UserError`
 
 
 class Frames:
@@ -95,7 +100,7 @@ class Worker:
         self.connection, theirs = Pipe()
         self._log = tempfile.TemporaryFile()
         self._owner_pid = os.getpid()
-        arguments = f"{theirs.fileno()}, {frames.fd}, {frames.shape}, {slot}"
+        arguments = f"{theirs.fileno()}, {frames.fd}, {frames.shape}, {slot}, {self._owner_pid}"
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-c", f"from vla_rl.sim.worker import main; main({arguments})"],
             stdin=subprocess.PIPE,  # never written to: its end tells the worker that this process has died
@@ -140,12 +145,12 @@ class Worker:
 # ---------------------------------------------------------------------------------------------- the worker's process
 
 
-def main(connection_fd: int, frames_fd: int, frames_shape: tuple[int, int, int, int], slot: int) -> None:
-    """Serve requests until the main process is gone."""
+def main(connection_fd: int, frames_fd: int, frames_shape: tuple[int, int, int, int], slot: int, parent: int) -> None:
+    """Serve requests until the main process (its id: `parent`) is gone."""
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, args=(parent,), daemon=True).start()
     frame_HWC = np.frombuffer(mmap.mmap(frames_fd, 0), dtype=np.uint8).reshape(frames_shape)[slot]
     try:
         _serve(Connection(connection_fd), frame_HWC)
@@ -153,8 +158,15 @@ def main(connection_fd: int, frames_fd: int, frames_shape: tuple[int, int, int, 
         os._exit(0)  # the main process is gone; skips the interpreter's teardown, where EGL throws
 
 
-def _exit_with_parent() -> None:
-    os.read(sys.stdin.fileno(), 1)  # returns when the main process has died, even if the simulator is stuck
+def _exit_with_parent(parent: int) -> None:
+    """End this process when the main process has died, even if the simulator is stuck.
+
+    Its end of stdin closes with it, unless a fork of it holds that end too: so its id is looked at as well. (The
+    kernel's own signal at a parent's death is of no use: it comes when the thread that started this process ends.)
+    """
+    while os.getppid() == parent:
+        if select.select([sys.stdin], [], [], PARENT_CHECK_S)[0]:
+            break
     os._exit(0)
 
 
@@ -166,6 +178,8 @@ def _serve(connection: Connection, frame_HWC: np.ndarray) -> None:
             request = pickle.loads(data)  # imports the simulator, the first time
             for outcome in simulator.outcomes(request):
                 connection.send(outcome)
+        except UserError as error:
+            connection.send(Failure(traceback.format_exc(), str(error)))
         except Exception:
             connection.send(Failure(traceback.format_exc()))
 

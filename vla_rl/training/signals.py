@@ -1,4 +1,4 @@
-"""How a run ends from outside: by SIGTERM, as schedulers send it before they take a machine away, or with its parent.
+"""How a run ends from outside: by SIGTERM, as schedulers send it before they take a machine away.
 
 At SIGTERM the run saves at the end of its iteration and stops. Lightning's own handler would stop in the middle of one,
 and exchanges tensors with other ranks from inside the handler, where these may be doing something else.
@@ -6,7 +6,6 @@ and exchanges tensors with other ranks from inside the handler, where these may 
 
 from __future__ import annotations
 
-import ctypes
 import signal
 from typing import TYPE_CHECKING
 
@@ -40,9 +39,3 @@ class StopRequest:
 def end_at_sigterm() -> None:
     """From here on SIGTERM ends the process as it would end any other: there is nothing to save."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def end_with_parent() -> None:
-    """Have the kernel end this process when the one that started it ends, however that ends."""
-    pr_set_pdeathsig = 1  # of linux/prctl.h
-    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)

@@ -16,9 +16,9 @@ from vla_rl.config.instantiate import build
 from vla_rl.config.schema import Config
 from vla_rl.distributed.strategies import FSDP2, pick_strategy
 from vla_rl.errors import RunError, UserError
+from vla_rl.run.parent import announce_launcher, end_with_parent
 from vla_rl.training.checkpoint_io import AtomicCheckpointIO
 from vla_rl.training.loggers import run_loggers
-from vla_rl.training.signals import end_with_parent
 
 
 def build_trainer(config: Config, folder: Path, callbacks: list[L.Callback], iterations: int = 0) -> L.Trainer:
@@ -67,7 +67,9 @@ def make_trainer(config: Config, **options: Any) -> L.Trainer:
     except (MisconfigurationException, TypeError, ValueError) as e:  # Lightning's, of its own options
         raise UserError(f"{e} (trainer.devices=1, trainer=cpu; without a GPU: conf=pcm_object_tiny)") from e
     if trainer.local_rank:
-        end_with_parent()  # the other way round, the parent sees to it
+        end_with_parent()  # under torchrun; ranks that Lightning started have done so in their first lines
+    else:
+        announce_launcher()
     return trainer
 
 

@@ -17,7 +17,7 @@ import torch
 from tests.helpers import toy_fit
 from tests.helpers.results import result
 from tests.helpers.tiny_fit import ROOT
-from vla_rl.training.signals import end_with_parent
+from vla_rl.run.parent import end_with_parent
 
 FULL = ["callbacks.full._target_=tests.integration.run.test_faults.FullDisk", "iterations=4"]
 

@@ -18,9 +18,11 @@ import torch
 
 from tests.helpers import fake_env
 from tests.helpers.fake_env import FakeEnv
+from vla_rl.errors import UserError
 from vla_rl.sim.pool import ProcessPool
 from vla_rl.types import Episode
 
+ROOT = Path(__file__).parents[3]
 HUNG_S = 6.0  # a fake worker answers within ~2 s of its start even when the cores are many times overbooked
 Steps = list[tuple[torch.Tensor, torch.Tensor, int, bool]]  # frame, proprio, executed, done of each event
 
@@ -157,6 +159,25 @@ def test_an_exception_is_reported_at_once():
         assert len(play(pool, [episode(2, 0, 1)])[0]) == 6  # and the pool is still usable
 
 
+def test_a_mistake_of_the_user_that_an_environment_finds_is_one_line():
+    with fake_pool() as pool, pytest.raises(UserError, match="^no such initial state: take another$"):
+        play(pool, [episode(1, 0, fake_env.REFUSES)])
+
+
+def test_open_files_are_counted_before_a_worker_starts(monkeypatch):
+    limits = []
+    monkeypatch.setattr("vla_rl.sim.pool.resource.getrlimit", lambda kind: (40, 100))
+    monkeypatch.setattr("vla_rl.sim.pool.resource.setrlimit", lambda kind, to: limits.append(to))
+    with fake_pool(3):
+        pass
+    ((soft, hard),) = limits  # raised, since the system allows it
+    assert 40 < soft <= 100 and hard == 100
+    with pytest.raises(
+        UserError, match=r"^60 simulators need \d+ open files, and the limit is 100: ulimit -n 1024, or"
+    ):
+        fake_pool(60)
+
+
 def test_an_episode_that_always_kills_its_worker_is_reported():
     with fake_pool() as pool, pytest.raises(RuntimeError, match=r"\(exit status 7\), 4 times in task 0, .* decision 2"):
         play(pool, [episode(1, 0, fake_env.DIES)])
@@ -203,8 +224,34 @@ def test_close_is_quick_complete_and_repeatable():
 
 
 # A program that has two workers, one of them stuck in the simulator, says so, and sleeps.
+def start_program(script: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, str(script)],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_workers_end_with_the_program_though_a_fork_of_it_lives_on(tmp_path):
+    """A fork holds the main process's end of every worker's stdin."""
+    script = tmp_path / "program.py"
+    script.write_text(
+        PROGRAM.format(then="os.fork() or (time.sleep(20), os._exit(0)); print('forked', flush=True); time.sleep(60)")
+    )
+    program = start_program(script)
+    pids = [int(pid) for pid in program.stdout.readline().split()]
+    assert program.stdout.readline() == "forked\n"
+    program.kill()
+    program.wait()
+    assert len(pids) == 2
+    wait_until_dead(pids, timeout_s=10)
+
+
 PROGRAM = """
-import sys, time, torch
+import os, sys, time, torch
 from tests.helpers import fake_env
 from tests.integration.sim.test_pool import episode, fake_pool
 if __name__ == "__main__":
@@ -231,13 +278,12 @@ if __name__ == "__main__":
     ],
 )
 def test_workers_end_with_the_program(tmp_path, then, sent):
-    root = Path(__file__).parents[3]
     script = tmp_path / "program.py"
     script.write_text(PROGRAM.format(then=then))
     program = subprocess.Popen(
         [sys.executable, str(script)],
-        cwd=root,
-        env=os.environ | {"PYTHONPATH": str(root)},
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

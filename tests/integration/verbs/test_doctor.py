@@ -119,7 +119,7 @@ def test_a_file_missing_in_the_assets(tmp_path: Path, capsys, monkeypatch):
     (assets / "stable_hope_objects" / "milk" / "milk.xml").unlink()
     code, result = run_check("simulator", f"sim.assets={assets}", capsys=capsys, monkeypatch=monkeypatch)
     assert (code, result["status"]) == (1, "fail")
-    assert "FileNotFoundError" in result["detail"] and "milk.xml" in result["detail"]
+    assert "has no stable_hope_objects/milk/milk.xml" in result["detail"]
     assert "\n" not in result["detail"] and len(result["detail"]) < 300
     assert "sim.assets=standin" in result["remedy"]
 

@@ -7,6 +7,8 @@ after any history and in any process.
 from __future__ import annotations
 
 import os
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gymnasium
@@ -50,7 +52,7 @@ def _build(suite: str, task: int, assets: str | os.PathLike) -> Any:
     Fixtures stand where LIBERO's own evaluation has them in its first episode (`env.seed(0); env.reset()`): they are
     drawn from numpy's global generator and are not part of the official initial states.
     """
-    suites.boot(assets)
+    folder = suites.boot(assets)
     from libero.libero.envs.env_wrapper import ControlEnv
 
     numpy_state = np.random.get_state()
@@ -63,9 +65,29 @@ def _build(suite: str, task: int, assets: str | os.PathLike) -> Any:
         )
         env.seed(0)
         env.reset()
+    except (FileNotFoundError, ValueError) as error:  # MuJoCo's is a ValueError with the file's name in its text
+        missing = _missing_file(error, folder)
+        if missing is None:
+            raise
+        raise UserError(
+            f"assets folder {str(folder)!r} has no {missing}, which task {task} of suite {suite!r} needs; fix: copy or"
+            " download the folder again, or sim.assets=standin"
+        ) from error
     finally:
         np.random.set_state(numpy_state)
     return env.env
+
+
+def _missing_file(error: Exception, folder: Path) -> str | None:
+    """Path within the assets of the file that an error says is missing; None where it is about something else."""
+    if isinstance(error, FileNotFoundError):
+        paths = [str(error.filename or "")]
+    else:
+        paths = re.findall(r"'([^']+)'", str(error))
+    for path in map(os.path.normpath, paths):
+        if path.startswith(f"{folder}{os.sep}") and not os.path.exists(path):
+            return os.path.relpath(path, folder)
+    return None
 
 
 class LiberoEnv(gymnasium.Env):

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from vla_rl.checks import check_choice, check_count, check_flag, check_number
 from vla_rl.errors import UserError
+from vla_rl.machine import cores
 from vla_rl.sim.gl import check_gl
 from vla_rl.sim.libero import suites
 from vla_rl.sim.libero.env import ROBOT_GEOMS, STEPPINGS, LiberoEnv
@@ -22,7 +23,7 @@ class LiberoPool(ProcessPool):
         suite, tasks: see `vla_rl.sim.libero.suites`; tasks None = all of the suite.
         assets, camera_px, wrist_camera, chunk_steps, horizon: of every environment, see `LiberoEnv`.
         settle_steps, placement_noise_m, robot_geoms, stepping: of every environment, see `LiberoEnv`.
-        workers: processes; 0 = one per core.
+        workers: processes; 0 = one per core that this process may use.
         timeout_s: an answer that takes longer means that the worker hangs; it is replaced.
 
     Example:
@@ -86,7 +87,7 @@ class LiberoPool(ProcessPool):
             init_states=None if placement_noise_m else min(len(suites.official_init_states(suite, t)) for t in tasks),
             camera_px=camera_px,
             images=2 if wrist_camera else 1,
-            workers=workers or len(os.sched_getaffinity(0)),
+            workers=workers or cores(),
             timeout_s=timeout_s,
         )
 

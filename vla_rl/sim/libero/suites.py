@@ -9,19 +9,21 @@ from __future__ import annotations
 import codecs
 import functools
 import importlib.util
-import logging
 import os
 import pickle
 import re
+import sys
 import tempfile
+import types
 import warnings
 import zipfile
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 
 from vla_rl.errors import UserError, did_you_mean
-from vla_rl.sim.cache import cache_dir
+from vla_rl.sim.cache import cache_dir, make_folder
 from vla_rl.sim.gl import check_gl
 
 SUITES = {
@@ -45,7 +47,23 @@ def _package_dir() -> Path:
     spec = importlib.util.find_spec("libero")
     if spec is None or not spec.submodule_search_locations:
         raise UserError("LIBERO is not installed; needed: hf-libero 0.1.4; fix: pip install --no-deps hf-libero==0.1.4")
-    return Path(spec.submodule_search_locations[0]) / "libero"
+    package = Path(spec.submodule_search_locations[0])
+    installed = _installed_package()
+    if installed is not None and not package.samefile(installed):
+        raise UserError(
+            f"the folder {package} hides the LIBERO that is installed in {installed}: start from another folder, rename"
+            " it, or run python -P -m vla_rl.fit ..."
+        )
+    return package / "libero"
+
+
+def _installed_package() -> Path | None:
+    """Where the wheel hf-libero lies; None where LIBERO was installed in another way."""
+    try:
+        folder = Path(str(metadata.distribution("hf-libero").locate_file("libero")))
+    except metadata.PackageNotFoundError:
+        return None
+    return folder if folder.is_dir() else None
 
 
 @functools.cache
@@ -60,8 +78,13 @@ def _task_map() -> dict[str, list[str]]:
 def check_suite(suite: str) -> None:
     """Raise UserError unless `suite` is one of `SUITES`."""
     if suite not in SUITES:
-        hint = did_you_mean(str(suite).removeprefix("libero_"), SUITES)
-        raise UserError(f"no LIBERO suite {suite!r}{hint} Allowed: {', '.join(SUITES)}; e.g. sim.suite=object")
+        name = str(suite).removeprefix("libero_")
+        hint, example = did_you_mean(name, SUITES), "object"
+        for base in SUITES:
+            if name.startswith(f"{base}_"):  # libero_goal_swap, libero_object_with_mug
+                hint = f": variants of suite '{base}', as in LIBERO-PRO and LIBERO-Plus, are not part of hf-libero."
+                example = base
+        raise UserError(f"no LIBERO suite {suite!r}{hint} Allowed: {', '.join(SUITES)}; e.g. sim.suite={example}")
 
 
 def check_task(suite: str, task: int) -> None:
@@ -146,8 +169,7 @@ def _write_config() -> Path:
     text = "".join(f"{key}: {str(value)!r}\n" for key, value in paths.items())
     config = folder / "config.yaml"
     if not config.is_file() or config.read_text() != text:
-        folder.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=folder)
+        handle, name = tempfile.mkstemp(dir=make_folder(folder))
         with os.fdopen(handle, "w") as file:
             file.write(text)
         os.replace(name, config)
@@ -159,10 +181,27 @@ def _import_libero() -> None:
     check_gl()
     os.environ.setdefault("LP_NUM_THREADS", "0")  # software GL on the calling thread: a small frame is not worth more
     os.environ["LIBERO_CONFIG_PATH"] = str(_write_config())
-    logging.getLogger("robosuite_logs").setLevel(logging.ERROR)  # it warns that no private macro file exists
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of the logger's `warn`, by robosuite
+    _keep_robosuite_from_logging_to_a_file()
+    # robosuite wants the number of the EGL device to be among these, although the two are counted differently
+    visible = os.environ.pop("CUDA_VISIBLE_DEVICES", None)
+    try:
         import libero.libero.envs  # noqa: F401
+    finally:
+        if visible is not None:
+            os.environ["CUDA_VISIBLE_DEVICES"] = visible
+
+
+def _keep_robosuite_from_logging_to_a_file() -> None:
+    """Stand in for the private macro file that robosuite looks for, unless the user has one.
+
+    By default it logs to a file in /tmp, which belongs to the first user of a machine: for all others its import fails.
+    """
+    package = importlib.util.find_spec("robosuite")
+    if package is None or not package.origin or Path(package.origin).with_name("macros_private.py").is_file():
+        return
+    macros = types.ModuleType("robosuite.macros_private")
+    macros.FILE_LOGGING_LEVEL = None  # type: ignore[attr-defined]
+    sys.modules[macros.__name__] = macros
 
 
 def _hub_assets() -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 from tests.integration.sim.test_pool import assert_same, episode, play, signaller
 from vla_rl.errors import UserError
 from vla_rl.sim.libero.pool import LiberoPool
+from vla_rl.sim.libero.standin.write import write_assets
 
 
 def libero_pool(workers: int) -> LiberoPool:
@@ -61,3 +63,19 @@ def test_libero_pool_knows_its_suite():
 def test_wrong_options_are_refused(options, message):
     with pytest.raises(UserError, match=message):
         LiberoPool(**options)
+
+
+@pytest.mark.parametrize("file", ["stable_hope_objects/milk/milk.xml", "textures/light-gray-floor-tile.png"])
+def test_a_file_missing_in_the_assets_is_named(file, tmp_path):
+    assets = shutil.copytree(write_assets(), tmp_path / "assets")
+    (assets / file).unlink()
+    with LiberoPool(tasks=[0], assets=str(assets), workers=1) as pool:
+        pool.start(0, episode(0, 0, 0))
+        with pytest.raises(UserError, match=f"{tmp_path}/assets' has no {file}, which task 0 of suite 'object' needs"):
+            pool.wait()
+
+
+def test_default_workers_are_the_cores_that_may_be_used(monkeypatch):
+    monkeypatch.setattr("vla_rl.sim.libero.pool.cores", lambda: 3)
+    with LiberoPool() as pool:
+        assert pool.slots == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import pickle
 import subprocess
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from vla_rl.errors import UserError
+from vla_rl.sim.cache import make_folder
 from vla_rl.sim.libero import suites
 
 
@@ -117,6 +119,57 @@ def test_concurrent_first_boots_ask_nothing_and_say_nothing(tmp_path):
         assert (process.returncode, errors) == (0, "")
         assert output == f"{tmp_path}/vla_rl/libero_config\n"
     assert sorted(os.listdir(tmp_path / "vla_rl" / "libero_config")) == ["config.yaml"]  # no temporary file is left
+
+
+def test_boots_whatever_cuda_devices_are_visible_and_writes_no_log_that_the_next_user_cannot_open():
+    done = run(
+        "from vla_rl.sim.libero import suites; suites.boot('standin'); import os, logging\n"
+        "loggers = [logging.getLogger(), *map(logging.getLogger, logging.root.manager.loggerDict)]\n"
+        "files = [h for logger in loggers for h in logger.handlers if isinstance(h, logging.FileHandler)]\n"
+        "print(files, os.environ['CUDA_VISIBLE_DEVICES'])",
+        CUDA_VISIBLE_DEVICES="3",
+        MUJOCO_EGL_DEVICE_ID="0",
+    )
+    assert (done.stdout, done.stderr) == ("[] 3\n", "")
+
+
+@pytest.mark.parametrize("call", ["suites.resolve_assets('standin')", "suites._write_config()"])
+def test_a_cache_that_cannot_be_written_is_one_line(call):
+    done = run(f"from vla_rl.sim.libero import suites; {call}", XDG_CACHE_HOME="/dev/null/x")
+    error = done.stderr.strip().splitlines()[-1]
+    assert "UserError: the cache cannot be written: /dev/null/x/vla_rl" in error
+    assert "Not a directory" in error and "fix: set XDG_CACHE_HOME" in error
+
+
+def test_a_cache_of_somebody_else_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr("vla_rl.sim.cache.os.access", lambda path, mode: False)
+    with pytest.raises(UserError, match="Permission denied.*fix: set XDG_CACHE_HOME"):
+        make_folder(tmp_path)
+
+
+def test_a_folder_that_hides_libero_is_named(tmp_path, monkeypatch):
+    (tmp_path / "libero").mkdir()
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert suites._package_dir().is_dir()  # without __init__.py it hides nothing
+    (tmp_path / "libero" / "__init__.py").touch()
+    importlib.invalidate_caches()
+    monkeypatch.delitem(sys.modules, "libero", raising=False)
+    with pytest.raises(UserError, match=rf"the folder {tmp_path}/libero hides the LIBERO .*python -P -m vla_rl.fit"):
+        suites._package_dir()
+
+
+@pytest.mark.parametrize(
+    ("suite", "message"),
+    [
+        ("libero_goal_swap", "'libero_goal_swap': variants of suite 'goal', as in LIBERO-PRO.*e.g. sim.suite=goal"),
+        ("libero_10_lan", "variants of suite '10'.*e.g. sim.suite=10"),
+        ("libero_object", "did you mean 'object'"),
+        ("libero_mix", r"'libero_mix'\. Allowed: object, spatial"),
+    ],
+)
+def test_suites_of_other_benchmarks_get_no_misleading_hint(suite, message):
+    with pytest.raises(UserError, match=message):
+        suites.check_suite(suite)
 
 
 def test_assets_folder_must_hold_liberos_layout(tmp_path: Path):

@@ -1,7 +1,7 @@
 """Stand-in assets: LIBERO's Object, Spatial and Goal scenes made of boxes and cylinders, so that nothing is downloaded.
 
 LIBERO takes its objects from MJCF files in a fixed folder layout. `write_assets` writes files of that layout from the
-rows of `standin_table` and `standin_tabletop`. The official task and initial-state files then work as they are: bodies,
+rows of `objects` and `tabletop`. The official task and initial-state files then work as they are: bodies,
 joints and sites have the names and order LIBERO expects, and the objects rest where LIBERO's own do. Pictures differ,
 on purpose: flat saturated colours on a plain floor.
 """
@@ -19,7 +19,7 @@ from xml.etree import ElementTree as ET
 from PIL import Image
 
 from vla_rl.errors import UserError
-from vla_rl.sim.cache import cache_dir
+from vla_rl.sim.cache import cache_dir, make_folder
 from vla_rl.sim.libero.standin.mjcf import TEXTURES, floor_scene, furniture_mjcf, object_mjcf, table_scene
 from vla_rl.sim.libero.standin.objects import OBJECTS
 from vla_rl.sim.libero.standin.tabletop import FURNITURE, TABLEWARE
@@ -34,14 +34,13 @@ def write_assets(folder: Path | None = None) -> Path:
     Several processes may call at once: files are written aside and appear all together.
 
     Raises:
-        UserError: `folder` holds something else.
+        UserError: `folder` holds something else, or cannot be written.
     """
     files = _files()
     folder = Path(folder) if folder is not None else cache_dir() / f"standin-{_digest(files)}"
     if _holds(folder, files):
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=make_folder(folder.parent)))
     try:
         for name, content in files.items():
             path = aside / name
