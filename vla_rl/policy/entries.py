@@ -12,6 +12,8 @@ from typing import Any
 
 from vla_rl.errors import UserError
 
+LARGEST_SIZE = 1_000_000  # of a vocabulary, a width, an image's side
+
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a .json file; a byte order mark is skipped.
@@ -48,9 +50,11 @@ def check_object(value: Any, entry: str) -> dict[str, Any]:
 
 
 def check_count(value: Any, entry: str) -> int:
-    """`value`, an integer of at least 1; UserError otherwise."""
+    """`value`, an integer of at least 1 that can be a size; UserError otherwise."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise UserError(f"{entry} must be an integer of at least 1, got {_shown(value)}")
+    if value > LARGEST_SIZE:
+        raise UserError(f"{entry} must be at most {LARGEST_SIZE}, got {value}")
     return value
 
 

@@ -141,6 +141,11 @@ def parse_config(raw: dict[str, Any], *, l1_head: bool = False) -> OpenVLAConfig
             f"config.json: text_config.vocab_size {config.llama.vocab} has no room for {BINS} action tokens beside "
             f"pad_to_multiple_of {config.pad_to_multiple_of}"
         )
+    if raw.get("pad_token_id", config.pad_id) != config.pad_id:  # the ids of the action tokens are counted from there
+        raise UserError(
+            f"config.json: pad_token_id is {raw['pad_token_id']!r}, expected text_config.vocab_size less "
+            f"pad_to_multiple_of, {config.pad_id}"
+        )
     return config
 
 

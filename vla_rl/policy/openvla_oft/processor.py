@@ -79,10 +79,12 @@ class Prompts:
 def _tokenizer(content: str, config: OpenVLAConfig) -> Tokenizer:
     try:
         tokenizer = Tokenizer.from_str(content)
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        tokenizer.post_processor = None
+        tokenizer.encode(PROMPT)  # some mistakes show only now
     except Exception as e:  # the library has no type of its own
         raise UserError(f"tokenizer.json is no tokenizer ({e}): download or copy it again") from e
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
     if tokenizer.token_to_id(FINAL_TOKEN) is None:
         raise UserError(f"tokenizer.json has no token {FINAL_TOKEN!r}, which every prompt ends in: is it a Llama-2's?")
     for token, model_id in (("<s>", BOS_ID), ("</s>", STOP_ID)):

@@ -79,6 +79,9 @@ REFUSED = [
     (CONFIG, ("tiny_overrides", "dinov2"), None, "config.json: tiny_overrides.dinov2 must be an object, got null"),
     (CONFIG, ("tiny_overrides", "dinov2", "depth"), DELETE, "tiny_overrides.dinov2.depth must be an integer"),
     (CONFIG, (*TEXT, "vocab_size"), DELETE, "text_config.vocab_size must be an integer of at least 1, got null"),
+    (CONFIG, (*TEXT, "vocab_size"), 10**30, "text_config.vocab_size must be at most 1000000, got 1000000000000"),
+    (CONFIG, ("pad_to_multiple_of",), 2, "pad_token_id is 384, expected .* less pad_to_multiple_of, 446"),
+    (CONFIG, ("pad_token_id",), None, "config.json: pad_token_id is None, expected .*, 384"),
     (CONFIG, (*TEXT, "vocab_size"), 300, "text_config.vocab_size 300 has no room for 256 action tokens"),
     (CONFIG, (*TEXT, "num_attention_heads"), 5, "hidden_size must be a multiple of num_attention_heads, 5, got 128"),
     (CONFIG, (*TEXT, "rms_norm_eps"), 0, "text_config.rms_norm_eps must be a finite number above 0, got 0"),
@@ -98,6 +101,7 @@ REFUSED = [
     (PREPROCESSOR, ("means",), [[0.5] * 3, [0.5] * 2], "'means' of tower 1 must be a list of 3 finite numbers"),
     (PREPROCESSOR, ("stds",), [[0.5] * 3, [0.5, 0.0, 0.5]], "'stds' must be above 0"),
     (TOKENIZER, ("model",), DELETE, "tokenizer.json is no tokenizer"),
+    (TOKENIZER, ("model", "vocab"), {}, "tokenizer.json is no tokenizer .*Missing .UNK. token"),
     (TOKENIZER, ("model", "vocab", "new"), 448, "tokenizer.json has ids up to 448, the model embeds 448 alone"),
 ]
 
@@ -145,8 +149,19 @@ def test_proprioception_is_checked_where_the_model_reads_it(copy):
             },
         ),
         (TOKENIZER, ("post_processor",), None),
+        (TOKENIZER, ("post_processor", "single"), []),
     ],
-    ids=["mask", "image_sizes", "norm_stats", "rope_scaling", "rope_parameters", "truncation", "padding", "no_bos"],
+    ids=[
+        "mask",
+        "image_sizes",
+        "norm_stats",
+        "rope_scaling",
+        "rope_parameters",
+        "truncation",
+        "padding",
+        "no_bos",
+        "no_text",
+    ],
 )
 def test_what_other_programs_write_changes_no_action(copy, tiny_policy, name, keys, value):
     change(copy / name, keys, value)
