@@ -39,7 +39,7 @@ ITERATION_STEPS = 100
 def main(argv: list[str]) -> None:
     config = compose(argv)
     if config.sft.demos is None:
-        raise UserError("no demonstrations given: sft.demos=FILE, an .npz file from tools/collect_demos.py")
+        raise UserError("no demonstrations given: sft.demos=FILE, an .npz file from python -m vla_rl.record")
     L.seed_everything(config.seed, verbose=False)
     resumed = resume_folder(config)
     folder = run_folder(config.run_dir, config.conf, resumed)

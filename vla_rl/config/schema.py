@@ -120,6 +120,35 @@ class SweepConfig(CompareConfig):
 
 
 @dataclass(slots=True)
+class ExportConfig:
+    """What `python -m vla_rl.export` takes."""
+
+    checkpoint: str | None = None  # a run's .ckpt; with an adapter its base: a folder, shipped:NAME or a hub name
+    adapter: str | None = None  # folder of adapters to merge into the checkpoint
+    out: str | None = None  # folder to write
+
+
+@dataclass(slots=True)
+class RecordConfig:
+    """What `python -m vla_rl.record` takes."""
+
+    out: str | None = None  # .npz file to write
+    check: bool = False  # only measure success
+    suite: str = "object"  # LIBERO suite; the script solves object
+    tasks: list[int] | None = None  # indices; null = all
+    init_states: tuple[int, int] = (0, 50)  # half-open range of each task's
+    episodes_per_task: int | None = None  # null = one of each initial state
+    noise: float = 0.0  # standard deviation added to the executed xyz command
+    hesitation: float = 0.0  # probability of a slow step
+    placement_noise_m: float = 0.0  # radius of the disc that objects are placed in
+    linger_steps: int = 6  # control steps recorded after success
+    assets: str = "standin"  # standin, hub, or a folder
+    camera_px: int = 128  # of a frame
+    seed: int = 1  # of noise and hesitation
+    workers: int = 2  # processes
+
+
+@dataclass(slots=True)
 class Config:
     """Everything a run is given."""
 

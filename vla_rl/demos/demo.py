@@ -73,7 +73,7 @@ def load_demos(path: str | Path) -> list[Demo]:
     if not files or not files[0].exists():
         raise UserError(
             f"no demonstrations at {path}: expected an .npz file or a folder of them; "
-            "record some with tools/collect_demos.py, then sft.demos=FILE"
+            "record some with python -m vla_rl.record, then sft.demos=FILE"
         )
     return [demo for file in files for demo in _load_file(file)]
 
@@ -84,7 +84,7 @@ def _load_file(path: Path) -> list[Demo]:
             about = json.loads(stored["about"].item())
             arrays = [stored[name] for name in ("frame_delta", "proprio", "action")]
     except (KeyError, ValueError, TypeError, AttributeError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as e:
-        raise UserError(f"{path} is not a file of demonstrations ({e}); record one with tools/collect_demos.py") from e
+        raise UserError(f"{path} is not a file of demonstrations ({e}); record one with python -m vla_rl.record") from e
     _check(path, about, *arrays)
     demos, start = [], 0
     for one in about:
@@ -106,7 +106,7 @@ def _check(path: Path, about: Any, frames: np.ndarray, proprios: np.ndarray, act
     """Raise UserError unless the arrays hold one row for each control step that `about` counts, of finite numbers."""
 
     def refuse(what: str) -> None:
-        raise UserError(f"{path} is not a file of demonstrations: {what}; record one with tools/collect_demos.py")
+        raise UserError(f"{path} is not a file of demonstrations: {what}; record one with python -m vla_rl.record")
 
     objects = isinstance(about, list) and all(isinstance(one, dict) for one in about)
     if not objects or not all({*ABOUT, "steps"} <= one.keys() for one in about):

@@ -52,7 +52,7 @@ def test_a_folder_is_read_in_order_of_names(tmp_path):
 
 
 def test_what_is_no_demonstration(tmp_path):
-    with pytest.raises(ValueError, match="no demonstrations at .*collect_demos.py.*sft.demos=FILE"):
+    with pytest.raises(ValueError, match="no demonstrations at .*vla_rl.record.*sft.demos=FILE"):
         load_demos(tmp_path / "none.npz")
     with pytest.raises(ValueError, match="no demonstrations at"):
         load_demos(tmp_path)

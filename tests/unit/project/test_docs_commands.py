@@ -70,7 +70,7 @@ def test_the_small_runs_run_to_their_end(command, my_pkg, tmp_path):
         "python -m vla_rl.fit conf=pcm_object_tiny mask.budgte=3",
         "python -m vla_rl.fit conf=pcm_object_tiny callbacks.mine._target_=my_pkg.nothing.Nothing",
         "python -m vla_rl.sft conf=no_such_conf",
-        "python tools/collect_demos.py --taks 0",
+        "python -m vla_rl.record taks=[0]",
         "python tools/no_such_tool.py",
         "python -m vla_rl.checkpoints.shipped",  # takes no arguments
         "make fti",

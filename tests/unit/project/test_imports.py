@@ -11,7 +11,15 @@ FLOORS = (
     ("vla_rl.rollout", "vla_rl.policy", "vla_rl.sim", "vla_rl.run"),
     ("vla_rl.training", "vla_rl.figures", "vla_rl.doctor_checks"),
     ("vla_rl.evaluation",),
-    ("vla_rl.fit", "vla_rl.sft", "vla_rl.evaluate", "vla_rl.doctor", "vla_rl.compare"),
+    (
+        "vla_rl.fit",
+        "vla_rl.sft",
+        "vla_rl.evaluate",
+        "vla_rl.doctor",
+        "vla_rl.compare",
+        "vla_rl.export",
+        "vla_rl.record",
+    ),
     ("callbacks",),
     ("tools",),
 )

@@ -31,7 +31,7 @@ def merge_adapter(checkpoint: Path, adapter: Path, out: Path) -> list[str]:
         UserError: `out` exists, the adapter is not plain LoRA, or it does not fit the checkpoint.
     """
     if out.exists():
-        raise UserError(f"{out} exists already; name a new folder (--out {out}-2)")
+        raise UserError(f"{out} exists already; name a new folder: out={out}-2")
     read = read_adapter(adapter)
     changed = {f"{layer}.weight": layer for layer in read.factors}
     shards = shard_files(checkpoint)

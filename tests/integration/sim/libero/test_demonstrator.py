@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import json
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vla_rl import record
 from vla_rl.errors import UserError
 from vla_rl.sim.libero.demonstrator import (
     Body,
@@ -25,10 +25,6 @@ from vla_rl.sim.libero.demonstrator import (
 
 ROOT = Path(__file__).parents[4]
 LINGER_STEPS = 6
-
-spec = importlib.util.spec_from_file_location("collect_demos", ROOT / "tools" / "collect_demos.py")
-collect_demos = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(collect_demos)
 
 
 def scene(grip: tuple, target: tuple = (0.3, 0.4, 0.05), half: tuple = (0.03, 0.03, 0.05)) -> Scene:
@@ -149,9 +145,9 @@ def test_the_same_seed_gives_the_same_demonstration(demo, env):
     assert (again.frame_THWC == demo.frame_THWC).all()
 
 
-def test_the_tool_checks_success_and_prints_json_last():
-    command = [sys.executable, "tools/collect_demos.py", "--check", "--tasks", "5", "--episodes-per-task", "2"]
-    done = subprocess.run([*command, "--workers", "1"], cwd=ROOT, capture_output=True, text=True, timeout=300)
+def test_the_verb_checks_success_and_prints_json_last():
+    command = [sys.executable, "-m", "vla_rl.record", "check=true", "tasks=[5]", "episodes_per_task=2"]
+    done = subprocess.run([*command, "workers=1"], cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     row = json.loads(done.stdout.splitlines()[-1])["tasks"]["5"]
     assert (row["episodes"], row["successes"], row["failed_init_states"]) == (2, 2, [])
@@ -160,12 +156,15 @@ def test_the_tool_checks_success_and_prints_json_last():
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--check", "--out", "x.npz"], "either --out"),
-        (["--check", "--init-states", "0-40"], "--init-states 0:40"),
-        (["--check", "--init-states", "0:5", "--episodes-per-task", "9"], "--init-states 0:9"),
-        (["--check", "--tasks", "10"], "no task 10"),
+        (["check=true", "out=x.npz"], "either out=demos.npz or check=true"),
+        ([], "either out=demos.npz or check=true"),
+        (["check=true", "init_states=0-40"], r"init_states must be two integers, got '0-40'"),
+        (["check=true", "init_states=[0,5]", "episodes_per_task=9"], r"init_states=\[0,9\]"),
+        (["check=true", "tasks=[10]"], "no task 10"),
+        (["check=true", "taks=[1]"], "unknown key 'taks'; did you mean 'tasks'"),
+        (["check=true", "workers=0"], "workers=2"),
     ],
 )
-def test_the_tool_says_what_to_fix(arguments, message):
+def test_the_verb_says_what_to_fix(arguments, message):
     with pytest.raises(ValueError, match=message):
-        collect_demos.episodes(collect_demos.arguments(arguments))
+        record.main(arguments)

@@ -130,11 +130,11 @@ def test_what_cannot_be_merged(folder, adapter, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_the_tool(folder, adapter, tmp_path):
-    command = [sys.executable, "tools/merge_lora.py", "--checkpoint", str(folder), "--adapter", str(adapter)]
-    run = lambda: subprocess.run([*command, "--out", str(tmp_path / "out")], cwd=ROOT, capture_output=True, text=True)  # noqa: E731
-    assert run().stdout == f"{tmp_path / 'out'}: {CHANGED} tensors merged\n"
+def test_the_verb(folder, adapter, tmp_path):
+    command = [sys.executable, "-m", "vla_rl.export", f"checkpoint={folder}", f"adapter={adapter}"]
+    run = lambda: subprocess.run([*command, f"out={tmp_path / 'out'}"], cwd=ROOT, capture_output=True, text=True)  # noqa: E731
+    assert run().stdout == f"policy {tmp_path / 'out'}: {CHANGED} tensors merged\n"
     assert load_file(next((tmp_path / "out").glob("*.safetensors")))
     again = run()
     assert again.returncode == 2
-    assert again.stderr == f"error: {tmp_path / 'out'} exists already; name a new folder (--out {tmp_path / 'out'}-2)\n"
+    assert again.stderr == f"error: {tmp_path / 'out'} exists already; name a new folder: out={tmp_path / 'out'}-2\n"

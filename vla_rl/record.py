@@ -1,0 +1,113 @@
+"""`python -m vla_rl.record out=demos.npz tasks=[0,5]`: demonstrations by the scripted demonstrator, for vla_rl.sft.
+
+    check=true            only measure success; renders and records nothing (instead of out=)
+    tasks=[0,5]           default: all of the suite (suite=object)
+    init_states=[0,40]    half-open range, of each task; with placement_noise_m, of the seeds of placements
+    episodes_per_task=12  how many of the initial states, from the first; default: all
+    noise=0.1             DART: standard deviation added to the executed xyz command
+    hesitation=0.6        probability of a slow step: slack that training can remove
+    placement_noise_m=0.02  objects are placed in a disc of this radius
+    linger_steps=6        control steps recorded after success
+    assets=standin        or hub, or a folder with LIBERO's assets; camera_px=128; seed=1; workers=2 processes
+
+Prints the success rate of every task, and the same as one line of JSON at the end. Only successes are saved.
+"""
+
+from __future__ import annotations
+
+from vla_rl.run.cli import answer_early, run_entry
+
+if __name__ == "__main__":
+    answer_early(__doc__, parse=None)  # before the imports below, which take seconds
+
+import json
+import multiprocessing
+import os
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+from tqdm import tqdm
+
+from vla_rl.config.compose import only_options
+from vla_rl.config.schema import RecordConfig
+from vla_rl.demos.demo import Demo, save_demos
+from vla_rl.errors import UserError
+from vla_rl.sim.libero import suites
+from vla_rl.sim.libero.demonstrator import DemonstrationEnv, demonstrate
+
+EPISODES_PER_JOB = 4  # of one task, so that a worker seldom builds another environment
+
+
+def main(argv: list[str]) -> None:
+    options = only_options(RecordConfig, argv)
+    planned = episodes(options)
+    suites.check_gl()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # inherited by the workers, which share the cores
+    context = multiprocessing.get_context("spawn")  # EGL does not survive a fork
+    with ProcessPoolExecutor(options.workers, mp_context=context) as pool:
+        jobs = zip(*((options, task, state) for task, state in planned), strict=True)
+        outcomes = pool.map(run_episode, *jobs, chunksize=EPISODES_PER_JOB)
+        demos = list(tqdm(outcomes, total=len(planned), unit="episode", disable=None))
+    table = summary(options, planned, demos)
+    for task, row in table.items():
+        print(f"task {task}: {row['successes']} of {row['episodes']} succeed, {row['mean_steps']} steps on average")
+    if options.out:
+        saved = [demo for demo in demos if demo is not None]
+        save_demos(Path(options.out), saved)
+        print(f"{len(saved)} demonstrations, {sum(len(demo.action_TA) for demo in saved)} control steps: {options.out}")
+    print(json.dumps({"suite": options.suite, "noise": options.noise, "tasks": table}))
+
+
+def episodes(options: RecordConfig) -> list[tuple[int, int]]:
+    """(task, initial state) of every episode asked for."""
+    if bool(options.out) == options.check:
+        raise UserError("give either out=demos.npz or check=true")
+    tasks = range(len(suites.task_names(options.suite))) if options.tasks is None else options.tasks
+    for task in tasks:
+        suites.check_task(options.suite, task)
+    first, end = options.init_states
+    wanted = end - first if options.episodes_per_task is None else options.episodes_per_task
+    if not 1 <= wanted <= end - first:
+        raise UserError(f"{wanted} episodes exceed init_states=[{first},{end}]: init_states=[0,{max(wanted, 1)}]")
+    if options.workers < 1:
+        raise UserError(f"workers must be at least 1, got {options.workers}: workers=2")
+    return [(task, state) for task in tasks for state in range(first, first + wanted)]
+
+
+_env: DemonstrationEnv | None = None  # of a worker: building one takes seconds
+
+
+def run_episode(options: RecordConfig, task: int, init_state: int) -> Demo | None:
+    global _env
+    if _env is None or _env.task != task:
+        if _env is not None:
+            _env.close()
+        kept = {name: getattr(options, name) for name in ("assets", "camera_px", "placement_noise_m")}
+        _env = DemonstrationEnv(options.suite, task, render=not options.check, **kept)
+    return demonstrate(
+        _env,
+        init_state,
+        noise=options.noise,
+        hesitation=options.hesitation,
+        linger_steps=options.linger_steps,
+        seed=options.seed,
+    )
+
+
+def summary(options: RecordConfig, planned: list[tuple[int, int]], demos: list[Demo | None]) -> dict[int, dict]:
+    """Per task: episodes, successes, the failed initial states, mean control steps to success."""
+    table = {}
+    for task in dict.fromkeys(task for task, _ in planned):
+        outcomes = [(state, demo) for (t, state), demo in zip(planned, demos, strict=True) if t == task]
+        steps = [len(demo.action_TA) - options.linger_steps for _, demo in outcomes if demo is not None]
+        table[task] = {
+            "episodes": len(outcomes),
+            "successes": len(steps),
+            "failed_init_states": [state for state, demo in outcomes if demo is None],
+            "mean_steps": round(sum(steps) / len(steps), 1) if steps else None,
+        }
+    return table
+
+
+if __name__ == "__main__":
+    run_entry(main, __doc__)
