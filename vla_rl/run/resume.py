@@ -114,20 +114,26 @@ def _named_folder(config: Config) -> Path:
 
 
 def _auto_folder(config: Config) -> Path | None:
-    """`run_dir` where it holds a run; without `run_dir` the newest run of this conf that has not ended."""
+    """`run_dir` where it holds a run; without `run_dir` the newest run of this conf and seed that has not ended."""
     if config.run_dir is not None:
         return Path(config.run_dir) if (Path(config.run_dir) / "config.yaml").is_file() else None
     begun = sorted((path.parent for path in Path("runs", config.conf).glob("*/config.yaml")), reverse=True)
-    return next((folder for folder in begun if not (folder / "summary.json").exists()), None)
+    unfinished = (folder for folder in begun if not (folder / "summary.json").exists())
+    return next((folder for folder in unfinished if _stored(folder).get("seed") == config.seed), None)
 
 
 def _check_same(config: Config, folder: Path) -> None:
-    keys = differing_keys(translate(yaml.safe_load((folder / "config.yaml").read_text())), _plain(asdict(config)))
+    keys = differing_keys(translate(_stored(folder)), _plain(asdict(config)))
     if keys:
         raise UserError(
             f"the run in {folder} was started with another config; these differ: {', '.join(keys)} "
             f"(its own: conf={folder}/config.yaml; a new run: resume=null run_dir={folder}-2)"
         )
+
+
+def _stored(folder: Path) -> dict[str, Any]:
+    """The config that the run in `folder` was started with."""
+    return yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
 
 
 def _plain(value: Any) -> Any:

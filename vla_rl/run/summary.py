@@ -12,9 +12,9 @@ SPLIT = "split/"  # tags of the parts of an iteration's seconds (`callbacks.timi
 
 def run_report(folder: Path) -> str:
     """The run in `folder`; what was not measured is left out."""
-    summary = json.loads((folder / "summary.json").read_text())
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
     metrics = folder / "metrics.jsonl"
-    rows = [json.loads(line) for line in metrics.read_text().splitlines()] if metrics.exists() else []
+    rows = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()] if metrics.exists() else []
     lines = {
         "held out": _heldout(summary["success_before"], summary["success_after"]),
         "rollouts": _rollouts(rows),
