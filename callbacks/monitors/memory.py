@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any
 
 import lightning as L
 import psutil
 import torch
-from torch import Tensor
 
 from vla_rl.checks import check_count
+from vla_rl.policy.activations import SavedBytes
 from vla_rl.types import ChunkBatch
 
 MB = 1e6  # bytes
@@ -45,45 +44,6 @@ def host_bytes() -> int:
         except (psutil.NoSuchProcess, psutil.AccessDenied):  # it ended meanwhile
             continue
     return total
-
-
-class SavedBytes:
-    """Counts the bytes that autograd holds inside `hooks()`, and their peak. Parameters are not counted, a tensor that
-    several operations keep is counted once."""
-
-    def __init__(self, parameters: list[Tensor]) -> None:
-        self.peak = self._now = 0
-        self._parameters = {p.untyped_storage().data_ptr() for p in parameters}
-        self._holders: Counter[int] = Counter()  # address of a storage -> how often it is kept
-
-    def hooks(self) -> torch.autograd.graph.saved_tensors_hooks:
-        return torch.autograd.graph.saved_tensors_hooks(self._keep, lambda kept: kept.tensor)
-
-    def _keep(self, tensor: Tensor) -> _Kept:
-        kept = _Kept(tensor, self)
-        if kept.address not in self._parameters:
-            self._holders[kept.address] += 1
-            if self._holders[kept.address] == 1:
-                self._now += kept.bytes
-                self.peak = max(self.peak, self._now)
-        return kept
-
-    def release(self, kept: _Kept) -> None:
-        if kept.address not in self._parameters:
-            self._holders[kept.address] -= 1
-            if self._holders[kept.address] == 0:
-                self._now -= kept.bytes
-
-
-class _Kept:
-    """A tensor kept for the backward pass; says so when autograd lets go of it."""
-
-    def __init__(self, tensor: Tensor, meter: SavedBytes) -> None:
-        storage = tensor.untyped_storage()
-        self.tensor, self.address, self.bytes, self._meter = tensor, storage.data_ptr(), storage.nbytes(), meter
-
-    def __del__(self) -> None:
-        self._meter.release(self)
 
 
 class ActivationMemory(L.Callback):

@@ -8,15 +8,14 @@ tensor by tensor with torch's plain attention (fused kernels keep less), and a t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from vla_rl.errors import UserError
+from vla_rl.policy.activations import SavedBytes
 from vla_rl.policy.openvla_oft.action_head import L1Head
 from vla_rl.policy.openvla_oft.checkpoint import DTYPES, read_config, resolve_checkpoint
 from vla_rl.policy.openvla_oft.config import PUBLISHED_7B, OpenVLAConfig, parse_config
@@ -156,38 +155,11 @@ def _activations(model: OpenVLAOFT, *, checkpointing: bool) -> int:
     weight = model.projector.fc1.bias
     pixels = torch.zeros(1, 6 * config.images, image_px, image_px, dtype=weight.dtype)
     proprio = torch.zeros(1, config.proprio_dims, dtype=weight.dtype) if config.proprio_dims else None
-    with _saved_bytes(model, list(layers)) as saved:
+    meter = SavedBytes(model.parameters())
+    with meter.parts(layers), meter.hooks():
         model(prompt, torch.ones_like(prompt, dtype=torch.bool), pixels, proprio).sum()
-    outside, inside = saved[None], [saved[layer] for layer in layers]
+    outside, inside = meter.of_part[None], [meter.of_part[layer] for layer in layers]
     if not checkpointing:
         return outside + sum(inside)
     sequence = config.images * config.towers[0].patches + 58 + bool(config.proprio_dims) + prompt.shape[1]
     return outside + len(layers) * sequence * width * weight.element_size() + max(inside)
-
-
-@contextmanager
-def _saved_bytes(model: nn.Module, parts: list[nn.Module]) -> Iterator[dict[nn.Module | None, int]]:
-    """Bytes of the tensors saved for the backward, by the part whose forward saved them; parameters do not count."""
-    saved: dict[nn.Module | None, int] = dict.fromkeys([None, *parts], 0)
-    seen = {p.untyped_storage()._cdata for p in model.parameters()}
-    alive = []  # a freed storage's address would be used again
-    inside: list[nn.Module | None] = [None]
-
-    def pack(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in seen:
-            seen.add(storage._cdata)
-            alive.append(storage)
-            saved[inside[-1]] += storage.nbytes()
-        return tensor
-
-    hooks = []
-    for part in parts:
-        hooks.append(part.register_forward_pre_hook(lambda module, _: inside.append(module)))
-        hooks.append(part.register_forward_hook(lambda *_: inside.pop() and None))
-    try:
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            yield saved
-    finally:
-        for hook in hooks:
-            hook.remove()

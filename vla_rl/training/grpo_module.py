@@ -30,6 +30,7 @@ from vla_rl.rollout.epoch import HeldoutBatch
 from vla_rl.rollout.trainer_state import data_of, epoch_of
 from vla_rl.training.checkpoint_io import keep_trained
 from vla_rl.training.optimizer import build_optimizer
+from vla_rl.training.rollout_metrics import HeldoutSuccess, RolloutStatistics
 from vla_rl.types import ChunkBatch, Policy
 
 
@@ -47,6 +48,7 @@ class GRPOModule(L.LightningModule):
         self.strict_loading = False  # checkpoints hold trainable tensors only
         self.policy = policy
         self.grpo, self.optim, self.temperature = grpo, optim, temperature
+        self.rollout_statistics, self.heldout_success = RolloutStatistics(), HeldoutSuccess()
         self.heldout: dict[str, SuccessRate] = {}  # of the last validation, by decoding: sampled, greedy
         self._skipped = 0  # optimizer steps in a row
 
@@ -66,30 +68,13 @@ class GRPOModule(L.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         epoch = epoch_of(self.trainer)
-        trajectories = [t for group in epoch.groups for t in group.trajectories]
-        successes = [t for t in trajectories if t.success]
-        counts = torch.tensor(
-            [
-                len(trajectories),
-                len(successes),
-                len(epoch.groups),
-                sum(group.has_spread for group in epoch.groups),
-                sum(t.steps for t in trajectories),
-                sum(t.steps for t in successes),
-                len(epoch.training_trajectories),
-            ],
-            dtype=torch.float64,
-        )
-        sums = all_reduce_sum(counts, self.trainer).tolist()
-        episodes, succeeded, groups, spread, steps, success_steps, training = sums
-        if not training:
+        self.rollout_statistics.reset()
+        self.rollout_statistics.update(epoch)
+        statistics = self.rollout_statistics.compute()
+        if not statistics.pop("trained"):
             rank_zero_warn(f"iteration {epoch.iteration + 1} skipped: every group has equal rewards (zero advantage)")
-        self._log("rollout/groups", groups)
-        self._log("rollout/success", succeeded / episodes)
-        self._log("rollout/groups_with_spread", spread / groups)
-        self._log("rollout/steps", steps / episodes)
-        if succeeded:
-            self._log("rollout/steps_of_successes", success_steps / succeeded)
+        for tag, value in statistics.items():
+            self._log(tag, value)
         self._log("time/rollout_s", epoch.time.total_s)
 
     def training_step(self, batch: ChunkBatch, batch_idx: int) -> None:
@@ -181,10 +166,10 @@ class GRPOModule(L.LightningModule):
     def validation_step(self, batch: HeldoutBatch, batch_idx: int) -> None:
         """Success on initial states never trained on; the episodes are shared out over ranks."""
         trajectories, _ = data_of(self.trainer).run(batch)
-        counts = torch.tensor([sum(t.success for t in trajectories), len(trajectories)], dtype=torch.float64)
-        successes, episodes = (int(n) for n in all_reduce_sum(counts, self.trainer).tolist())
-        self.heldout[batch.decoding] = SuccessRate.of(successes, episodes)
-        self.log(f"heldout/{batch.decoding}_success", successes / episodes, batch_size=1)
+        self.heldout_success.reset()
+        self.heldout_success.update(trajectories)
+        rate = self.heldout[batch.decoding] = SuccessRate.of(*self.heldout_success.compute().tolist())
+        self.log(f"heldout/{batch.decoding}_success", rate.rate, batch_size=1)
 
     def _skip_step(self, totals: dict[str, float]) -> None:
         """Leave the policy as it is.

@@ -4,7 +4,8 @@ import torch
 from tests.unit.policy.conftest import make_observation, make_tiny_policy
 from vla_rl.config.compose import compose
 from vla_rl.errors import UserError
-from vla_rl.policy.memory import MemoryPlan, _saved_bytes, plan_memory
+from vla_rl.policy.activations import SavedBytes
+from vla_rl.policy.memory import MemoryPlan, plan_memory
 from vla_rl.policy.memory_check import POLICY, PRESETS, rows_that_fit
 
 CPU = torch.device("cpu")
@@ -38,9 +39,10 @@ def test_activations_are_what_autograd_keeps():
     ids, mask = policy.prompts(observation.instruction_N)
     pixels = policy.pixels(observation.frame_NHWC, torch.float32)
     math = torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH)
-    with math, _saved_bytes(policy.model, []) as saved:
+    meter = SavedBytes(policy.model.parameters())
+    with math, meter.hooks():
         policy.model(ids, mask, pixels)
-    assert plan(checkpoint=None).per_row == pytest.approx(1.1 * saved[None], rel=0.1)
+    assert plan(checkpoint=None).per_row == pytest.approx(1.1 * meter.of_part[None], rel=0.1)
     assert plan(checkpoint=None, gradient_checkpointing=True).per_row < 0.7 * plan(checkpoint=None).per_row
 
 
