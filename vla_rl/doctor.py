@@ -33,13 +33,13 @@ def parse(argv: list[str]) -> Config:
 def main(argv: list[str]) -> None:
     config = parse(argv)
     check(config)
-    results = run_checks(config)
+    checks = run_checks(config)
     if "--json" in argv:
-        results = list(results)
+        results = list(checks)
         healthy = all(r.status != "fail" for r in results)
         print(json.dumps({"ok": healthy, "checks": [asdict(r) for r in results]}, indent=2))
     else:
-        healthy = print_table(results)
+        healthy = print_table(checks)
     sys.exit(0 if healthy else 1)
 
 

@@ -122,7 +122,7 @@ def check_simulator(config: Config) -> CheckResult:
     from vla_rl.config.instantiate import build
     from vla_rl.types import Episode
 
-    if (config.sim or {}).get("_target_") != POOL:
+    if config.sim is None or config.sim["_target_"] != POOL:
         return CheckResult("simulator", "warn", "not checked: the simulator is not LIBERO", f"sim._target_={POOL}")
     node = config.sim | {"workers": 1, "chunk_steps": CHUNK_STEPS}
     with closing(build(node, "sim")) as pool:
@@ -223,7 +223,7 @@ def check_memory(config: Config) -> CheckResult:
     device = torch.device("cuda", 0) if _wants_gpu(config) else torch.device("cpu")
     available = device_memory(device)
     rows, optimizer = config.grpo.micro_rows, config.optim.optimizer
-    plan = plan_memory(config.policy, rows=rows, optimizer=optimizer, available=available)
+    plan = plan_memory(config.policy or {}, rows=rows, optimizer=optimizer, available=available)
     facts = f"{plan} of {available / 1e9:.2f} on {device.type}"
     if plan.total > available:
         return CheckResult("memory", "fail", facts, advice(plan, available, "grpo.micro_rows"))

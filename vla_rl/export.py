@@ -65,7 +65,7 @@ def export_policy(checkpoint: Path, out: Path) -> None:
         raise UserError(f"{checkpoint} is in no run: missing {config_path}; give one of a run's checkpoints/*.ckpt")
     if out.exists():
         raise UserError(f"out={out} exists; give a new folder: out={out}-2")
-    node = compose([f"conf={config_path}"]).policy
+    node = compose([f"conf={config_path}"]).policy or {}
     if "checkpoint" in node and not node.get("lora"):
         node = node | {"checkpoint": str(run / "policy")}
     policy = build(node, "policy")

@@ -7,6 +7,8 @@ The run is saved after every 100 optimizer steps, an iteration: stopped or kille
 
 from __future__ import annotations
 
+from typing import cast
+
 from vla_rl.run.cli import answer_early, run_entry
 
 if __name__ == "__main__":
@@ -89,7 +91,7 @@ def main(argv: list[str]) -> None:
         # a run that was killed when all was trained has no other occasion
         (measured,) = trainer.validate(module, datamodule=data, verbose=False)
         if trainer.is_global_zero:
-            write_json(folder / "summary.json", {"steps": config.sft.steps} | measured)
+            write_json(folder / "summary.json", {"steps": config.sft.steps, **measured})
             print(f"held-out loss {measured['sft/heldout_loss']:.3f}, policy {folder / 'policy'}")
 
 
@@ -99,7 +101,7 @@ class LossLines(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.is_global_zero and not sys.stderr.isatty():
             loss, heldout = (float(trainer.callback_metrics[f"sft/{name}"]) for name in ("loss", "heldout_loss"))
-            steps = f"step {trainer.global_step}/{pl_module.sft.steps}"
+            steps = f"step {trainer.global_step}/{cast(SFTModule, pl_module).sft.steps}"
             print(f"{steps}  loss {loss:.3f}  held-out loss {heldout:.3f}", flush=True)
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -70,8 +70,9 @@ def own_options(schema: type[T], argv: list[str]) -> tuple[T, list[str]]:
     Raises:
         UserError: an argument that is no key=value, an unknown name inside an option, or a wrong type.
     """
-    own, conf = ({f.name for f in fields(of)} for of in (schema, Config))
-    tree, rest = {}, []
+    own, conf = ({f.name for f in fields(cast(Any, of))} for of in (schema, Config))
+    tree: Tree = {}
+    rest: list[str] = []
     for argument in argv:
         key, value = _parse(argument)
         name = key.partition(".")[0]
@@ -94,7 +95,7 @@ def only_options(schema: type[T], argv: list[str]) -> T:
     """
     options, rest = own_options(schema, argv)
     if rest:
-        name, own = rest[0].partition("=")[0], [f.name for f in fields(schema)]
+        name, own = rest[0].partition("=")[0], [f.name for f in fields(cast(Any, schema))]
         raise UserError(f"unknown key '{name}'{did_you_mean(name, own)} Keys: {', '.join(own)}")
     return options
 
@@ -123,9 +124,9 @@ def merge(under: Tree, over: Tree) -> Tree:
     merged = dict(under)
     for key, value in over.items():
         below = under.get(key)
-        sections = isinstance(below, dict) and isinstance(value, dict)
-        if sections and value.get("_target_", below.get("_target_")) == below.get("_target_"):
-            value = merge(below, value)
+        if isinstance(below, dict) and isinstance(value, dict):
+            target = below.get("_target_")
+            value = merge(below, value) if value.get("_target_", target) == target else value
         merged[key] = value
     return merged
 
@@ -140,7 +141,8 @@ def _parse(argument: str) -> tuple[str, Any]:
     if not key or not equals or not all(key.split(".")):
         raise UserError(f"expected key=value, got '{argument}' (for example mask.budget=8)")
     try:
-        return key, _todays(OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"]))["value"])
+        parsed = cast(Tree, OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"])))
+        return key, _todays(parsed["value"])
     except yaml.YAMLError as e:
         raise UserError(f"{argument}: the value is not valid YAML ({_first_line(e)})") from e
 
@@ -216,7 +218,7 @@ def _apply(tree: Tree, arguments: list[tuple[str, Any]]) -> Tree:
 def _resolve(tree: Tree) -> Tree:
     """Fill in `${...}` references."""
     try:
-        return OmegaConf.to_container(OmegaConf.create(tree), resolve=True)
+        return cast(Tree, OmegaConf.to_container(OmegaConf.create(tree), resolve=True))
     except OmegaConfBaseException as e:
         raise UserError(f"{getattr(e, 'full_key', None) or 'config'}: {_first_line(e)}") from e
 

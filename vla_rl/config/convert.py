@@ -5,7 +5,7 @@ from __future__ import annotations
 import types
 import typing
 from dataclasses import fields, is_dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 from vla_rl.config.schema import GROUPS
 from vla_rl.errors import UserError, closest
@@ -27,7 +27,7 @@ def to_dataclass(schema: type[T], tree: Any, key: str = "") -> T:
     """
     default = schema()
     if not isinstance(tree, dict):
-        first = fields(schema)[0].name
+        first = fields(cast(Any, schema))[0].name
         raise _wrong(key, _SECTION, tree, f"{key}.{first}={getattr(default, first)}")
     hints = typing.get_type_hints(schema)
     prefix = f"{key}." if key else ""
@@ -44,7 +44,7 @@ def _convert(hint: Any, value: Any, key: str, default: Any) -> Any:
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     example = None if default is None else f"{key}={default}"
     if is_dataclass(hint):
-        return to_dataclass(hint, value, key)
+        return to_dataclass(cast(type, hint), value, key)
     if origin in (types.UnionType, typing.Union):  # `X | None`
         return None if value is None else _convert(arguments[0], value, key, default)
     if origin is Literal:

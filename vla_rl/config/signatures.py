@@ -35,7 +35,7 @@ def option_names(path: str) -> list[str] | None:
     package = importlib.import_module(top)  # milliseconds: its names are lazy
     if module == top:
         module = package.MODULES.get(name, "")
-    source = Path(package.__file__).parents[1].joinpath(*module.split(".")).with_suffix(".py")
+    source = Path(str(package.__file__)).parents[1].joinpath(*module.split(".")).with_suffix(".py")
     if not source.is_file():
         return None
     defined = {getattr(node, "name", None): node for node in ast.parse(source.read_text(encoding="utf-8")).body}

@@ -19,7 +19,7 @@ STATES = 100  # episodes of a task on a line of the outcomes' figure
 
 def draw_tasks(report: Report) -> Figure:
     """A dot with its 95% Wilson interval per task and checkpoint; below, all tasks together."""
-    rows = [(task, _name(report, task)) for task in report.tasks] if len(report.tasks) > 1 else []
+    rows: list[tuple[int | None, str]] = [(t, _name(report, t)) for t in report.tasks] if len(report.tasks) > 1 else []
     rows.append((None, "overall"))
     arms = report.arms
     figure = Figure(figsize=(9, 0.9 + len(rows) * (0.42 + 0.16 * len(arms))), layout="constrained")
@@ -29,8 +29,9 @@ def draw_tasks(report: Report) -> Figure:
         y = np.arange(len(rows)) + 0.6 * ((a + 0.5) / len(arms) - 0.5)
         x = np.array([rate.rate for rate in rates])
         error = [x - [rate.wilson_low for rate in rates], [rate.wilson_high for rate in rates] - x]
-        style = {"fmt": MARKERS[a % len(MARKERS)], "color": PALETTE[a % len(PALETTE)], "capsize": 3, "markersize": 6}
-        axes.errorbar(x, y, xerr=np.clip(error, 0, None), label=arm.label, **style)
+        marker, colour = MARKERS[a % len(MARKERS)], PALETTE[a % len(PALETTE)]
+        half = np.clip(error, 0, None)
+        axes.errorbar(x, y, xerr=half, label=arm.label, fmt=marker, color=colour, capsize=3, markersize=6)
     axes.set_yticks(range(len(rows)), [name for _, name in rows], fontsize=9)
     axes.set(xlim=(-0.02, 1.02), ylim=(len(rows) - 0.4, -0.6), xlabel="success, 95% Wilson interval")
     axes.grid(axis="x", alpha=0.3)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
+import lightning as L
 import torch
 
 from vla_rl.distributed.collectives import all_reduce_sum
@@ -80,7 +81,7 @@ def measure_windows(
         succeeded_S = torch.zeros(data.max_chunks_of(1) + 1, dtype=torch.float64)  # by control steps
         for t in (t for t in trajectories if t.success):
             succeeded_S[t.steps] += 1
-        count_S = all_reduce_sum(succeeded_S, data.trainer).long()
+        count_S = all_reduce_sum(succeeded_S, cast(L.Trainer, data.trainer)).long()
         steps = torch.arange(len(count_S)).repeat_interleave(count_S)
         found.append(WindowResult(window, episodes, tuple(steps.tolist())))
     return found

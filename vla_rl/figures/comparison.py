@@ -103,8 +103,8 @@ def _draw_sweep(axes: Axes, masks: Mapping[str, list[tuple[int, MeanInterval, st
     for mask, points in masks.items():
         budgets, rates, _ = zip(*sorted(points, key=lambda point: point[0]), strict=True)
         error = list(zip(*((bar[0][0], bar[1][0]) for bar in map(_bar, rates)), strict=True))
-        style = {"marker": "o", "capsize": 3, "color": points[0][2], "label": mask}
-        axes.errorbar(budgets, [r.mean for r in rates], yerr=error, **style)
+        means, colour = [rate.mean for rate in rates], points[0][2]
+        axes.errorbar(budgets, means, yerr=error, marker="o", capsize=3, color=colour, label=mask)
     axes.set(title="Budgets", xlabel="chunks kept of a trajectory")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import cast
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.patches import Patch
@@ -37,7 +39,9 @@ def draw_strips(
     }
     rows = max(1, min(ROWS, max(map(len, sides.values()))))
     figure = Figure(figsize=(11, 1.3 * rows + 1.1), layout="constrained")
-    for half, (name, members) in zip(figure.subfigures(1, 2, wspace=0.03), sides.items(), strict=True):
+    for half, (name, members) in zip(
+        cast(np.ndarray, figure.subfigures(1, 2, wspace=0.03)), sides.items(), strict=True
+    ):
         shown = members[:ROWS]
         half.suptitle(name if len(shown) == len(members) else f"{name} ({len(shown)} of {len(members)})")
         _draw_side(half, shown, rows, kept, label)
@@ -57,7 +61,7 @@ def _draw_side(
     kept: Mapping[int, Tensor] | None,
     label: Labeller,
 ) -> None:
-    axes_RF = half.subplots(rows, FRAMES, squeeze=False)
+    axes_RF = cast(np.ndarray, half.subplots(rows, FRAMES, squeeze=False))
     for axes in axes_RF.flat:
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set_visible(False)

@@ -11,6 +11,7 @@ import textwrap
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -39,7 +40,8 @@ def choose(
     What it leaves out of some trajectories, it also leaves out of more: those that are left out can be forgotten as
     they come in.
     """
-    chosen, failures, members = [], 0, Counter()
+    chosen: list[Trajectory] = []
+    failures, members = 0, Counter[Any]()
     for index, trajectory in enumerate(sorted(trajectories, key=lambda t: t.episode.uid)):
         group = group_of(trajectory)
         by_failure = not trajectory.success and failures < rules.failures
@@ -124,7 +126,7 @@ def _text(draw: ImageDraw.ImageDraw, line: int, text: str, x: int = MARGIN, colo
     draw.text((x, (line + 0.75) * LINE), text, fill=colour, font=_font(size), anchor="lm")
 
 
-def _font(size: int) -> ImageFont.FreeTypeFont:
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
     return ImageFont.load_default(size)  # Pillow's own: the same on every machine
 
 

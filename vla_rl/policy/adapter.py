@@ -25,7 +25,7 @@ NEUTRAL = {
     *("target_modules", "exclude_modules", "layers_to_transform", "layers_pattern", "qalora_group_size"),
     *("init_lora_weights", "loftq_config", "eva_config", "corda_config", "lora_ga_config", "r", "lora_alpha"),
 }
-EMPTY = (None, False, "none", "", {}, [])
+EMPTY: tuple[object, ...] = (None, False, "none", "", {}, [])
 INITIALISATIONS = (None, True, False, "gaussian", "orthogonal", "eva")  # the others change the weights beneath
 
 

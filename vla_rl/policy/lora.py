@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import peft
 import torch
@@ -61,7 +61,9 @@ def add_lora(model: OpenVLAOFT, r: int, alpha: float, targets: Sequence[str] = T
     for target in targets:
         if not any(f".{name}".endswith(f".{target}") for name in linear):
             raise UserError(f"no linear layer named {target!r} in the model; known: {_names(TARGETS)}")
-    config = peft.LoraConfig(r=r, lora_alpha=alpha, target_modules=_pattern(targets), lora_dropout=0.0, bias="none")
+    config = peft.LoraConfig(
+        r=r, lora_alpha=cast(int, alpha), target_modules=_pattern(targets), lora_dropout=0.0, bias="none"
+    )
     peft.inject_adapter_in_model(config, model, adapter_name=ADAPTER)
     _compute_action_rows_only(model)
     for parameter in model.parameters():
@@ -72,6 +74,11 @@ def add_lora(model: OpenVLAOFT, r: int, alpha: float, targets: Sequence[str] = T
             module.cast_input_dtype_enabled = False  # the policy computes under autocast
 
 
+def _config(model: OpenVLAOFT) -> peft.LoraConfig:
+    """What `add_lora` injected; PEFT leaves it on the model."""
+    return cast(Any, model).peft_config[ADAPTER]
+
+
 def save_adapter(model: OpenVLAOFT, folder: Path, state: Mapping[str, Tensor] | None = None) -> None:
     """Write `adapter_config.json` and `adapter_model.safetensors`; `peft.PeftModel.from_pretrained` reads them too.
 
@@ -79,7 +86,7 @@ def save_adapter(model: OpenVLAOFT, folder: Path, state: Mapping[str, Tensor] | 
         state: the model's state dict, where its own tensors are shards.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    model.peft_config[ADAPTER].save_pretrained(str(folder))
+    _config(model).save_pretrained(str(folder))
     state = peft.get_peft_model_state_dict(model, state, adapter_name=ADAPTER, save_embedding_layers=False)
     save_tensors({PREFIX + k: v.cpu() for k, v in state.items()}, folder / TENSORS)
 
@@ -102,7 +109,7 @@ def fitting_tensors(model: OpenVLAOFT, adapter: Adapter) -> dict[str, Tensor]:
     Raises:
         UserError: `adapter` was made with another r, alpha or targets than the model's adapters.
     """
-    config = model.peft_config[ADAPTER]
+    config = _config(model)
     if (adapter.r, adapter.alpha) != (config.r, config.lora_alpha):
         raise UserError(
             f"adapter {adapter.folder} does not fit the model's LoRA: it was made with r={adapter.r}, "

@@ -9,10 +9,10 @@ tensor by tensor with torch's plain attention (fused kernels keep less), and a t
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from vla_rl.errors import UserError
 from vla_rl.policy.activations import SavedBytes
@@ -134,7 +134,7 @@ def _config(options: dict[str, Any]) -> OpenVLAConfig:
 
 
 def _elements(module: nn.Module, kind: type[nn.Module]) -> int:
-    return sum(m.weight.numel() for m in module.modules() if isinstance(m, kind))
+    return sum(cast(Tensor, m.weight).numel() for m in module.modules() if isinstance(m, kind))
 
 
 def _gathered(model: OpenVLAOFT) -> int:

@@ -10,6 +10,7 @@ import importlib
 import warnings
 from collections.abc import Callable
 from types import ModuleType
+from typing import cast
 
 import torch
 from torch import nn
@@ -46,9 +47,9 @@ def quantize(model: OpenVLAOFT, kind: str) -> None:
     convert = {"nf4": _nf4, "int8": _int8}[kind]
     bnb = _bitsandbytes(kind)
     for layer in model.language_model.model.layers:
-        for parent in (layer.self_attn, layer.mlp):
+        for parent in cast(list[nn.Module], [layer.self_attn, layer.mlp]):
             for name, child in list(parent.named_children()):
-                setattr(parent, name, _placed(convert, bnb, child))
+                setattr(parent, name, _placed(convert, bnb, cast(nn.Linear, child)))
 
 
 def _placed(convert: Callable[[ModuleType, nn.Linear], nn.Linear], bnb: ModuleType, linear: nn.Linear) -> nn.Linear:

@@ -115,7 +115,7 @@ def verbs() -> dict[str, str]:
     for path in sorted(_PACKAGE.glob("*.py")):
         source = path.read_text(encoding="utf-8")
         if '\nif __name__ == "__main__":' in source:
-            found[path.stem] = ast.get_docstring(ast.parse(source)).splitlines()[0].partition("`: ")[2]
+            found[path.stem] = str(ast.get_docstring(ast.parse(source))).splitlines()[0].partition("`: ")[2]
     return found
 
 

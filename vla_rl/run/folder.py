@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from filelock import FileLock, Timeout
 from lightning.pytorch.utilities import rank_zero_only
@@ -24,6 +24,11 @@ BEFORE = "success_before.json"
 FOLDER_OF_RANK_ZERO = "VLA_RL_RUN_FOLDER"  # environment variable
 
 
+def _rank() -> int:
+    """This process's rank, as Lightning found it."""
+    return cast(Any, rank_zero_only).rank
+
+
 def run_folder(run_dir: str | None, conf: str, resumed: Path | None = None) -> Path:
     """The run folder, the same one on all ranks: `run_dir`, or `runs/<conf>/<time>/`; not made yet.
 
@@ -35,12 +40,12 @@ def run_folder(run_dir: str | None, conf: str, resumed: Path | None = None) -> P
             first of them: each would name a folder of its own.
     """
     given = resumed or run_dir
-    if given is None and rank_zero_only.rank and FOLDER_OF_RANK_ZERO in os.environ:
+    if given is None and _rank() and FOLDER_OF_RANK_ZERO in os.environ:
         return Path(os.environ[FOLDER_OF_RANK_ZERO])
     if given is None and int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", 1))) > 1:
         raise UserError("processes started by torchrun or srun have to share a run folder: run_dir=runs/mine")
     folder = Path(given or Path("runs") / conf / time.strftime("%Y-%m-%d_%H-%M-%S"))
-    if rank_zero_only.rank == 0:
+    if _rank() == 0:
         if not resumed:
             _check_unused(folder)
         os.environ[FOLDER_OF_RANK_ZERO] = str(folder)  # Lightning starts the other ranks with this environment
@@ -57,7 +62,7 @@ def open_run_folder(folder: Path, config: Config, *, resumed: bool = False) -> I
     Raises:
         UserError: it cannot be written, another program runs in it, or a run has ended in it.
     """
-    if rank_zero_only.rank:
+    if _rank():
         yield
         return
     lock = _begin(folder, config, resumed)
@@ -92,7 +97,7 @@ def _check_unused(folder: Path) -> None:
         )
 
 
-def atomic_write(path: Path, write: Callable[[Path], None]) -> None:
+def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` write a file beside `path`, then move it there: readers and crashes see the old file or the complete
     new one."""
     part = path.with_name(f"{path.name}.part")

@@ -53,7 +53,7 @@ def checkpoint_to_resume(config: Config, folder: Path) -> Path | None:
         return None
     newest_first = checkpoints(folder)
     if config.resume != "auto" and Path(config.resume).suffix == ".ckpt":
-        given = Path(config.resume)
+        given = Path(str(config.resume))
         if damage := find_damage(given):
             raise UserError(f"checkpoint {given} is damaged ({damage}); from the newest whole one: resume={folder}")
         return given
@@ -102,7 +102,7 @@ def _differing(one: Any, other: Any, key: str) -> Iterator[str]:
 
 
 def _named_folder(config: Config) -> Path:
-    given = Path(config.resume)
+    given = Path(str(config.resume))
     folder = given.parent.parent if given.suffix == ".ckpt" else given
     if not given.exists():
         raise UserError(f"nothing to resume at {given}: give a run folder or one of its checkpoints, or resume=auto")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from vla_rl.errors import UserError, did_you_mean
 from vla_rl.functional.statistics import MeanInterval, SuccessRate
@@ -54,15 +55,17 @@ def comparison_tables(runs: Sequence[Run], against: str | None = None) -> list[T
     return [*tables, differences] if differences.rows else tables
 
 
+def _success(members: list[Run], key: str, mode: str) -> str:
+    return _interval(success_interval(members, key, mode))
+
+
 def arm_table(grouped: dict[str, list[Run]]) -> Table:
     """What each arm reached and cost; sums over iterations are means over seeds."""
     decodings = [mode for mode in MODES if any(mode in run.summary["success_after"] for run in _runs(grouped))]
     columns: dict[str, Callable[[list[Run]], str]] = {"seeds": lambda members: str(len(members))}
     for mode in decodings:
         for when in ("before", "after"):
-            columns[f"{mode} {when}"] = lambda members, mode=mode, when=when: _interval(
-                success_interval(members, f"success_{when}", mode)
-            )
+            columns[f"{mode} {when}"] = partial(_success, key=f"success_{when}", mode=mode)
     columns |= {
         "chunks trained on": lambda members: f"{_total(members, 'chunks/kept'):.0f}",
         "of executed": lambda members: (
@@ -98,7 +101,7 @@ def run_table(grouped: dict[str, list[Run]]) -> Table:
 
 def difference_table(grouped: dict[str, list[Run]], first: str) -> Table:
     """Success after training of each arm minus that of `first`, paired by seed; none where they share no two seeds."""
-    rows = [
+    rows: list[tuple[str, ...]] = [
         (f"{arm} - {first}", mode, str(difference.count), _interval(difference, signed=True))
         for arm, members in grouped.items()
         if arm != first

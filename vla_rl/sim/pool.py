@@ -15,6 +15,7 @@ import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from multiprocessing import connection
+from typing import cast
 
 import numpy as np
 import torch
@@ -43,6 +44,16 @@ class _Slot:
     replayed: int = 0  # outcomes that this worker has led to; fewer than `outcomes` while it replays
     restarts: int = 0  # of this episode
     deadline_s: float | None = None  # time.monotonic() at which the worker counts as hung; None = nothing was asked
+
+    @property
+    def running(self) -> Worker:
+        assert self.worker is not None, "no worker runs"
+        return self.worker
+
+    @property
+    def under_way(self) -> Episode:
+        assert self.episode is not None, "no episode is under way"
+        return self.episode
 
     def kill(self) -> int | None:
         """End the worker, if there is one; its exit status."""
@@ -116,7 +127,7 @@ class ProcessPool:
         state = self._slots[slot]
         assert state.episode is not None and state.deadline_s is None, f"slot {slot} does not wait for a command"
         state.commands.append(command_LA.to("cpu", torch.float32).numpy().copy())  # kept: the caller may reuse it
-        state.worker.send(state.commands[-1])
+        state.running.send(state.commands[-1])
         state.deadline_s = time.monotonic() + self._timeout_s
 
     def wait(self) -> list[SlotEvent]:
@@ -130,9 +141,10 @@ class ProcessPool:
         assert any(s.deadline_s is not None for s in self._slots), "wait() would block for ever: nothing was asked"
         events: list[SlotEvent] = []
         while not events:
-            asked = {s.worker.connection: n for n, s in enumerate(self._slots) if s.deadline_s is not None}
-            soonest_s = min(self._slots[n].deadline_s for n in asked.values())
-            ready = connection.wait(list(asked), timeout=max(0.0, soonest_s - time.monotonic()))
+            deadlines_s = {n: s.deadline_s for n, s in enumerate(self._slots) if s.deadline_s is not None}
+            asked = {self._slots[n].running.connection: n for n in deadlines_s}
+            timeout_s = max(0.0, min(deadlines_s.values()) - time.monotonic())
+            ready = cast(list[connection.Connection], connection.wait(list(asked), timeout=timeout_s))
             for pipe in ready:
                 try:
                     answer = pipe.recv()
@@ -141,7 +153,7 @@ class ProcessPool:
                 else:
                     events += self._receive(asked[pipe], answer)
             for pipe in asked.keys() - set(ready):
-                if self._slots[asked[pipe]].deadline_s < time.monotonic():
+                if deadlines_s[asked[pipe]] < time.monotonic():
                     self._replace(asked[pipe], hung=True)
         return events
 
@@ -156,8 +168,9 @@ class ProcessPool:
         state = self._slots[slot]
         if state.worker is None:
             state.worker = Worker(self._frames, slot)
-        state.worker.send(Start(self._make_env, state.episode.task, state.episode.init_state, state.commands))
-        state.built.add(state.episode.task)
+        episode = state.under_way
+        state.running.send(Start(self._make_env, episode.task, episode.init_state, state.commands))
+        state.built.add(episode.task)
         state.replayed = 0
         state.deadline_s = time.monotonic() + self._timeout_s
 
@@ -198,7 +211,7 @@ class ProcessPool:
     def _replace(self, slot: int, *, hung: bool) -> None:
         """A new worker for the slot, and its episode again from the start."""
         state = self._slots[slot]
-        where, last_words = self._describe(slot), state.worker.last_words(hung=hung)
+        where, last_words = self._describe(slot), state.running.last_words(hung=hung)
         status = state.kill()
         why = f"gave no answer for {self._timeout_s:g} s" if hung else f"ended (exit status {status})"
         self.restarts += 1
@@ -214,7 +227,8 @@ class ProcessPool:
 
     def _describe(self, slot: int) -> str:
         state = self._slots[slot]
-        return f"task {state.episode.task}, initial state {state.episode.init_state}, decision {len(state.commands)}"
+        episode = state.under_way
+        return f"task {episode.task}, initial state {episode.init_state}, decision {len(state.commands)}"
 
 
 def _check_open_files(workers: int) -> None:

@@ -107,4 +107,9 @@ _open_cameras: weakref.WeakSet[Camera] = weakref.WeakSet()
 @functools.cache
 def _close_cameras_at_exit() -> None:
     """Call when the display exists: it ends at exit too, and exit handlers run last-registered first."""
-    atexit.register(lambda: [camera.close() for camera in list(_open_cameras)])
+    atexit.register(_close_cameras)
+
+
+def _close_cameras() -> None:
+    for camera in list(_open_cameras):
+        camera.close()

@@ -136,6 +136,7 @@ class Worker:
         if os.getpid() == self._owner_pid:  # not in a fork of the main process
             self._process.kill()
             self._process.wait()
+        assert self._process.stdin is not None, "it was started with a pipe"
         self._process.stdin.close()
         self.connection.close()
         self._log.close()

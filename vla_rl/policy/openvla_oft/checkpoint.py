@@ -175,8 +175,8 @@ def save_policy(policy: OpenVLAOFTPolicy, folder: str | Path, state: Mapping[str
     ):
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     (folder / TOKENIZER).write_text(files.tokenizer, encoding="utf-8")
-    for name, content in files.others.items():
-        (folder / name).write_bytes(content)
+    for name, data in files.others.items():
+        (folder / name).write_bytes(data)
 
 
 def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

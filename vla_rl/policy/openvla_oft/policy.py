@@ -92,7 +92,9 @@ class OpenVLAOFTPolicy(SupervisedPolicy):
         ids, mask = (x.to(weight.device) for x in self.prompts(observation.instruction_N))
         proprio = None
         if self.model.config.proprio_dims:
-            proprio = self._statistics.proprio.normalize(observation.proprio_NP.cpu()).to(weight)
+            bounds = self._statistics.proprio
+            assert bounds is not None, "a policy with proprioception has its statistics"
+            proprio = bounds.normalize(observation.proprio_NP.cpu()).to(weight)
         with _computing_in(weight):
             hidden = self.model.hidden(ids, mask, self._features(observation.frame_NHWC, weight), proprio)
         return hidden, _computing_in(weight)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -67,7 +67,7 @@ class Prompts:
             row = self._tokenizer.encode(PROMPT.format(instruction=instruction.lower()), add_special_tokens=False).ids
             if self._unknown_id in row:
                 raise UserError(f"the checkpoint's tokenizer does not know every word of {instruction!r}")
-            row += [self._final_id] if row[-1] != self._final_id else []
+            row += [cast(int, self._final_id)] if row[-1] != self._final_id else []
             if 0 < self._config.prompt_tokens < len(row):
                 raise UserError(
                     f"{instruction!r} takes {len(row)} tokens, the checkpoint's prompts {self._config.prompt_tokens}"
@@ -106,6 +106,10 @@ class Pixels(nn.Module):
         preprocessor: content of `preprocessor_config.json`. Published means and stds are rounded to bfloat16.
     """
 
+    means: Tensor
+    stds: Tensor
+    resize: Tensor | None
+
     def __init__(self, preprocessor: dict[str, Any], image_px: int) -> None:
         super().__init__()
         self.image_px = image_px
@@ -132,9 +136,10 @@ class Pixels(nn.Module):
         frame_px = frame_NHWC.shape[1]
         image = frame_NHWC.permute(0, 3, 1, 2).flip(2, 3).float()
         if frame_px != self.image_px or self.crop_area < 1:
-            if self.resize is None or self.resize.shape[1] != frame_px:
-                self.resize = resize_matrix(frame_px, self.image_px, self.crop_area).to(frame_NHWC.device)
-            image = (self.resize @ image @ self.resize.T).clip(0, 255)
+            matrix = self.resize
+            if matrix is None or matrix.shape[1] != frame_px:
+                matrix = self.resize = resize_matrix(frame_px, self.image_px, self.crop_area).to(frame_NHWC.device)
+            image = (matrix @ image @ matrix.T).clip(0, 255)
         return image
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -229,7 +229,7 @@ class DemonstrationEnv(LiberoEnv):
     def _observation(self) -> dict[str, np.ndarray]:
         if self._render:
             return super()._observation()
-        return {"frame": np.zeros(self.observation_space["frame"].shape, np.uint8), "proprio": self._proprio}
+        return {"frame": np.zeros(cast(Any, self.observation_space)["frame"].shape, np.uint8), "proprio": self._proprio}
 
     def _body(self, body: int, position_3: np.ndarray) -> Body:
         """The box around the collision shapes of `body` and of everything fixed to it."""
@@ -261,7 +261,10 @@ def demonstrate(
     observation, _ = env.reset(options={"init_state": init_state})
     rng = np.random.default_rng([seed, init_state])
     demonstrator = Demonstrator(env.scene())
-    frames, proprios, actions, linger = [], [], [], None
+    frames: list[np.ndarray] = []
+    proprios: list[np.ndarray] = []
+    actions: list[np.ndarray] = []
+    linger: int | None = None
     while linger != 0 and len(actions) < env.horizon:
         action = demonstrator.action(env.scene())
         if rng.random() < hesitation:

@@ -70,6 +70,7 @@ def _installed_package() -> Path | None:
 def _task_map() -> dict[str, list[str]]:
     path = _package_dir() / "benchmark" / "libero_suite_task_map.py"
     spec = importlib.util.spec_from_file_location("_libero_suite_task_map", path)
+    assert spec is not None and spec.loader is not None, path
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.libero_task_map

@@ -129,7 +129,8 @@ def _box(centre_mm: XYZ, half_mm: XYZ, quat: WXYZ) -> dict[str, str]:
 def _turn(axis: str, degrees: float) -> WXYZ:
     half = math.radians(degrees) / 2
     cosine, sine = round(math.cos(half), 5), round(math.sin(half), 5)
-    return (cosine, *(sine if name == axis else 0.0 for name in "xyz"))
+    x, y, z = (sine if name == axis else 0.0 for name in "xyz")
+    return (cosine, x, y, z)
 
 
 def _region(body: ET.Element, region: Region) -> None:
