@@ -6,4 +6,6 @@ of it, which have one (an OpenMP team does not survive a fork). It is faster, to
 
 import os
 
-os.environ["OMP_NUM_THREADS"] = "1"  # read when torch is imported, so before that
+import vla_rl  # noqa: F401  # sets how long OpenMP threads spin, which like the next is read when torch is imported
+
+os.environ["OMP_NUM_THREADS"] = "1"
