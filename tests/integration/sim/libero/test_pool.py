@@ -56,7 +56,10 @@ def test_libero_pool_knows_its_suite():
         ({"placement_noise_m": -0.01}, "sim.placement_noise_m must be a number >= 0, got -0.01"),
         ({"placement_noise_m": float("nan")}, r"got nan \(sim.placement_noise_m=0.03\)"),
         ({"timeout_s": 0}, r">= 0.1, got 0 \(sim.timeout_s=120\)"),
-        ({"robot_geoms": "mesh"}, r"no robot_geoms named 'mesh'. Choices: collision, visual \(sim.robot_geoms=collision\)"),
+        (
+            {"robot_geoms": "mesh"},
+            r"no robot_geoms named 'mesh'. Choices: collision, visual",
+        ),
         ({"stepping": "fast"}, "no stepping named 'fast'. Choices: lean, stock"),
     ],
 )
