@@ -1,7 +1,7 @@
 # make fit    set everything up, then train the small policy in the LIBERO simulator
-# make test   set everything up, then check everything: lint, documentation, tests with coverage
+# make test   set everything up, then check everything: lint, types, documentation, tests with coverage
 # make setup  the set-up alone, into .venv
-# make lint, make types, make docs   one of the checks alone (the type checker is not part of `make test` yet)
+# make lint, make types, make docs   one of the checks alone
 # ARGS="mask=random seed=2" is passed on to the program of `make fit`, ARGS="-k masks" to pytest.
 PYTHON ?= python3
 VENV := .venv
@@ -11,7 +11,7 @@ SOURCES := vla_rl callbacks tools tests
 fit: setup
 	$(VENV)/bin/python -m vla_rl.fit conf=pcm_object_tiny $(ARGS)
 
-test: lint docs
+test: lint types docs
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered $(ARGS)
 
 lint: setup

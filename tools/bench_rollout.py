@@ -26,12 +26,12 @@ from importlib.metadata import version
 os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"))
 os.environ["LP_NUM_THREADS"] = "0"
 
-import numpy as np  # noqa: E402
+import numpy as np
 
-from vla_rl.errors import UserError  # noqa: E402
-from vla_rl.sim.gl import check_gl  # noqa: E402
-from vla_rl.sim.libero import suites  # noqa: E402
-from vla_rl.sim.libero.env import SETTLE_ACTION, LiberoEnv  # noqa: E402
+from vla_rl.errors import UserError
+from vla_rl.sim.gl import check_gl
+from vla_rl.sim.libero import suites
+from vla_rl.sim.libero.env import SETTLE_ACTION, LiberoEnv
 
 CHUNK_STEPS = 8
 LIBERO_CAMERA_PX = 256

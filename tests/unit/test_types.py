@@ -18,7 +18,8 @@ def batch():
 
 def test_trajectory_counts_executed_steps():
     trajectory = make_trajectory([0, 8, 0], last_steps=3)
-    assert len(trajectory) == 3 and trajectory.steps == 19
+    assert len(trajectory) == 3
+    assert trajectory.steps == 19
     assert trajectory.executed_NL.sum(1).tolist() == [8, 8, 3]
     assert trajectory.executed_NL[2].tolist() == [True] * 3 + [False] * 5
 
@@ -33,7 +34,8 @@ def test_group_of_outcomes(outcomes, mixed):
 def test_shaped_rewards_spread_without_failures():
     group = RolloutGroup([make_trajectory([0]), make_trajectory([0])])
     group.trajectories[0].reward = 1.5
-    assert group.has_spread and not group.mixed
+    assert group.has_spread
+    assert not group.mixed
     assert group.reward_G.tolist() == [1.5, 1.0]
 
 
@@ -50,7 +52,8 @@ def test_batch_rows(batch):
 def test_select_shrinks_every_field_in_place(batch):
     same = batch
     batch.select_(torch.tensor([4, 1, 1]))
-    assert same is batch and len(batch) == 3
+    assert same is batch
+    assert len(batch) == 3
     assert batch.proprio_NP[:, 0].tolist() == [5002, 3001, 3001]
     assert batch.chunk_N.tolist() == [2, 1, 1]
     assert batch.frame_NHWC[:, 0, 0, 0].tolist() == [5, 3, 3]
@@ -87,7 +90,8 @@ def test_action_chunks_stack_their_rows_again():
     chunk.logprob_NLA += torch.arange(3.0)[:, None, None]
     chunk.extras["value"] = torch.tensor([0.1, 0.2, 0.3])
     again = ActionChunk.stack([chunk.row(n) for n in range(len(chunk))])
-    assert torch.equal(again.logprob_NLA, chunk.logprob_NLA) and torch.equal(again.command_NLA, chunk.command_NLA)
+    assert torch.equal(again.logprob_NLA, chunk.logprob_NLA)
+    assert torch.equal(again.command_NLA, chunk.command_NLA)
     assert torch.equal(again.extras["value"], chunk.extras["value"])
     both = ActionChunk.cat([chunk, chunk.rows(torch.tensor([2, 0]))])
     assert both.extras["value"].tolist() == pytest.approx([0.1, 0.2, 0.3, 0.3, 0.1])
@@ -103,9 +107,11 @@ def test_extras_follow_the_rows_of_a_batch(batch):
 
 def test_one_advantage_for_all_chunks_or_one_for_each():
     trajectory = make_trajectory([0, 8, 0])
-    assert trajectory.advantage == 0.0 and trajectory.advantage_N.tolist() == [0, 0, 0]
+    assert trajectory.advantage == 0.0
+    assert trajectory.advantage_N.tolist() == [0, 0, 0]
     trajectory.set_advantage(0.1)
-    assert trajectory.advantage == pytest.approx(0.1) and len(trajectory.advantage_N) == 3
+    assert trajectory.advantage == pytest.approx(0.1)
+    assert len(trajectory.advantage_N) == 3
     trajectory.advantage_N = torch.tensor([1.0, 2.0, 6.0])
     assert trajectory.advantage == 3.0
     assert ChunkBatch.from_trajectories([trajectory]).advantage_N.tolist() == [1, 2, 6]

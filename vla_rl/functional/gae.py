@@ -36,7 +36,8 @@ def gae(reward_T: Tensor, value_T: Tensor, done_T: Tensor, next_value: float, *,
         >>> gae(torch.tensor([0.0, 1.0]), torch.tensor([0.5, 0.8]), torch.tensor([False, True]), 0.0, gamma=1, lam=0.5)
         tensor([0.4000, 0.2000], dtype=torch.float64)
     """
-    assert reward_T.shape == value_T.shape == done_T.shape and reward_T.ndim == 1
+    assert reward_T.shape == value_T.shape == done_T.shape
+    assert reward_T.ndim == 1
     goes_on_T = gamma * (~done_T).double()
     next_T = torch.cat([value_T[1:].double(), torch.tensor([next_value], dtype=torch.float64)])
     delta_T = reward_T.double() + goes_on_T * next_T - value_T.double()

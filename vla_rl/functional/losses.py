@@ -93,7 +93,8 @@ def clipped_loss(
         micro-batches: `clip_fraction` (share of tokens whose gradient the clip stops) and `log_ratio_abs`
         (mean |log pi - log pi_old|).
     """
-    assert logprob_NLA.shape == old_logprob_NLA.shape == weight_NLA.shape and logprob_NLA.ndim == 3
+    assert logprob_NLA.shape == old_logprob_NLA.shape == weight_NLA.shape
+    assert logprob_NLA.ndim == 3
     assert advantage_N.shape == logprob_NLA.shape[:1]
     log_ratio_NLA = (logprob_NLA - old_logprob_NLA).masked_fill(weight_NLA == 0, 0.0)
     ratio_NLA = log_ratio_NLA.exp()

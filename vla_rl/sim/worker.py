@@ -22,6 +22,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -98,7 +99,7 @@ class Worker:
 
     def __init__(self, frames: Frames, slot: int) -> None:
         self.connection, theirs = Pipe()
-        self._log = tempfile.TemporaryFile()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
         self._owner_pid = os.getpid()
         arguments = f"{theirs.fileno()}, {frames.fd}, {frames.shape}, {slot}, {self._owner_pid}"
         self._process = subprocess.Popen(
@@ -117,10 +118,8 @@ class Worker:
         return self._process.pid
 
     def send(self, request: Start | np.ndarray) -> None:
-        try:
+        with suppress(OSError):  # it has died: the closed pipe wakes whoever waits for the answer
             self.connection.send(request)
-        except OSError:
-            pass  # it has died: the closed pipe wakes whoever waits for the answer
 
     def last_words(self, *, hung: bool) -> str:
         """The end of what it printed; a hung one is asked for its stack first."""

@@ -72,18 +72,22 @@ def test_two_ranks_are_one(alone, tmp_path, strategy):
         torch.testing.assert_close(weights(two)[name], value, rtol=0, atol=1e-5)  # 16 steps of 0.01
 
     there, here = state(one), state(two)
-    assert here["counts"] == there["counts"] and there["counts"][0][1] == [10, 10]  # windows were shared out evenly
-    assert here["baseline"] == there["baseline"] and here["extended"] == there["extended"] == 1
+    assert here["counts"] == there["counts"]
+    assert there["counts"][0][1] == [10, 10]
+    assert here["baseline"] == there["baseline"]
+    assert here["extended"] == there["extended"] == 1
     assert here["reference"].keys() == there["reference"].keys() != set()
     for name, value in there["reference"].items():  # of four steps: whole, as if there were one rank
         torch.testing.assert_close(here["reference"][name], value, rtol=0, atol=1e-5)
 
     ranks = [(tmp_path / "run.log" / f"rank{rank}.out").read_text() for rank in (0, 1)]
-    assert said(ranks[0]) == said(alone[1]) and len(said(ranks[0])) == 2 + 1 + 3 + 3
+    assert said(ranks[0]) == said(alone[1])
+    assert len(said(ranks[0])) == 2 + 1 + 3 + 3
     assert ranks[1] == ""
     assert json.loads((two / "windows.json").read_text()) == json.loads((one / "windows.json").read_text())
     there, here = (json.loads((folder / "scores0.json").read_text()) for folder in (one, two))
-    assert len(there) > 10 and here == there
+    assert len(there) > 10
+    assert here == there
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -92,8 +96,7 @@ def test_two_ranks_go_on_bitwise_after_a_kill_in_stage_2(tmp_path, strategy):
     run_ranks(tmp_path / "whole", *arguments)
     kill_ranks(tmp_path / "run", "iteration 3/4", *arguments)
     left = state(tmp_path / "run")
-    assert left["trimming"] and not torch.equal(
-        left["reference"]["head.bias"], weights(tmp_path / "run")["policy.head.bias"]
-    )
+    assert left["trimming"]
+    assert not torch.equal(left["reference"]["head.bias"], weights(tmp_path / "run")["policy.head.bias"])
     run_ranks(tmp_path / "run", *arguments, "resume=auto")
     assert result(tmp_path / "run") == result(tmp_path / "whole")

@@ -111,7 +111,8 @@ def test_shards_of_blocks_with_adapters_in_bfloat16(tmp_path):
         assert there.norm() > 1e-4
         torch.testing.assert_close(here, there, rtol=1e-3, atol=1e-5)  # micro-batches of other rows, in bfloat16
     there, here = weights(tmp_path / "alone"), weights(tmp_path / "run")
-    assert there.keys() == here.keys() and all("lora" in name for name in here)
+    assert there.keys() == here.keys()
+    assert all("lora" in name for name in here)
     assert {path.name for path in (tmp_path / "run" / "policy").iterdir()} == {
         "adapter_config.json",
         "adapter_model.safetensors",

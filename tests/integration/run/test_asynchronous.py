@@ -125,7 +125,8 @@ def test_an_error_elsewhere_ends_the_thread(tmp_path):
     trainer = made_trainer(tmp_path, [callback], iterations=2)
     with pytest.raises(RuntimeError, match="elsewhere"):
         trainer.fit(GRPOModule(policy, grpo, OptimConfig(), 1.0), datamodule=data)
-    assert callback.alive and not ahead_alive()
+    assert callback.alive
+    assert not ahead_alive()
 
 
 def ahead_alive() -> bool:
@@ -149,7 +150,7 @@ def test_the_small_policy_in_the_simulator_and_what_a_ctrl_c_leaves(tmp_path):
     _, errors = program.communicate(timeout=20)
     assert program.returncode == 130 and errors.startswith("interrupted; "), errors
     assert len(errors.splitlines()) == 1
-    gone, alive = psutil.wait_procs(simulators, timeout=1)
+    _gone, alive = psutil.wait_procs(simulators, timeout=1)
     assert not alive
 
 

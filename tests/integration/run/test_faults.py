@@ -38,7 +38,8 @@ def test_a_full_disk_stops_the_run_and_the_checkpoint_before_it_is_whole(tmp_pat
     program = toy_fit.start(folder, *FULL)
     assert program.wait() == 1
     (line,) = program.errors.splitlines()
-    assert line.startswith("error: cannot write the checkpoint after iteration 3 (") and "File too large" in line
+    assert line.startswith("error: cannot write the checkpoint after iteration 3 (")
+    assert "File too large" in line
     assert line.endswith(f"when there is room again, resume={folder}")
     assert torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["epoch"] == 1  # counts from 0
 
@@ -64,7 +65,8 @@ def test_a_rank_that_dies_ends_the_run(tmp_path):
     assert f"error: rank 1 (process {rank.pid}) ended with exit status -9; " in errors
     assert not rank.is_running() or rank.status() == psutil.STATUS_ZOMBIE
     (folder,) = (tmp_path / "runs" / "pcm_object_tiny").iterdir()
-    assert (folder / "config.yaml").exists() and (folder / "checkpoints" / "last.ckpt").exists()
+    assert (folder / "config.yaml").exists()
+    assert (folder / "checkpoints" / "last.ckpt").exists()
 
 
 def test_a_rank_ends_with_the_process_that_started_it(tmp_path):

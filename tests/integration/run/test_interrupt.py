@@ -31,7 +31,7 @@ def test_a_run_can_be_stopped_at_any_time(tmp_path):
     assert errors == f"interrupted; {left}\n"
     assert program.returncode == 130
     assert len(simulators) == 2
-    gone, alive = psutil.wait_procs(simulators, timeout=1)
+    _gone, alive = psutil.wait_procs(simulators, timeout=1)
     assert not alive
     checkpoint = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
     trained = load_policy(str(folder / "policy")).state_dict()

@@ -120,10 +120,12 @@ def test_sigterm_saves_at_the_end_of_the_iteration(uninterrupted, tmp_path):
     assert program.wait() == 143
     done = len((folder / "metrics.jsonl").read_text().splitlines())
     assert program.errors == f"terminated; saved after iteration {done}; go on with resume={folder}\n"
-    assert newest(folder).name == f"iteration-{done}.ckpt" and 1 <= done < 4  # which was not due
+    assert newest(folder).name == f"iteration-{done}.ckpt"
+    assert 1 <= done < 4
     toy_fit.run(folder, "callbacks.checkpoint.every_iterations=4", "resume=auto")
     there, here = result(uninterrupted[0]), result(folder)
-    assert here["rows"] == there["rows"] and here["policy"] == there["policy"]
+    assert here["rows"] == there["rows"]
+    assert here["policy"] == there["policy"]
 
 
 def test_a_damaged_checkpoint_is_passed_over(uninterrupted, stopped):
@@ -133,7 +135,8 @@ def test_a_damaged_checkpoint_is_passed_over(uninterrupted, stopped):
     newest(stopped).write_bytes(content)
     name = newest(stopped).name
     program = toy_fit.run(stopped, "resume=auto")
-    assert f"{name} is damaged" in program.errors and "going on from the one before it" in program.errors
+    assert f"{name} is damaged" in program.errors
+    assert "going on from the one before it" in program.errors
     assert result(stopped) == result(uninterrupted[0])
 
 
@@ -142,7 +145,8 @@ def test_one_that_was_cut_short_is_damaged_too_and_named(stopped):
         path.write_bytes(path.read_bytes()[:1000])
     assert "every checkpoint in" in refused(stopped, "resume=auto")
     line = refused(stopped, f"resume={newest(stopped)}")
-    assert line.startswith(f"error: checkpoint {newest(stopped)} is damaged") and line.endswith(f"resume={stopped}")
+    assert line.startswith(f"error: checkpoint {newest(stopped)} is damaged")
+    assert line.endswith(f"resume={stopped}")
 
 
 def test_a_checkpoint_of_ones_choice(uninterrupted, stopped):

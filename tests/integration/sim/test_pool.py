@@ -75,7 +75,8 @@ def assert_same(left: list[Steps], right: list[Steps]) -> None:
     for a, b in zip(left, right, strict=True):
         assert [s[2:] for s in a] == [s[2:] for s in b]
         for (frame_a, proprio_a, *_), (frame_b, proprio_b, *_) in zip(a, b, strict=True):
-            assert torch.equal(frame_a, frame_b) and torch.equal(proprio_a, proprio_b)
+            assert torch.equal(frame_a, frame_b)
+            assert torch.equal(proprio_a, proprio_b)
 
 
 def alive(pid: int) -> bool:
@@ -103,10 +104,12 @@ def test_event_fields():
         assert (event.slot, event.executed, event.success, event.done) == (0, 0, False, False)
         assert event.instruction == "task 2"
         assert event.proprio_P.tolist() == [2, 5, 0, 0, 0, 0, 0, 0]
-        assert event.frame_HWC.shape == (16, 16, 3) and event.frame_HWC.dtype == torch.uint8
+        assert event.frame_HWC.shape == (16, 16, 3)
+        assert event.frame_HWC.dtype == torch.uint8
         pool.step(0, torch.zeros(3, 7))
         (event,) = pool.wait()
-        assert event.executed == 3 and event.proprio_P[2] == 3
+        assert event.executed == 3
+        assert event.proprio_P[2] == 3
 
 
 def test_workers_and_order_do_not_matter():
@@ -171,7 +174,8 @@ def test_open_files_are_counted_before_a_worker_starts(monkeypatch):
     with fake_pool(3):
         pass
     ((soft, hard),) = limits  # raised, since the system allows it
-    assert 40 < soft <= 100 and hard == 100
+    assert 40 < soft <= 100
+    assert hard == 100
     with pytest.raises(
         UserError, match=r"^60 simulators need \d+ open files, and the limit is 100: ulimit -n 1024, or"
     ):
@@ -220,7 +224,8 @@ def test_close_is_quick_complete_and_repeatable():
     pool.close()
     pool.close()
     assert time.monotonic() - began < 2
-    assert len(pids) == 2 and not any(map(alive, pids))
+    assert len(pids) == 2
+    assert not any(map(alive, pids))
 
 
 # A program that has two workers, one of them stuck in the simulator, says so, and sleeps.
@@ -294,5 +299,6 @@ def test_workers_end_with_the_program(tmp_path, then, sent):
     _, errors = program.communicate(timeout=20)
     assert len(pids) == 2
     wait_until_dead(pids, timeout_s=2)
-    assert "leaked" not in errors and "Exception ignored" not in errors  # what a resource tracker or a finalizer says
+    assert "leaked" not in errors
+    assert "Exception ignored" not in errors
     assert ("KeyboardInterrupt" in errors) == (sent == signal.SIGINT)

@@ -36,6 +36,7 @@ def test_what_it_measures():
 )
 def test_a_mistake_is_one_line(arguments, message):
     done = bench("conf=pcm_object_tiny", *arguments)
-    assert done.returncode == 2 and done.stdout == ""
+    assert done.returncode == 2
+    assert done.stdout == ""
     (line,) = done.stderr.splitlines()
     assert line.startswith(message)

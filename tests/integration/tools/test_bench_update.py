@@ -22,7 +22,8 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def test_the_small_policy_on_a_cpu():
     done = bench("policy=openvla_oft_tiny", "trajectories=4", "grpo.micro_rows=12")
-    assert done.returncode == 0 and done.stderr == ""
+    assert done.returncode == 0
+    assert done.stderr == ""
     line = json.loads(done.stdout.splitlines()[-1])
     # 4 x 12; three of 16 and one of 64; 4 x 64
     assert line["rows"] == {"pcm": 48, "full": 112, "full_padded": 256}

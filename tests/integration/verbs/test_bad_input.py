@@ -161,5 +161,6 @@ def test_the_program_itself_says_no_more(tmp_path, argv, fix):
     command = [sys.executable, "-m", "vla_rl.fit", *argv, "sim.workers=1", f"run_dir={tmp_path / 'run'}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     (line,) = done.stderr.splitlines()
-    assert line.startswith("error: ") and fix in line
+    assert line.startswith("error: ")
+    assert fix in line
     assert done.returncode == 2

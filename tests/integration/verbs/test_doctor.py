@@ -120,7 +120,8 @@ def test_a_file_missing_in_the_assets(tmp_path: Path, capsys, monkeypatch):
     code, result = run_check("simulator", f"sim.assets={assets}", capsys=capsys, monkeypatch=monkeypatch)
     assert (code, result["status"]) == (1, "fail")
     assert "has no stable_hope_objects/milk/milk.xml" in result["detail"]
-    assert "\n" not in result["detail"] and len(result["detail"]) < 300
+    assert "\n" not in result["detail"]
+    assert len(result["detail"]) < 300
     assert "sim.assets=standin" in result["remedy"]
 
 
@@ -159,7 +160,8 @@ def test_causal_attention(capsys, monkeypatch):
 def test_no_gpu_where_the_trainer_asks_for_one(capsys, monkeypatch):
     code, result = run_check("devices", "trainer=gpu", capsys=capsys, monkeypatch=monkeypatch)
     assert (code, result["status"]) == (1, "fail")
-    assert "torch sees none" in result["detail"] and "trainer=cpu" in result["remedy"]
+    assert "torch sees none" in result["detail"]
+    assert "trainer=cpu" in result["remedy"]
     monkeypatch.undo()
     code, result = run_check("memory", "trainer=gpu", capsys=capsys, monkeypatch=monkeypatch)
     assert (code, result["status"]) == (0, "warn")
@@ -169,7 +171,8 @@ def test_a_plan_larger_than_the_memory(capsys, monkeypatch):
     arguments = ["policy=openvla_oft_7b", "policy.checkpoint=random:7b", "grpo.micro_rows=4000"]
     code, result = run_check("memory", *arguments, capsys=capsys, monkeypatch=monkeypatch)
     assert (code, result["status"]) == (1, "fail")
-    assert result["detail"].startswith("memory plan in GB") and result["remedy"]
+    assert result["detail"].startswith("memory plan in GB")
+    assert result["remedy"]
 
 
 def test_the_table(capsys, monkeypatch):
@@ -179,7 +182,8 @@ def test_the_table(capsys, monkeypatch):
         run_entry(doctor.main, doctor.__doc__, [])
     lines = capsys.readouterr().out.splitlines()
     assert ended.value.code == 0
-    assert lines[0].startswith("warn  attention   word word") and max(map(len, lines)) <= 120
+    assert lines[0].startswith("warn  attention   word word")
+    assert max(map(len, lines)) <= 120
     assert lines[-2:] == [" " * 18 + "-> mend it", "0 pass, 1 warn, 0 fail"]
 
 

@@ -37,4 +37,5 @@ def test_windows_the_policy_does_not_have(windows, capsys):
         run_entry(evaluate_windows.main, "about", ["--windows", windows, *SHORT])
     assert exit.value.code == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: ") and line.endswith("8 control steps at a time: --windows 4,8")
+    assert line.startswith("error: ")
+    assert line.endswith("8 control steps at a time: --windows 4,8")

@@ -34,14 +34,16 @@ def test_it_trains_what_is_missing_and_reports_all(tmp_path):
     trained = (random / "checkpoints" / "last.ckpt").stat().st_mtime_ns
     second = sweep(tmp_path, "seed=1", MASKS, *VALUES, "table=markdown", "against=random B=3")
     assert second.returncode == 0, second.stderr
-    assert f"{none} is finished" in second.stdout and "before training" not in second.stdout
+    assert f"{none} is finished" in second.stdout
+    assert "before training" not in second.stdout
     summary = json.loads((random / "summary.json").read_text())
     assert summary["success_before"]["sampled"]["successes"] == 7
     assert (random / "checkpoints" / "last.ckpt").stat().st_mtime_ns == trained
     rows = [row.split(" | ") for row in (tmp_path / "table.md").read_text().splitlines()[2:4]]
     assert [row[0] for row in rows] == ["| none", "| random B=3"]
     readme = (tmp_path / "README.md").read_text()
-    assert "2 of 2 runs are finished" in readme and (tmp_path / "table.md").read_text() in readme
+    assert "2 of 2 runs are finished" in readme
+    assert (tmp_path / "table.md").read_text() in readme
     assert f"python -m vla_rl.fit seed=1 mask=random mask.budget=3 {' '.join(VALUES)} run_dir={random}" in readme
     assert "mujoco 3.3.2" in readme
     for name in ("success", "cost", "arms"):

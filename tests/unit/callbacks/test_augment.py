@@ -15,7 +15,9 @@ def test_the_lamp_is_the_same_for_the_same_seed():
     assert torch.equal(lamp(frame), Lamp(0.2, 0.1, seed=1)(frame))
     assert not torch.equal(lamp(frame), Lamp(0.2, 0.1, seed=2)(frame))
     gains = torch.stack([Lamp(0.2, 0.1, seed)(frame)[0, 0] / 100 for seed in range(200)])
-    assert gains.min() >= 0.8 * 0.9 and gains.max() <= 1.2 * 1.1 and gains.std(0).min() > 0.08
+    assert gains.min() >= 0.8 * 0.9
+    assert gains.max() <= 1.2 * 1.1
+    assert gains.std(0).min() > 0.08
 
 
 def test_brightness_alone_keeps_the_colour_and_white_does_not_overflow():

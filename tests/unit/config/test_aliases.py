@@ -73,7 +73,8 @@ def test_a_run_of_version_0_1_resumes(tmp_path):
     text = (tmp_path / "config.yaml").read_text(encoding="utf-8")
     for old, new in PUBLIC.items():
         text = text.replace(f"_target_: {new}\n", f"_target_: {old}\n")
-    assert "callbacks.pcm.PCM" in text and "callbacks.PCM" not in text
+    assert "callbacks.pcm.PCM" in text
+    assert "callbacks.PCM" not in text
     (tmp_path / "config.yaml").write_text(text, encoding="utf-8")
     with pytest.warns(FutureWarning):
         assert resume_folder(config) == tmp_path

@@ -63,7 +63,8 @@ def test_checkpoints_take_the_place_of_the_confs(tmp_path):
     policies = plan(f"checkpoint=[shipped:object_tiny,{tmp_path}]", "policy.dtype=bfloat16").policies
     assert list(policies) == ["A", "B"]
     assert policies["A"]["checkpoint"] == policies["B"]["checkpoint"] == "shipped:object_tiny"
-    assert policies["B"]["adapter"] == str(tmp_path) and "adapter" not in policies["A"]
+    assert policies["B"]["adapter"] == str(tmp_path)
+    assert "adapter" not in policies["A"]
     assert [node["dtype"] for node in policies.values()] == ["bfloat16"] * 2
     assert [checkpoint_name(node) for node in policies.values()] == ["shipped:object_tiny", str(tmp_path)]
     assert plan("checkpoint=mine").policies["A"]["checkpoint"] == "mine"

@@ -68,7 +68,8 @@ def test_pictures_stand_upright():
 
 def test_a_frame_per_chunk_and_one_of_the_end():
     frame_THWC = annotate(trajectory())
-    assert frame_THWC.shape == (8, ABOVE + WIDTH + BELOW, WIDTH, 3) and frame_THWC.dtype == np.uint8
+    assert frame_THWC.shape == (8, ABOVE + WIDTH + BELOW, WIDTH, 3)
+    assert frame_THWC.dtype == np.uint8
     assert (frame_THWC[0, ABOVE + WIDTH - 3, 5] > 200).all()  # the floor is at the bottom
     assert (frame_THWC[0, ABOVE + 3, 5] < 50).all()
     assert (frame_THWC[-1, ABOVE + WIDTH // 2, 5] == 7).all()
@@ -81,14 +82,17 @@ def has(frame_HWC: np.ndarray, colour: str, rows: slice) -> bool:
 def test_the_end_says_how_it_ended():
     above = slice(0, ABOVE)
     success, failure = (annotate(trajectory(success=s)) for s in (True, False))
-    assert has(success[-1], SUCCESS_COLOUR, above) and has(failure[-1], FAILURE_COLOUR, above)
+    assert has(success[-1], SUCCESS_COLOUR, above)
+    assert has(failure[-1], FAILURE_COLOUR, above)
     assert not has(success[-2], SUCCESS_COLOUR, above)
 
 
 def test_phase_and_kept_chunks_can_be_seen():
     phase = lambda frame, phase: has(frame, PHASE_COLOURS[phase], slice(0, ABOVE))  # noqa: E731
     frames = annotate(trajectory())
-    assert phase(frames[0], APPROACH) and not phase(frames[0], PRE_GRASP) and phase(frames[1], PRE_GRASP)
+    assert phase(frames[0], APPROACH)
+    assert not phase(frames[0], PRE_GRASP)
+    assert phase(frames[1], PRE_GRASP)
     kept = annotate(trajectory(), torch.tensor([0, 1, 2, 3, 4, 5]))
     dropped = annotate(trajectory(), torch.tensor([1, 2, 3, 4, 5]))
     below = slice(ABOVE + WIDTH, None)
@@ -102,7 +106,8 @@ def test_long_instructions_stay_inside():
     short, long = (annotate(replace(trajectory(), instruction="put WWWW soup " * n))[0] for n in (1, 20))
     second, others = slice(int(1.3 * LINE), int(2.2 * LINE)), slice(int(2.3 * LINE), ABOVE)
     assert (long[:ABOVE, WIDTH - 2 :] == 255).all()
-    assert (long[second] < 255).any() and (short[second] == 255).all()
+    assert (long[second] < 255).any()
+    assert (short[second] == 255).all()
     assert (long[others] == short[others]).all()
 
 
@@ -121,7 +126,8 @@ def test_mp4_plays(tmp_path):
 def test_gif_holds_every_frame():
     frame_THWC = annotate(trajectory())
     image = Image.open(io.BytesIO(gif(frame_THWC)))
-    assert image.format == "GIF" and image.size == (WIDTH // 2, (ABOVE + WIDTH + BELOW) // 2)
+    assert image.format == "GIF"
+    assert image.size == (WIDTH // 2, (ABOVE + WIDTH + BELOW) // 2)
     assert image.n_frames >= len(frame_THWC)  # repeated frames may be stored once
 
 

@@ -133,6 +133,7 @@ def test_without_a_mixed_group_nothing_is_known(groups):
 def test_collapse_by_sum():
     buffers = [[0.9, 1.1], [0.5], [0.3, 0.3], [0.2, 0.1], []]
     sums = collapse(buffers, [NAN] * 5, math.fsum)
-    assert sums[:4] == pytest.approx([2.0, 0.5, 0.6, 0.3]) and math.isnan(sums[4])
+    assert sums[:4] == pytest.approx([2.0, 0.5, 0.6, 0.3])
+    assert math.isnan(sums[4])
     # relative to the highest: 1 .25 .3 .15
     assert [s / 2 for s in sums[:4]] == pytest.approx([1, 0.25, 0.3, 0.15])

@@ -167,7 +167,8 @@ class TestResample:
         for group in again:
             first = group.trajectories[0].episode
             original = plain.groups[first.group].trajectories[0].episode
-            assert first.task == original.task and first.uid == original.uid + RESAMPLED
+            assert first.task == original.task
+            assert first.uid == original.uid + RESAMPLED
             assert first.seed != original.seed
         assert trained_uids(epoch) == sorted(
             t.episode.uid for g in epoch.groups if g.has_spread for t in g.trajectories
@@ -177,7 +178,8 @@ class TestResample:
         epoch = data_module(
             callbacks=[Rewards(1, 1, 1, 1)], group_filter="resample", resample_rounds=3
         ).train_dataloader()
-        assert len(epoch.groups) == 5 * 4 and not epoch.training_trajectories
+        assert len(epoch.groups) == 5 * 4
+        assert not epoch.training_trajectories
         uids = [t.episode.uid for group in epoch.groups for t in group.trajectories]
         assert len(set(uids)) == len(uids) == 80
         assert len({group.trajectories[0].episode.init_state for group in epoch.groups}) > 5
@@ -194,7 +196,8 @@ class TestResample:
 
         callbacks = [Rewards(1, 1, 1, 1), Calls()]
         epoch = data_module(callbacks=callbacks, group_filter="resample", resample_rounds=3).train_dataloader()
-        assert len(epoch.groups) == 20 and Calls.groups == [20]
+        assert len(epoch.groups) == 20
+        assert Calls.groups == [20]
 
     def test_ranks_collect_what_one_would(self):
         key = lambda epoch: sorted(t.episode.uid for g in epoch.groups for t in g.trajectories)  # noqa: E731

@@ -63,7 +63,8 @@ class TestTokenWeight:
         mask_NLA = self.mask_NLA.clone()
         mask_NLA[2] = False
         weight_NLA = token_weight(mask_NLA, self.trajectory_N, trajectories=1, tokens=4, norm="traj_mean")
-        assert weight_NLA[2].eq(0).all() and weight_NLA.sum() == 1
+        assert weight_NLA[2].eq(0).all()
+        assert weight_NLA.sum() == 1
 
     def test_unknown_norm(self):
         with pytest.raises(ValueError, match=r"'mean'; choose traj_mean, token_mean or const \(grpo.loss_norm="):
@@ -106,7 +107,8 @@ class TestClippedLoss:
         new = tokens(-1.0, 1e30).requires_grad_()  # its ratio would be infinite
         loss, stats = clipped_loss(new, old, torch.tensor([1.0, 1.0]), tokens(1, 0), clip_low=0.2, clip_high=0.4)
         loss.backward()
-        assert loss.item() == -1.0 and new.grad.flatten().tolist() == [-1.0, 0.0]
+        assert loss.item() == -1.0
+        assert new.grad.flatten().tolist() == [-1.0, 0.0]
         assert float(stats["log_ratio_abs"]) == 0.0
 
     def test_parts_add_up_to_the_whole(self):

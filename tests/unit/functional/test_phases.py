@@ -89,7 +89,8 @@ class TestSelectChunks:
         weight_N = torch.rand(9, generator=torch.Generator().manual_seed(0)) + 0.1
         for budget, expected in ((1, 1), (4, 4), (9, 9), (12, 9)):
             rows = select_chunks(weight_N, budget, seeded_generator(budget))
-            assert rows.dtype == torch.int64 and len(rows) == expected
+            assert rows.dtype == torch.int64
+            assert len(rows) == expected
             assert rows.tolist() == sorted(set(rows.tolist()))
 
     def test_weight_zero_is_never_drawn(self):

@@ -143,7 +143,8 @@ def test_windows():
 @pytest.mark.parametrize("size", [3, 7, 8, 10])
 def test_balanced_windows(size):
     counts = torch.stack([balanced(3, size, seeded_generator(0, i)).bincount(minlength=3) for i in range(300)])
-    assert (counts.sum(1) == size).all() and (counts.amax(1) - counts.amin(1) <= 1).all()
+    assert (counts.sum(1) == size).all()
+    assert (counts.amax(1) - counts.amin(1) <= 1).all()
     mean = counts.double().mean(0)  # the extra one moves around: standard deviation of a mean below .5 / sqrt(300)
     assert (mean - size / 3).abs().max() < 0.1
 
@@ -155,9 +156,10 @@ def test_the_order_within_a_group_is_drawn():
 
 
 def test_uniform_windows_may_be_missing():
-    assert ASSIGNMENTS == {"balanced": balanced, "uniform": uniform}
+    assert {"balanced": balanced, "uniform": uniform} == ASSIGNMENTS
     counts = torch.stack([uniform(3, 6, seeded_generator(0, i)).bincount(minlength=3) for i in range(200)])
-    assert (counts == 0).any() and ((counts.double().mean(0) - 2).abs() < 0.3).all()
+    assert (counts == 0).any()
+    assert ((counts.double().mean(0) - 2).abs() < 0.3).all()
 
 
 def test_baseline_steps():

@@ -111,13 +111,15 @@ class TestEstimators:
         assert abs(hajek - truth) < abs(paper - truth) / 2
         constant = torch.full((12,), 7.0, dtype=torch.float64)
         mean, std, truth = estimate("hajek", constant, draws=50)
-        assert mean == pytest.approx(7.0) and std == pytest.approx(0.0, abs=1e-12)
+        assert mean == pytest.approx(7.0)
+        assert std == pytest.approx(0.0, abs=1e-12)
         assert estimate("ht", constant, draws=50)[1] > 0.1  # which Horvitz-Thompson is not
 
     def test_numbers(self):
         inclusion_K, tokens_K = torch.tensor([0.5, 1.0]), torch.tensor([2, 1])
         weight_K, share_K = ESTIMATORS["ht"].loss_weights(inclusion_K, tokens_K, 6)
-        assert weight_K.tolist() == [2.0, 1.0] and share_K.tolist() == [2.0, 2.0]  # 6 tokens / 3 kept
+        assert weight_K.tolist() == [2.0, 1.0]
+        assert share_K.tolist() == [2.0, 2.0]
         weight_K, share_K = ESTIMATORS["hajek"].loss_weights(inclusion_K, tokens_K, 6)
         assert weight_K.tolist() == share_K.tolist() == [2.0, 1.0]
 
@@ -153,11 +155,13 @@ class TestKnee:
     def test_without_scores_or_differences_everything_is_kept(self):
         for score in (0.0, 0.7, float("nan")):
             fraction, share = cumulative_share(torch.full((3,), score), torch.tensor([5.0, 2.0, 3.0]))
-            assert knee(fraction, share) == 3 and fraction[3] == share[3] == 1
+            assert knee(fraction, share) == 3
+            assert fraction[3] == share[3] == 1
 
     def test_a_phase_never_visited_takes_no_room(self):
         fraction, share = cumulative_share(torch.tensor([1.0, 9.0, 0.1]), torch.tensor([1.0, 0.0, 1.0]))
-        assert fraction.tolist() == [0, 0, 0.5, 1] and knee(fraction, share) == 2
+        assert fraction.tolist() == [0, 0, 0.5, 1]
+        assert knee(fraction, share) == 2
 
 
 class TestTopThreshold:

@@ -22,7 +22,8 @@ def test_wilson_interval_by_hand():
 
 def test_the_interval_holds_the_rate_at_both_ends():
     for n in range(1, 200):  # figures draw the distances, which must not be negative, whatever the rounding
-        assert wilson_interval(0, n)[0] == 0.0 and wilson_interval(n, n)[1] == 1.0
+        assert wilson_interval(0, n)[0] == 0.0
+        assert wilson_interval(n, n)[1] == 1.0
 
 
 @pytest.mark.parametrize(("successes", "episodes"), [(0, 3), (1, 7), (8, 10), (50, 100), (999, 1000), (5, 5)])
@@ -73,7 +74,9 @@ def test_mean_interval_by_hand():
 
 def test_one_value_has_no_interval():
     found = MeanInterval.of([0.4])
-    assert found.mean == 0.4 and math.isnan(found.low) and math.isnan(found.high)
+    assert found.mean == 0.4
+    assert math.isnan(found.low)
+    assert math.isnan(found.high)
 
 
 def test_success_rate_prints_its_counts():

@@ -60,7 +60,8 @@ def test_nf4_answers_the_same_in_train_and_eval_mode():
     observation = Observation(frame, torch.zeros(1, 8), ["pick up the soup"])
     with torch.no_grad():
         answers = [mode().logits(observation) for mode in (policy.train, policy.eval, policy.train)]
-    assert torch.equal(answers[0], answers[1]) and torch.equal(answers[0], answers[2])
+    assert torch.equal(answers[0], answers[1])
+    assert torch.equal(answers[0], answers[2])
 
 
 def test_what_cannot_be(tiny_folder, monkeypatch):

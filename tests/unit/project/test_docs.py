@@ -51,7 +51,8 @@ def test_the_labeller_of_the_docs(my_pkg, tmp_path):
     config = compose(["conf=pcm_object_tiny", "mask.labeller=my_pkg.halves.halves"])
     mask = build(config.mask, "mask")
     train(tmp_path / "run", mask)
-    assert mask.scores.phases == ("early", "late") and len(mask.history[0]["divergence"]) == 2
+    assert mask.scores.phases == ("early", "late")
+    assert len(mask.history[0]["divergence"]) == 2
 
 
 def test_the_reward_of_the_docs_prefers_early_successes(my_pkg):

@@ -36,13 +36,17 @@ def test_the_reference_has_every_kind_of_entry():
 
 def test_every_option_has_a_meaning():
     rows = re.findall(r"^\| `((?:policy|sim|mask)\.\w+)` \| .*? \| (.*) \|$", config_reference.page(), re.M)
-    assert len(rows) > 20 and [name for name, meaning in rows if not meaning] == []
+    assert len(rows) > 20
+    assert [name for name, meaning in rows if not meaning] == []
 
 
 def test_a_section_of_the_readme_is_taken_over():
     page = site_hooks.on_page_markdown("before\n<!-- README: Evaluate -->\nafter")
-    assert page.startswith("before\n") and page.endswith("\nafter")
-    assert "](evaluation.md)" in page and "](docs/" not in page and "## Results" not in page
+    assert page.startswith("before\n")
+    assert page.endswith("\nafter")
+    assert "](evaluation.md)" in page
+    assert "](docs/" not in page
+    assert "## Results" not in page
     with pytest.raises(ValueError, match="no section 'Evalaute'"):
         site_hooks.on_page_markdown("<!-- README: Evalaute -->")
 
@@ -62,7 +66,9 @@ def test_the_tree_of_the_readme_has_every_folder():
 def test_the_path_to_the_loss_is_six_files_of_which_each_has_what_is_said():
     """CONTRIBUTING's list, and the same files in the README."""
     steps = re.findall(r"^\d\. `(\S+\.py)`: .*?`([\w.]+)`", (ROOT / "CONTRIBUTING.md").read_text(), re.M)
-    assert len(steps) == 6 and steps[0][0] == "vla_rl/fit.py" and steps[-1][0] == "vla_rl/functional/losses.py"
+    assert len(steps) == 6
+    assert steps[0][0] == "vla_rl/fit.py"
+    assert steps[-1][0] == "vla_rl/functional/losses.py"
     for file, name in steps:
         for part in name.split("."):
             assert re.search(rf"^ *(?:def|class) {part}\b", (ROOT / file).read_text(), re.M), f"{file} has no {part}"
@@ -95,7 +101,8 @@ def test_the_site_needs_no_other_server(site):
         for page in site.glob("*.html")
         for url in re.findall(r"<(?:script|img|iframe|link)\b[^>]*?\b(?:src|href)=\"?([^\" >]+)", page.read_text())
     ]
-    assert len(assets) > 50 and {url for url in assets if re.match(r"(?:https?:)?//", url)} == set()
+    assert len(assets) > 50
+    assert {url for url in assets if re.match(r"(?:https?:)?//", url)} == set()
 
 
 def test_the_api_page_has_every_public_name(site):

@@ -84,7 +84,8 @@ def test_imports_go_up_only():
 def test_what_worlds_share_knows_no_world():
     shared = sorted((ROOT / "vla_rl" / "sim").glob("*.py"))
     worlds = tuple(f"vla_rl.sim.{folder.parent.name}" for folder in (ROOT / "vla_rl" / "sim").glob("*/__init__.py"))
-    assert len(shared) > 5 and "vla_rl.sim.libero" in worlds
+    assert len(shared) > 5
+    assert "vla_rl.sim.libero" in worlds
     assert {str(path) for path in shared if any(name.startswith(worlds) for name in imports(path))} == set()
 
 

@@ -67,7 +67,8 @@ def test_the_container_starts_a_module(dockerfile):
     venv = re.search(r"^VENV := (\S+)$", (ROOT / "Makefile").read_text(), re.M)[1]
     assert json.loads(given["ENTRYPOINT"]) == [f"{venv}/bin/python", "-m"]
     assert json.loads(given["CMD"]) == ["vla_rl.fit", "--help"]
-    assert "graphics" in given["ENV"] and "compute" in given["ENV"]
+    assert "graphics" in given["ENV"]
+    assert "compute" in given["ENV"]
 
 
 def test_the_vendor_file_of_egl_is_json(dockerfile):
@@ -89,7 +90,8 @@ def commands(job: dict) -> str:
 def test_the_workflow_runs_what_the_checks_run(workflow):
     assert set(workflow[True]) == {"push", "pull_request"}  # YAML reads `on` as true
     assert set(workflow["jobs"]) == {"checks", "wheel", "docs"}
-    assert ".ci/run" in commands(workflow["jobs"]["checks"]) and (ROOT / ".ci" / "run").stat().st_mode & 0o111
+    assert ".ci/run" in commands(workflow["jobs"]["checks"])
+    assert (ROOT / ".ci" / "run").stat().st_mode & 0o111
     packages = re.search(r'^packages="(.*)"$', (ROOT / "tools" / "setup.sh").read_text(), re.M)[1]
     assert workflow["env"]["SOFTWARE_GL"] == packages, "the runner is not root: set-up cannot install these itself"
     for job in workflow["jobs"].values():
@@ -121,7 +123,8 @@ def test_make_test_fails_when_lint_documentation_or_a_test_fails():
     lines = printed.splitlines()
     wanted = ("ruff check .", "ruff format --check", "mkdocs build --strict", "-m pytest")
     found = [next(n for n, line in enumerate(lines) if part in line) for part in wanted]
-    assert found == sorted(found) and not any(re.search(r"\|\||;", lines[n]) for n in found)
+    assert found == sorted(found)
+    assert not any(re.search(r"\|\||;", lines[n]) for n in found)
     assert "\n\t-" not in (ROOT / "Makefile").read_text()  # such a line's failure would be ignored
 
 
@@ -155,7 +158,8 @@ def test_the_issue_forms_have_what_the_platform_asks_for():
     for form in forms:
         content = yaml.safe_load(form.read_text())
         if form.name != "config.yml":
-            assert content["name"] and content["description"]
+            assert content["name"]
+            assert content["description"]
             ids = [part["id"] for part in content["body"]]
             assert len(set(ids)) == len(ids) >= 3
             assert all(

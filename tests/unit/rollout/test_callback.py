@@ -42,4 +42,5 @@ def test_windows_may_change_where_rollouts_are_planned():
             pass
 
     assert may_change_windows(Plans())
-    assert not may_change_windows(RolloutCallback()) and not may_change_windows(L.Callback())
+    assert not may_change_windows(RolloutCallback())
+    assert not may_change_windows(L.Callback())

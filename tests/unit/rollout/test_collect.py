@@ -44,9 +44,11 @@ def test_slots_are_refilled_at_once():
     pool = ToyPool(slots=2)
     seen = []
     collect(pool, ToyPolicy(), episodes(5), temperature=1.0, on_done=lambda t: seen.append(len(pool.started)))
-    assert seen[0] == 2 and len(pool.started) == 5
+    assert seen[0] == 2
+    assert len(pool.started) == 5
     # a third episode starts before the second of the first two has ended, unless both ended together
-    assert seen[1] >= 2 and seen == sorted(seen)
+    assert seen[1] >= 2
+    assert seen == sorted(seen)
 
 
 def test_greedy_does_not_depend_on_the_seed():

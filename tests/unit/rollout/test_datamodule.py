@@ -26,7 +26,8 @@ def data_module(*, rank: int = 0, world: int = 1, callbacks=(), pool: ToyPool | 
 def test_an_iteration_is_collected_once_and_only_when_used():
     pool = ToyPool()
     epoch = data_module(pool=pool).train_dataloader()
-    assert len(epoch) == 3 and not pool.started
+    assert len(epoch) == 3
+    assert not pool.started
     for _ in range(2):
         assert len(list(epoch)) == 3
     assert len(pool.started) == 20
@@ -51,7 +52,8 @@ def test_ranks_share_out_whole_groups():
         [t.episode.uid for g in data_module(rank=r, world=2).train_dataloader().groups for t in g.trajectories]
         for r in (0, 1)
     ]
-    assert len(uids[0]) == 12 and len(uids[1]) == 8  # groups 0, 2, 4 and groups 1, 3
+    assert len(uids[0]) == 12
+    assert len(uids[1]) == 8
     assert sorted(uids[0] + uids[1]) == list(range(20))
 
 
@@ -59,7 +61,8 @@ def test_batches_hold_each_useful_trajectory_once_and_no_other():
     epoch = data_module().train_dataloader()
     useful = {t.episode.uid for g in epoch.groups if g.has_spread for t in g.trajectories}
     useless = {t.episode.uid for g in epoch.groups if not g.has_spread for t in g.trajectories}
-    assert useful and useless  # the toy gives both
+    assert useful
+    assert useless
     seen = [t.episode.uid for batch in epoch for t in batch.trajectories]
     assert sorted(seen) == sorted(useful)
     for group in epoch.groups:

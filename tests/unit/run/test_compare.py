@@ -74,7 +74,8 @@ def test_time_to_a_threshold(tmp_path):
 
 def test_held_out_success_counts_where_it_was_measured(tmp_path):
     run = Run.read(write_run(tmp_path / "a", **{"heldout/sampled_success": 0.9}))
-    assert run.success == [(1, 0.9), (2, 0.9), (3, 0.9), (4, 0.9)] and run.seconds_to(0.9) == 4.0
+    assert run.success == [(1, 0.9), (2, 0.9), (3, 0.9), (4, 0.9)]
+    assert run.seconds_to(0.9) == 4.0
 
 
 def test_what_else_differs_names_an_arm(tmp_path):
@@ -164,7 +165,7 @@ def test_a_single_run_has_one_table(tmp_path):
 def test_figures(tmp_path):
     budgets = [write_run(tmp_path / f"b{b}", mask=f"mask=pcm mask.budget={b}", after=(b, 20)) for b in (4, 8)]
     runs = [*map(Run.read, budgets), Run.read(write_run(tmp_path / "none", mask="mask=none"))]
-    by_iteration, by_time = draw_success(runs).axes
+    _by_iteration, by_time = draw_success(runs).axes
     assert by_time.lines[0].get_xdata().tolist() == [4.0, 8.0, 12.0, 16.0]
     assert [text.get_text() for text in by_time.figure.legends[0].get_texts()] == ["pcm B=4", "pcm B=8", "none"]
     thresholds, memory, update = draw_cost(runs).axes
@@ -176,7 +177,8 @@ def test_figures(tmp_path):
     ]
     assert draw_cost(never).axes[0].texts[0].get_text() == "not reached"
     one, other, mean = draw_success(never).axes[0].lines[:3]
-    assert one.get_alpha() == other.get_alpha() == 0.25 and mean.get_ydata().tolist() == pytest.approx([0.1] * 4)
+    assert one.get_alpha() == other.get_alpha() == 0.25
+    assert mean.get_ydata().tolist() == pytest.approx([0.1] * 4)
     sweep, bars = draw_arms(runs).axes
     assert [bar.get_height() for bar in bars.patches] == pytest.approx([4 / 20, 8 / 20, 8 / 10])
     assert sweep.lines[0].get_xdata().tolist() == [4, 8]

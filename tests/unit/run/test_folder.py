@@ -48,7 +48,8 @@ def test_summary_has_success_and_what_each_iteration_paid(tmp_path):
 
 def test_summary_of_an_evaluation_alone_has_no_iterations(tmp_path):
     summary = write(tmp_path)
-    assert summary["iterations"] == 0 and summary["chunks_kept"] == []
+    assert summary["iterations"] == 0
+    assert summary["chunks_kept"] == []
 
 
 @pytest.fixture(autouse=True)
@@ -110,14 +111,12 @@ def test_a_run_folder_that_cannot_be_made_is_named(tmp_path):
 
 def test_a_run_folder_belongs_to_one_program_at_a_time(tmp_path):
     config = compose(["conf=pcm_object_tiny"])
-    with open_run_folder(tmp_path, config):
-        with (
-            pytest.raises(
-                UserError, match=rf"another program runs in the run folder {tmp_path}; .*run_dir={tmp_path}-2"
-            ),
-            open_run_folder(tmp_path, config, resumed=True),
-        ):
-            pass
+    with (
+        open_run_folder(tmp_path, config),
+        pytest.raises(UserError, match=rf"another program runs in the run folder {tmp_path}; .*run_dir={tmp_path}-2"),
+        open_run_folder(tmp_path, config, resumed=True),
+    ):
+        pass
     with open_run_folder(tmp_path, config, resumed=True):  # free again
         pass
     with pytest.raises(UserError, match="holds a run already"), open_run_folder(tmp_path, config):

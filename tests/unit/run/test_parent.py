@@ -57,7 +57,8 @@ def test_a_rank_ends_with_its_launcher(tmp_path):
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     launcher = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
     rank = Path("/proc", launcher.stdout.readline().strip())
-    assert launcher.stdout.readline() == "on\n" and rank.exists()
+    assert launcher.stdout.readline() == "on\n"
+    assert rank.exists()
     launcher.send_signal(signal.SIGKILL)
     launcher.wait()
     end = time.monotonic() + 10

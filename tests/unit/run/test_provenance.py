@@ -49,7 +49,8 @@ def test_a_clean_checkout(checkout):
 def test_what_differs_from_the_commit_is_kept(checkout, monkeypatch):
     (checkout / "code.py").write_text("two\n")
     state = source_state(checkout)["git"]
-    assert state["dirty"] and "-one\n+two\n" in state["diff"]
+    assert state["dirty"]
+    assert "-one\n+two\n" in state["diff"]
     monkeypatch.setattr(provenance, "LARGEST_DIFF", 10)
     assert source_state(checkout)["git"] == {"commit": state["commit"], "dirty": True}
 

@@ -115,7 +115,8 @@ def test_training_learns_the_toy(tmp_path):
 def test_heldout_success_is_measured_both_ways(tmp_path):
     trainer, module, data, _ = fit(tmp_path, iterations=0)
     (metrics,) = trainer.validate(module, datamodule=data, verbose=False)
-    assert module.heldout["sampled"].episodes == 6 and module.heldout["greedy"].episodes == 3
+    assert module.heldout["sampled"].episodes == 6
+    assert module.heldout["greedy"].episodes == 3
     assert metrics["heldout/sampled_success"] == pytest.approx(module.heldout["sampled"].rate)
     assert metrics["heldout/greedy_success"] == pytest.approx(module.heldout["greedy"].rate)
 
@@ -158,7 +159,7 @@ def test_how_many_steps_were_skipped_in_a_row_is_in_the_checkpoint(tmp_path):
 
 
 def test_checkpoints_hold_trainable_tensors_only(tmp_path):
-    trainer, module, _, _ = fit(tmp_path, iterations=1)
+    _trainer, module, _, _ = fit(tmp_path, iterations=1)
     module.policy.head.bias.requires_grad_(False)
     checkpoint = {"state_dict": dict(module.state_dict())}
     module.on_save_checkpoint(checkpoint)

@@ -26,7 +26,7 @@ def drop_target_into_basket(env: LiberoEnv) -> None:
     """Put the target above the goal region; it is inside a few control steps later."""
     joint = env._model.body_jntadr[env._env.obj_body_id[env.target_object]]
     address = env._model.jnt_qposadr[joint]
-    env._data.qpos[address : address + 3] = env.goal_position() + [0.0, 0.0, 0.12]
+    env._data.qpos[address : address + 3] = [*env.goal_position(), 0.0, 0.0, 0.12]
     env._data.qvel[:] = 0.0
 
 
@@ -41,8 +41,10 @@ def test_reset_and_step_return_what_the_policy_needs(env):
         "executed": 0,
         "success": False,
     }
-    assert observation["frame"].shape == (128, 128, 3) and observation["frame"].dtype == np.uint8
-    assert observation["proprio"].shape == (8,) and observation["proprio"].dtype == np.float32
+    assert observation["frame"].shape == (128, 128, 3)
+    assert observation["frame"].dtype == np.uint8
+    assert observation["proprio"].shape == (8,)
+    assert observation["proprio"].dtype == np.float32
     np.testing.assert_allclose(observation["proprio"][:3], env.eef_pose()[0], atol=1e-3)  # 1 mm: it stands still
 
 

@@ -35,7 +35,8 @@ def test_libero_pool_knows_its_suite():
     with LiberoPool(chunk_steps=10) as pool:
         assert pool.pids == []
         assert (pool.suite, pool.tasks, pool.horizon, pool.chunk_steps) == ("object", list(range(10)), 280, 10)
-        assert pool.max_chunks == 28 and pool.slots >= 1
+        assert pool.max_chunks == 28
+        assert pool.slots >= 1
         assert pool.task_languages[9] == "pick up the orange juice and place it in the basket"
 
 

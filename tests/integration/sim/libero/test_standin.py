@@ -82,7 +82,8 @@ def test_objects_rest_and_weigh_as_with_libero_s_own_assets(task: int):
     ours, theirs = open_env(task), open_env(task, OFFICIAL_ASSETS)
     try:
         models = [env._model for env in (ours, theirs)]
-        assert [m.nq for m in models] == [58, 58] and [m.nv for m in models] == [51, 51]
+        assert [m.nq for m in models] == [58, 58]
+        assert [m.nv for m in models] == [51, 51]
         joints, their_joints = ([m.joint(j).name for j in range(m.njnt)] for m in models)
         assert joints == their_joints
         for state in (0, 33):
@@ -109,7 +110,7 @@ def test_an_object_dropped_into_the_basket_stays_there_and_counts_as_success(tas
         env.reset(options={"init_state": 0})
         basket = env.object_poses()["basket_1"][0]
         joint = env._data.joint(f"{env.target_object}_joint0")
-        joint.qpos[:3] = basket + [0.0, 0.0, 0.25]  # 10 cm above the rim
+        joint.qpos[:3] = [*basket[:2], basket[2] + 0.25]  # 10 cm above the rim
         joint.qvel[:] = 0.0
         assert not env._env._check_success()
         for _ in range(40):
@@ -117,7 +118,9 @@ def test_an_object_dropped_into_the_basket_stays_there_and_counts_as_success(tas
         assert env._env._check_success()
         away = env.object_poses()[env.target_object][0] - env.object_poses()["basket_1"][0]
         # Inside: within the walls (6.2 cm from the centre), above the bottom (2 cm), below the rim (14.6 cm).
-        assert abs(away[0]) < 0.062 and abs(away[1]) < 0.062 and 0.02 < away[2] < 0.146
+        assert abs(away[0]) < 0.062
+        assert abs(away[1]) < 0.062
+        assert 0.02 < away[2] < 0.146
         np.testing.assert_allclose(env.object_poses()["basket_1"][0], basket, atol=0.01)  # it was not knocked over
     finally:
         env.close()
@@ -143,7 +146,8 @@ def test_writing_again_changes_nothing(tmp_path: Path):
 def test_the_default_folder_is_named_after_the_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     folder = write_assets()
-    assert folder.parent == tmp_path / "vla_rl" and folder.name.startswith("standin-")
+    assert folder.parent == tmp_path / "vla_rl"
+    assert folder.name.startswith("standin-")
     assert len(folder.name) == len("standin-") + 12
 
 

@@ -39,7 +39,8 @@ def test_instructions_are_those_of_liberos_benchmark(suite, task, instruction):
 
 def test_official_initial_states():
     states = suites.official_init_states("object", 0)
-    assert states.shape == (50, 110) and states.dtype == np.float64  # 1 + 58 qpos + 51 qvel
+    assert states.shape == (50, 110)
+    assert states.dtype == np.float64
     assert not states.flags.writeable
 
 
@@ -138,7 +139,8 @@ def test_a_cache_that_cannot_be_written_is_one_line(call):
     done = run(f"from vla_rl.sim.libero import suites; {call}", XDG_CACHE_HOME="/dev/null/x")
     error = done.stderr.strip().splitlines()[-1]
     assert "UserError: the cache cannot be written: /dev/null/x/vla_rl" in error
-    assert "Not a directory" in error and "fix: set XDG_CACHE_HOME" in error
+    assert "Not a directory" in error
+    assert "fix: set XDG_CACHE_HOME" in error
 
 
 def test_a_cache_of_somebody_else_is_one_line(tmp_path, monkeypatch):

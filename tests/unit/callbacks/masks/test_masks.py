@@ -104,7 +104,8 @@ class TestBase:
     def test_every_pass_keeps_the_same(self, tmp_path):
         module = train(tmp_path, RandomMask(budget=4), data=MadeData(passes=3))
         rows = module.rows_seen()
-        assert len(rows) == 6 and rows[:2] == rows[2:4] == rows[4:]
+        assert len(rows) == 6
+        assert rows[:2] == rows[2:4] == rows[4:]
 
     def test_the_draw_depends_on_episode_iteration_and_seed_alone(self, tmp_path):
         def regrouped(iteration):  # other batches, as another rank or number of minibatches would have
@@ -179,7 +180,8 @@ class TestDivergence:
     def test_the_gripper_counts_and_can_be_left_out(self):
         group = RolloutGroup([make_trajectory([4], uid=0), make_trajectory([8], uid=1, success=False)])
         full_F, no_gripper_F = mean_divergence([group], alone)
-        assert full_F[2] == 0.5 and no_gripper_F[2] == 0.0  # grip: mean gripper actions 4/8 and 8/8
+        assert full_F[2] == 0.5
+        assert no_gripper_F[2] == 0.0
 
     def test_sums_are_reduced_not_means(self):
         """Two ranks, one with a group, one with three: each group counts the same."""
@@ -210,7 +212,8 @@ class TestPCM:
         for groups, expected in timeline:
             pcm.update(groups, alone)
             assert pcm.keep_prob == pytest.approx(expected, rel=1e-6)  # means are float32
-        assert [row["keep_prob"] for row in pcm.history][0] == [1.0] * 5 and len(pcm.history) == 10
+        assert next(row["keep_prob"] for row in pcm.history) == [1.0] * 5
+        assert len(pcm.history) == 10
 
     def test_zero_divergence_is_no_score(self):
         pcm = PCM(budget=1, refresh_every=1)

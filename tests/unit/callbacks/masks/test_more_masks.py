@@ -46,7 +46,8 @@ class TestEveryMask:
             return [RolloutGroup(g.trajectories[::-1]) for g in reversed(groups)]
 
         here = kept_of(train(tmp_path, MASKS[name](), iterations=2))
-        assert len(here) > 4 and 0 < sum(map(len, here.values())) < sum(sum(lengths(i).values()) for i in (0, 1))
+        assert len(here) > 4
+        assert 0 < sum(map(len, here.values())) < sum(sum(lengths(i).values()) for i in (0, 1))
         assert kept_of(train(tmp_path, MASKS[name](), data=MadeData(regrouped), iterations=2)) == here
 
     @pytest.mark.parametrize("name", MASKS)
@@ -58,7 +59,7 @@ class TestEveryMask:
     @pytest.mark.parametrize("rewards", [(1, 1, 1, 1), (0, 0, 0, 0), (0, 1, 0, 0)], ids=["all", "none", "one"])
     def test_degenerate_groups(self, tmp_path, name, rewards):
         """On the toy world nothing ever closes a gripper for long, and episodes are shorter than some budgets."""
-        _, module, data, recorder = fit_toy(tmp_path, callbacks=[MASKS[name](), Rewards(*rewards)])
+        _, _module, _data, recorder = fit_toy(tmp_path, callbacks=[MASKS[name](), Rewards(*rewards)])
         mixed = 0 < sum(rewards) < 4
         assert bool(recorder.gradients) == mixed
         for metrics in recorder.metrics:
@@ -190,10 +191,12 @@ class TestGlobal:
         kept = {0: 0, 1: 0, 2: 0}
         for seed in range(40):
             of_seed = counted(train(tmp_path, GlobalPCM(budget=1), data=MadeData(self.scored, seed=seed)))
-            assert sum(map(len, of_seed.values())) == 4 and 3 not in of_seed
+            assert sum(map(len, of_seed.values())) == 4
+            assert 3 not in of_seed
             for uid, chunks in of_seed.items():
                 kept[uid] += len(chunks)
-        assert kept[0] > 1.25 * kept[1] and kept[0] > 1.25 * kept[2]  # |A| 2 against 1
+        assert kept[0] > 1.25 * kept[1]
+        assert kept[0] > 1.25 * kept[2]
 
 
 class TestLabellers:
@@ -211,7 +214,8 @@ class TestLabellers:
     def test_of_the_users_own(self, tmp_path):
         mask = PCM(budget=2, labeller=f"{__name__}.halves")
         train(tmp_path, mask)
-        assert mask.scores.phases == ("early", "late") and len(mask.keep_prob) == 2
+        assert mask.scores.phases == ("early", "late")
+        assert len(mask.keep_prob) == 2
         assert {name.rpartition("/")[2] for name in mask.metrics() if name.startswith("pcm/keep")} == {"early", "late"}
 
     def test_one_that_names_no_phases(self):
@@ -279,5 +283,5 @@ class TestOptions:
 def test_an_iteration_with_nothing_to_teach_is_skipped_with_a_warning(tmp_path):
     recorder = Recorder()
     with pytest.warns(UserWarning, match="iteration 2 skipped: every group has equal rewards \(zero advantage\)"):
-        _, module, _, _ = fit_toy(tmp_path, callbacks=[PCM(budget=2), Rewards(1, 1, 1, 1), recorder])
+        _, _module, _, _ = fit_toy(tmp_path, callbacks=[PCM(budget=2), Rewards(1, 1, 1, 1), recorder])
     assert not recorder.gradients

@@ -56,7 +56,8 @@ class TestCounts:
     def test_without_a_mask_everything_is_kept(self, tmp_path):
         plot = PhasePlot()
         train(tmp_path, plot, data=MadeData(one_group))
-        assert plot.real == plot.kept == [REAL] and plot.iterations == [0]
+        assert plot.real == plot.kept == [REAL]
+        assert plot.iterations == [0]
 
     def test_with_a_mask(self, tmp_path):
         plot = PhasePlot()
@@ -72,7 +73,8 @@ class TestCounts:
     def test_passes_count_once(self, tmp_path):
         plot = PhasePlot()
         train(tmp_path, FirstTwo(), plot, data=MadeData(one_group, passes=3), iterations=2)
-        assert plot.real == [REAL] * 2 and plot.kept == [[3, 1, 0, 0, 0]] * 2
+        assert plot.real == [REAL] * 2
+        assert plot.kept == [[3, 1, 0, 0, 0]] * 2
 
     def test_a_batch_with_nothing_to_learn_counts_nothing(self, tmp_path):
         class Blank(L.Callback):
@@ -154,7 +156,8 @@ class TestFigures:
     def test_trailing_mean(self):
         # means of [1], [1], [1, 4], [4, 6]; a window of NaN alone is NaN
         means = trailing_mean([math.nan, 1.0, 4.0, 6.0], window=2)
-        assert math.isnan(means[0]) and means[1:] == [1.0, 2.5, 5.0]
+        assert math.isnan(means[0])
+        assert means[1:] == [1.0, 2.5, 5.0]
 
 
 def test_resume_continues_the_history(tmp_path):

@@ -107,7 +107,9 @@ def run(folder, monkeypatch, *, preprocesses: bool) -> tuple[list[dict[str, floa
     trainer.fit(GRPOModule(policy, config.grpo, config.optim, temperature=1.0), datamodule=data)
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     first, evaluation, second, *_ = counts[0], counts[1], counts[2]
-    assert min(first.values()) > 0 and evaluation["acts"] > 0 and evaluation["scores"] == 0
+    assert min(first.values()) > 0
+    assert evaluation["acts"] > 0
+    assert evaluation["scores"] == 0
     return rows, [first, second]
 
 

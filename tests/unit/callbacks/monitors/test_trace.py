@@ -41,7 +41,8 @@ def run(folder, callbacks) -> tuple[CountingPool, ToyPolicy]:
     )
     trainer = build_trainer(config, folder, callbacks)
     trainer.fit(GRPOModule(policy, config.grpo, config.optim, temperature=1.0), datamodule=data)
-    assert data.pool is pool and data.policy is policy  # given back
+    assert data.pool is pool
+    assert data.policy is policy
     return pool, policy
 
 
@@ -54,10 +55,12 @@ def test_one_iteration_is_written_row_by_row(tmp_path):
 
     names = [s["name"] for s in spans if s["row"] == "policy"]
     assert set(names) == {"wait", "infer", "update"}
-    assert names[-MINIBATCHES:] == ["update"] * MINIBATCHES and names.count("update") == MINIBATCHES
+    assert names[-MINIBATCHES:] == ["update"] * MINIBATCHES
+    assert names.count("update") == MINIBATCHES
     simulated = [s["name"] for s in spans if s["row"] != "policy"]
     of_second = [uid for uid in pool.steps if GROUPS * SIZE <= uid < 2 * GROUPS * SIZE]
-    assert simulated.count("reset") == GROUPS * SIZE and simulated.count("simulate") == len(of_second) > 0
+    assert simulated.count("reset") == GROUPS * SIZE
+    assert simulated.count("simulate") == len(of_second) > 0
 
     for row in rows.values():  # nobody does two things at once
         own = sorted((s for s in spans if s["row"] == row), key=lambda s: s["ts"])

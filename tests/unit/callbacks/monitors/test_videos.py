@@ -81,7 +81,9 @@ def test_episodes_that_were_not_trained_on_have_no_kept_chunk(tmp_path, monkeypa
                 batch.token_mask_NLA[batch.trajectory_N == len(batch.trajectories) - 1] = False
 
     train(tmp_path, OnlyMixed(), Videos(first=99, failures=0), data=NobodyTrains())
-    assert len(shown) == 10 and shown[-2:] == [[], []] and all(shown[:-2])
+    assert len(shown) == 10
+    assert shown[-2:] == [[], []]
+    assert all(shown[:-2])
 
 
 def test_a_batch_filled_with_an_episode_of_another_takes_nothing_back():
@@ -101,7 +103,8 @@ def test_tensorboard_plays_them(tmp_path):
     assert set(events.Tags()["images"]) == {"videos/episode_1", "videos/group"}
     (event,) = events.Images("videos/episode_1")
     image = Image.open(io.BytesIO(event.encoded_image_string))
-    assert image.is_animated and (event.width, event.height) == image.size
+    assert image.is_animated
+    assert (event.width, event.height) == image.size
 
 
 def test_without_a_mixed_group_there_is_no_grid(tmp_path):
@@ -119,7 +122,8 @@ def test_training_is_the_same_with_and_without(tmp_path):
         train(tmp_path / name, *extra, data=MadeData(random_groups)).gradients
         for name, extra in (("with", [Videos(first=2)]), ("without", []))
     ]
-    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True)) and gradients[0]
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+    assert gradients[0]
 
 
 @pytest.mark.parametrize(

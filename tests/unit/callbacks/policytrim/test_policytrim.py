@@ -29,7 +29,8 @@ def test_windows_are_balanced_over_each_group_and_executed(tmp_path):
         for group in groups:
             assert sum(t.episode.window == 1 for t in group.trajectories) in (2, 3)
     for t in seen.trajectories:
-        assert (t.executed_N[:-1] == t.episode.window).all() and t.executed_N[-1] <= t.episode.window
+        assert (t.executed_N[:-1] == t.episode.window).all()
+        assert t.executed_N[-1] <= t.episode.window
     assert {sum(t.episode.window == 1 for t in g.trajectories) for gs in seen.groups for g in gs} == {2, 3}
 
 
@@ -47,7 +48,8 @@ def test_only_executed_tokens_count(tmp_path):
     for batch in seen.batches:
         window_N = torch.tensor([batch.trajectories[i].episode.window for i in batch.trajectory_N.tolist()])
         counted = batch.token_mask_NLA.any(-1)
-        assert counted[:, 0].any() and not counted[window_N == 1, 1].any()
+        assert counted[:, 0].any()
+        assert not counted[window_N == 1, 1].any()
         narrow += int((window_N == 1).sum())
     assert narrow > 10
 
@@ -58,7 +60,8 @@ def test_the_factorised_baseline_gives_nothing_to_groups_that_succeed_throughout
         fit(tmp_path, PolicyTrim(extend_iterations=9, horizon_baseline=baseline, **BOTH), seen, iterations=6)
         groups = [group for groups in seen.groups for group in groups]
         throughout = [g for g in groups if g.successes == len(g.trajectories)]
-        assert throughout and any(t.advantage for g in groups if g.mixed for t in g.trajectories)
+        assert throughout
+        assert any(t.advantage for g in groups if g.mixed for t in g.trajectories)
         learnt = {bool(t.advantage) for g in throughout for t in g.trajectories}
         assert learnt == ({False} if baseline == "factorised" else {True})
 
@@ -106,7 +109,8 @@ def test_groups_that_succeed_throughout_are_trained_on(tmp_path):
     throughout = [g for gs in seen.groups for g in gs if g.successes == len(g.trajectories)]
     steady = [g for g in throughout if len({t.steps for t in g.trajectories}) == 1]
     moving = [g for g in throughout if g not in steady]
-    assert moving and all({t.episode.uid for t in g.trajectories} <= trained for g in moving)
+    assert moving
+    assert all({t.episode.uid for t in g.trajectories} <= trained for g in moving)
     assert not any(t.episode.uid in trained for g in steady for t in g.trajectories)
 
 
@@ -114,12 +118,14 @@ def test_s_base_is_measured_once_by_the_initial_policy_at_the_base_window(tmp_pa
     pool, trim = ToyPool(), PolicyTrim(extend_iterations=1, **BOTH)
     fit(tmp_path, trim, pool=pool, iterations=2)
     first = pool.started[:8]  # 4 episodes of each of 2 tasks, and only once
-    assert {e.window for e in first} == {1} and len(pool.started) == 8 + 2 * 20
+    assert {e.window for e in first} == {1}
+    assert len(pool.started) == 8 + 2 * 20
     printed = capsys.readouterr().out.splitlines()
     assert [line.split(",")[0] for line in printed[:2]] == [
         f"task {task}: {n} of 4 succeed before training" for task, n in ((0, 3), (1, 3))
     ]
-    assert trim.baseline.steps.keys() == {0, 1} and all(5 < s <= 1.3 * 12 for s in trim.baseline.steps.values())
+    assert trim.baseline.steps.keys() == {0, 1}
+    assert all(5 < s <= 1.3 * 12 for s in trim.baseline.steps.values())
 
 
 def test_without_a_success_the_longest_episode_is_the_baseline(tmp_path):
@@ -164,7 +170,8 @@ def test_stage_1_ends_when_the_widest_window_has_caught_up(tmp_path):
         PolicyTrim(extend_iterations=9, switch_iterations=2, switch_margin=margin, **BOTH) for margin in (0.0, 1.0)
     )
     fit(tmp_path, near, iterations=4)
-    assert near.extended == 2 and near.trimming  # a margin of 1 is reached as soon as there are two iterations
+    assert near.extended == 2
+    assert near.trimming
     far.counts = [[[9.0, 1.0], [10.0, 10.0]]] * 2
     assert not far._caught_up()
     far.counts = [[[9.0, 1.0], [10.0, 10.0]], [[1.0, 9.0], [10.0, 10.0]]]  # of both iterations together: 10 and 10
@@ -228,7 +235,8 @@ def test_divergence_from_the_start_of_the_stage_holds_back(tmp_path):
     reward_G = group.reward_G
     usual_G = (reward_G - reward_G.mean()) / (reward_G.std(correction=0) + 1e-6)
     held_back = usual_G - torch.tensor([t.advantage for t in group.trajectories])
-    assert held_back.abs().max() > 1e-4 and held_back.sum() == pytest.approx(0, abs=1e-5)
+    assert held_back.abs().max() > 1e-4
+    assert held_back.sum() == pytest.approx(0, abs=1e-5)
 
 
 def test_the_policy_gets_its_own_weights_back(tmp_path):
@@ -289,7 +297,8 @@ def test_a_mask_sees_windows_of_executed_steps(tmp_path):
     """PCM beside PolicyTrim: phases are those of what was executed, and chunks are dropped as ever."""
     seen, mask = Groups(), PCM(budget=3)
     fit(tmp_path, mask, PolicyTrim(extend_iterations=1, **BOTH), seen, iterations=3)
-    assert len(mask.history) == 3 and any(d == d for d in mask.history[0]["divergence"])
+    assert len(mask.history) == 3
+    assert any(d == d for d in mask.history[0]["divergence"])
     kept = [batch.trajectory_N.bincount() for batch in seen.batches]
     assert max(int(count.max()) for count in kept) == 3
     t = next(t for t in seen.trajectories if t.episode.window == 1 and len(t) > 3)

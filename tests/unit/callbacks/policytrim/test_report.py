@@ -33,7 +33,9 @@ def test_what_is_said_of_a_window():
 
 def test_a_window_without_success():
     result = WindowResult(window=8, episodes=2, steps=())
-    assert math.isnan(result.mean_steps) and math.isnan(result.steps_margin) and math.isnan(result.calls)
+    assert math.isnan(result.mean_steps)
+    assert math.isnan(result.steps_margin)
+    assert math.isnan(result.calls)
     assert str(result) == "window 8: success 0.000 [0.000, 0.658] (0/2)"
 
 
@@ -51,7 +53,8 @@ def test_before_between_and_after_on_the_same_heldout_episodes(tmp_path, capsys)
     keys = [(e.task, e.init_state, e.seed) for e in pool.started]
     # after S_base; after the first of two iterations of 20 episodes; and at the end
     before, between, after = keys[8:28], keys[48:68], keys[-20:]
-    assert sorted(before) == sorted(between) == sorted(after) and len(set(before)) == 10
+    assert sorted(before) == sorted(between) == sorted(after)
+    assert len(set(before)) == 10
     assert len(keys) == 8 + 20 + 20 + 20 + 20 + 20
     assert [e.window for e in pool.started[8:28]] == [1] * 10 + [2] * 10
     assert content["before training"] == [r.to_dict() for r in report.results["before training"]]
@@ -114,4 +117,5 @@ def test_a_run_that_was_killed_before_its_report_makes_it_when_it_is_resumed(tmp
     assert json.loads((tmp_path / "windows.json").read_text()) == whole
     names = {"steps.png", "windows.png", "trim_reward.png", "success.png", "cost.png"}
     assert {path.name for path in (tmp_path / "figures").iterdir()} == names
-    assert drawn[0] == drawn[1] and drawn[0][1]
+    assert drawn[0] == drawn[1]
+    assert drawn[0][1]

@@ -114,7 +114,8 @@ def test_a_malformed_entry_is_named(copy, name, keys, value, message):
     for load in (load_pretrained, lambda folder: inspect_checkpoint(str(folder))):
         with pytest.raises(UserError, match=message) as refused:
             load(copy)
-        assert name in str(refused.value) and "\n" not in str(refused.value)
+        assert name in str(refused.value)
+        assert "\n" not in str(refused.value)
 
 
 def test_proprioception_is_checked_where_the_model_reads_it(copy):
@@ -184,7 +185,8 @@ def test_the_prompt_has_neither_bos_nor_eos_whatever_the_tokenizer_adds(tiny_pol
     ids, mask = Prompts(json.dumps(content), config)(instruction)
     expected, _ = tiny_policy.prompts(instruction)
     assert torch.equal(ids, expected)
-    assert ids[mask].tolist()[0] == 3 and ids[mask].tolist()[-1] == 5  # the text before the instruction, and the end
+    assert ids[mask].tolist()[0] == 3
+    assert ids[mask].tolist()[-1] == 5
 
 
 def test_a_tokenizer_of_another_model(tiny_policy):

@@ -144,7 +144,8 @@ def test_images_are_normalised_one_by_one(policy):
 
 
 def test_it_is_a_policy_whose_log_prob_agrees_with_act(policy):
-    assert isinstance(policy, Policy) and policy.images == 2
+    assert isinstance(policy, Policy)
+    assert policy.images == 2
     observation = observe(3)
     chunk = policy.act(observation, [1, 2, 3], temperature=1.6)
     logprob_NLA, entropy_NLA = policy.log_prob(batch_of(observation, chunk), temperature=1.6)
@@ -198,7 +199,8 @@ def test_a_saved_checkpoint_has_the_released_files(policy, folder, tmp_path):
     assert {f.name for f in tmp_path.iterdir()} == names
     for name in (HEAD, PROPRIO):
         before, after = (torch.load(f / name, weights_only=True) for f in (folder, tmp_path))
-        assert before.keys() == after.keys() and all(torch.equal(before[k], after[k]) for k in before)
+        assert before.keys() == after.keys()
+        assert all(torch.equal(before[k], after[k]) for k in before)
     again = load_pretrained(tmp_path, action_head="l1")
     assert torch.equal(again.distribution(observe(1)), policy.distribution(observe(1)))
 

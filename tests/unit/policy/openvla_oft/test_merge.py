@@ -76,7 +76,8 @@ def test_what_no_adapter_touches_keeps_its_bytes(folder, adapter, tmp_path):
         assert before[name] == after[name], name
     for shard in shards:
         with safe_open(folder / shard, "pt") as one, safe_open(tmp_path / "merged" / shard, "pt") as other:
-            assert one.keys() == other.keys() and one.metadata() == other.metadata()
+            assert one.keys() == other.keys()
+            assert one.metadata() == other.metadata()
             for name in one.keys():  # noqa: SIM118
                 assert torch.equal(one.get_tensor(name), other.get_tensor(name)) == (name not in changed), name
 

@@ -14,7 +14,8 @@ def test_prompts_are_padded_on_the_left_and_end_in_the_final_token(tiny_policy):
     # before, 6 and 4 words, after, final token; BOS is not among them
     assert mask.sum(1).tolist() == [9, 7]
     assert ids.shape == (2, 24)
-    assert mask[:, -1].all() and not mask[:, 0].any()
+    assert mask[:, -1].all()
+    assert not mask[:, 0].any()
     assert (ids[~mask] == tiny_policy.model.config.pad_id).all()
     assert ids[0, -1] == ids[1, -1] == 5
     assert ids[0, -9] == ids[1, -7] == 3
