@@ -89,7 +89,7 @@ def test_same_state_and_commands_give_the_same_episode_after_any_history(env, se
 
 def test_same_episode_in_another_process(env):
     script = (
-        "from tests.integration.sim.test_env_reset import *\n"
+        "from tests.integration.sim.libero.test_env_reset import *\n"
         "env = LiberoEnv('object', 0)  # still open when the interpreter exits\n"
         "print(play(env, 3, commands(seed=0, chunks=4)))"
     )

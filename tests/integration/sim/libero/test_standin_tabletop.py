@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.integration.sim.test_standin import OFFICIAL_ASSETS, tilt_deg, up_in_body
 
 from tests.helpers.rest_poses import GOLDEN, STATES, TASKS, fulfil_goal, open_env, rest_poses, stand_still
 from tests.helpers.tiny_fit import fit
+from tests.integration.sim.libero.test_standin import OFFICIAL_ASSETS, tilt_deg, up_in_body
 from vla_rl.sim.libero import suites
 from vla_rl.sim.libero.standin.objects import OBJECTS
 from vla_rl.sim.libero.standin.parts import FLOOR, TABLE
