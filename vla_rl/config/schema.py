@@ -114,7 +114,7 @@ class CompareConfig:
 
 @dataclass(slots=True)
 class SweepConfig(CompareConfig):
-    """What `python -m vla_rl.compare sweep` takes beside a conf and lists of values."""
+    """What a sweep of `vla_rl.compare` takes beside a conf and lists of values."""
 
     out: str = ""  # folder of the runs, the tables and the figures
 
