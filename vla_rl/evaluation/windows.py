@@ -11,7 +11,7 @@ import lightning as L
 import torch
 
 from vla_rl.distributed.collectives import all_reduce_sum
-from vla_rl.functional.statistics import Z_95, SuccessRate
+from vla_rl.functional.statistics import MeanInterval, SuccessRate
 from vla_rl.rollout.datamodule import RolloutDataModule
 from vla_rl.rollout.epoch import HeldoutBatch
 from vla_rl.rollout.plan import heldout_episodes
@@ -36,11 +36,8 @@ class WindowResult:
 
     @property
     def steps_margin(self) -> float:
-        """Half of the mean's 95% interval (normal); NaN with fewer than two successes."""
-        if len(self.steps) < 2:
-            return math.nan
-        variance = sum((s - self.mean_steps) ** 2 for s in self.steps) / (len(self.steps) - 1)
-        return Z_95 * math.sqrt(variance / len(self.steps))
+        """Half of the mean's 95% interval by Student's t; NaN with fewer than two successes."""
+        return MeanInterval.of(self.steps).half if self.steps else math.nan
 
     @property
     def calls(self) -> float:
@@ -69,12 +66,12 @@ def measure_windows(
 
     Args:
         data: attached to a trainer.
-        episodes: per window.
+        episodes: per window; of greedy ones at most one for each pair of task and initial state.
         decoding: `sampled` or `greedy`.
     """
     found = []
     for window in windows:
-        planned = heldout_episodes(data.pool.tasks, data.rollout.heldout_init_states, episodes, data.seed)
+        planned = heldout_episodes(data.pool.tasks, data.rollout.heldout_init_states, episodes, data.seed, decoding)
         for episode in planned:
             episode.window = window
         trajectories, _ = data.run(HeldoutBatch(decoding, planned))
@@ -83,5 +80,5 @@ def measure_windows(
             succeeded_S[t.steps] += 1
         count_S = all_reduce_sum(succeeded_S, cast(L.Trainer, data.trainer)).long()
         steps = torch.arange(len(count_S)).repeat_interleave(count_S)
-        found.append(WindowResult(window, episodes, tuple(steps.tolist())))
+        found.append(WindowResult(window, len(planned), tuple(steps.tolist())))
     return found

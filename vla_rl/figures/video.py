@@ -37,8 +37,7 @@ def choose(
 ) -> list[Trajectory]:
     """The trajectories that any of the rules names, by uid.
 
-    What it leaves out of some trajectories, it also leaves out of more: those that are left out can be forgotten as
-    they come in.
+    Monotone: rejected from a subset means rejected from any superset, so rejected episodes can be freed early.
     """
     chosen: list[Trajectory] = []
     failures, members = 0, Counter[Any]()

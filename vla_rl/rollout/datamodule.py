@@ -13,6 +13,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities import rank_zero_only
 
 from vla_rl.config.instantiate import resolve
 from vla_rl.config.schema import EvaluationConfig, GRPOConfig, RolloutConfig
@@ -105,7 +106,16 @@ class RolloutDataModule(L.LightningDataModule):
         return self.max_chunks if window is None else math.ceil(self.max_chunks * self.pool.chunk_steps / window)
 
     def check(self, callbacks: Sequence[L.Callback]) -> None:
-        """Let the callbacks refuse what cannot work; nothing has been written yet."""
+        """Let the callbacks refuse what cannot work, and say where greedy episodes are fewer than asked for.
+
+        Nothing has been written yet.
+        """
+        (low, high), tasks = self.rollout.heldout_init_states, self.pool.tasks
+        if self.evaluation.greedy_episodes > (pairs := len(tasks) * (high - low)):
+            rank_zero_only(print)(
+                f"evaluation.greedy_episodes={self.evaluation.greedy_episodes}: {pairs} are run, one for each held-out "
+                "pair of task and initial state, as greedy episodes of one pair are all the same"
+            )
         check_hooks(callbacks)
         for callback in callbacks:
             if isinstance(callback, RolloutCallback):
@@ -144,7 +154,7 @@ class RolloutDataModule(L.LightningDataModule):
         tasks, states = self.pool.tasks, self.rollout.heldout_init_states
         wanted = {"sampled": self.evaluation.sampled_episodes, "greedy": self.evaluation.greedy_episodes}
         return HeldoutBatches(
-            HeldoutBatch(decoding, heldout_episodes(tasks, states, episodes, self.seed))
+            HeldoutBatch(decoding, heldout_episodes(tasks, states, episodes, self.seed, decoding))
             for decoding, episodes in wanted.items()
             if episodes
         )

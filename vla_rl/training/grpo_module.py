@@ -167,8 +167,8 @@ class GRPOModule(L.LightningModule):
         """Success on initial states never trained on; the episodes are shared out over ranks."""
         trajectories, _ = data_of(self.trainer).run(batch)
         self.heldout_success.reset()
-        self.heldout_success.update(trajectories)
-        rate = self.heldout[batch.decoding] = SuccessRate.of(*self.heldout_success.compute().tolist())
+        self.heldout_success.update(trajectories, batch.episodes)
+        rate = self.heldout[batch.decoding] = SuccessRate.of_clusters(self.heldout_success.compute())
         self.log(f"heldout/{batch.decoding}_success", rate.rate, batch_size=1)
 
     def _skip_step(self, totals: dict[str, float]) -> None:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from vla_rl.functional.statistics import clusters_of
 from vla_rl.rollout.epoch import RolloutEpoch
-from vla_rl.types import Trajectory
+from vla_rl.types import Episode, Trajectory
 
 
 class RolloutStatistics(Metric):
@@ -55,21 +56,27 @@ class RolloutStatistics(Metric):
 
 
 class HeldoutSuccess(Metric):
-    """Success of an evaluation whose episodes are shared out over ranks."""
+    """Success of an evaluation whose episodes are shared out over ranks, by pair of task and initial state."""
 
     full_state_update = False
-    successes: Tensor
-    episodes: Tensor
+    success_E: Tensor  # 1 where this rank ran the episode and it succeeded
 
     def __init__(self) -> None:
         super().__init__()
-        self.add_state("successes", torch.tensor(0), dist_reduce_fx="sum")
-        self.add_state("episodes", torch.tensor(0), dist_reduce_fx="sum")
+        self.add_state("success_E", torch.zeros(0, dtype=torch.int64), dist_reduce_fx="sum")
+        self._pairs: list[tuple[int, int]] = []
 
-    def update(self, trajectories: Sequence[Trajectory]) -> None:
-        self.successes += sum(t.success for t in trajectories)
-        self.episodes += len(trajectories)
+    def update(self, trajectories: Sequence[Trajectory], episodes: Sequence[Episode]) -> None:
+        """The evaluation, at once.
 
-    def compute(self) -> Tensor:
-        """Successes and episodes, int64 [2]."""
-        return torch.stack([self.successes, self.episodes])
+        Args:
+            trajectories: those that this rank ran.
+            episodes: those of all ranks, the same everywhere.
+        """
+        succeeded = {t.episode.uid for t in trajectories if t.success}
+        self.success_E = torch.tensor([int(e.uid in succeeded) for e in episodes], device=self.device)
+        self._pairs = [(e.task, e.init_state) for e in episodes]
+
+    def compute(self) -> list[tuple[int, int]]:
+        """Successes and episodes of each pair."""
+        return clusters_of(self._pairs, [bool(success) for success in self.success_E.tolist()])

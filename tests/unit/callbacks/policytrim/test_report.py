@@ -22,11 +22,11 @@ def test_what_is_said_of_a_window():
     result = WindowResult(window=8, episodes=4, steps=(90, 96, 97))
     assert result.success == SuccessRate.of(3, 4)
     assert result.mean_steps == pytest.approx(283 / 3)
-    # deviations -4.333 1.667 2.667: variance 28.667 / 2, of the mean a third of that
-    assert result.steps_margin == pytest.approx(1.959964 * math.sqrt(28.6667 / 2 / 3), rel=1e-5)
+    # deviations -4.333 1.667 2.667: variance 28.667 / 2, of the mean a third of that; t(.975, 2) = 4.302653
+    assert result.steps_margin == pytest.approx(4.302653 * math.sqrt(28.6667 / 2 / 3), rel=1e-5)
     assert result.calls == pytest.approx((12 + 12 + 13) / 3)  # 96 is 12 windows exactly
     assert WindowResult.from_dict(json.loads(json.dumps(result.to_dict()))) == result
-    assert str(result).endswith("(3/4), 94.3 +- 4.3 steps and 12.3 calls of a success")
+    assert str(result).endswith("(3/4), 94.3 +- 9.4 steps and 12.3 calls of a success")
     one = WindowResult(window=8, episodes=4, steps=(90,))
     assert str(one).endswith("(1/4), 90.0 steps and 12.0 calls of a success")  # nothing to take a spread of
 
