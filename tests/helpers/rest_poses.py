@@ -79,7 +79,8 @@ def _above(env: LiberoEnv, predicate: str, place: str) -> np.ndarray:
         _set_joint(env, place.replace("region", "level"), -0.16)
     # Where a bowl's, plate's or bottle's origin is when it rests: a drawer's floor lies below its region's centre.
     height_m = {"top_region": -0.026, "cook_region": 0.026, "top_side": 0.002, "stove_front_region": -0.01}
-    return [*env._data.site(place).xpos, 0, 0, next(h for name, h in height_m.items() if place.endswith(name))]
+    height = next(h for name, h in height_m.items() if place.endswith(name))
+    return env._data.site(place).xpos + np.array([0, 0, height])
 
 
 def _lay_bottle_on_rack(env: LiberoEnv, bottle: str) -> None:

@@ -127,7 +127,7 @@ def entry_point(scene: Scene) -> np.ndarray:
     """
     grasp_3 = grasp_point(scene.target)
     for shift_m in ENTRY_SHIFTS_M:
-        entry_3 = [*grasp_3, shift_m, 0.0, 0.0]
+        entry_3 = grasp_3 + np.array([shift_m, 0.0, 0.0])
         if not _palm_hits(entry_3, scene.others):
             return entry_3
     return grasp_3
@@ -135,7 +135,8 @@ def entry_point(scene: Scene) -> np.ndarray:
 
 def _palm_hits(point_3: np.ndarray, others: tuple[Body, ...]) -> bool:
     """Does the palm reach over something too tall for it?"""
-    low_2, high_2 = point_3[:2] - [PALM_X_M, PALM_Y_M], [*point_3[:2], PALM_X_M, PALM_Y_M]
+    palm_2 = np.array([PALM_X_M, PALM_Y_M])
+    low_2, high_2 = point_3[:2] - palm_2, point_3[:2] + palm_2
     palm_z = point_3[2] + FINGER_REACH_M
     return any(
         (body.low_3[:2] < high_2).all() and (body.high_3[:2] > low_2).all() and body.high_3[2] > palm_z

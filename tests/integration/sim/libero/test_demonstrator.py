@@ -30,7 +30,7 @@ LINGER_STEPS = 6
 def scene(grip: tuple, target: tuple = (0.3, 0.4, 0.05), half: tuple = (0.03, 0.03, 0.05)) -> Scene:
     """A target box on the floor (10 cm tall by default) and a basket 15 cm tall at y = -0.5."""
     target_3, half_3, basket_3 = np.array(target), np.array(half), np.array([0.0, -0.5, 0.07])
-    basket = Body(basket_3, basket_3 - [0.08, 0.08, 0.07], [*basket_3, 0.08, 0.08, 0.08])
+    basket = Body(basket_3, basket_3 - [0.08, 0.08, 0.07], basket_3 + np.array([0.08, 0.08, 0.08]))
     return Scene(np.array(grip), Body(target_3, target_3 - half_3, target_3 + half_3), basket)
 
 
@@ -63,7 +63,7 @@ def test_a_flat_target_is_gripped_at_the_floor():
 def test_beside_a_tall_neighbour_it_comes_down_clear_of_it_and_slides():
     # The neighbour, 6 x 6 cm, 13 cm tall, stands under the palm's end: 8 cm along y, 1.2 cm along x.
     neighbour_3 = np.array([0.312, 0.48, 0.065])
-    neighbour = Body(neighbour_3, neighbour_3 - [0.03, 0.03, 0.065], [*neighbour_3, 0.03, 0.03, 0.065])
+    neighbour = Body(neighbour_3, neighbour_3 - [0.03, 0.03, 0.065], neighbour_3 + np.array([0.03, 0.03, 0.065]))
     alone = scene((0.3, 0.4, 0.2))
     crowded = dataclasses.replace(alone, others=(neighbour,))
     np.testing.assert_allclose(entry_point(alone), [0.3, 0.4, 0.08], atol=1e-12)

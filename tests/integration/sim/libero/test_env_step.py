@@ -25,7 +25,7 @@ def drop_target_into_basket(env: LiberoEnv) -> None:
     """Put the target above the goal region; it is inside a few control steps later."""
     joint = env._model.body_jntadr[env._env.obj_body_id[env.target_object]]
     address = env._model.jnt_qposadr[joint]
-    env._data.qpos[address : address + 3] = [*env.goal_position(), 0.0, 0.0, 0.12]
+    env._data.qpos[address : address + 3] = env.goal_position() + np.array([0.0, 0.0, 0.12])
     env._data.qvel[:] = 0.0
 
 
