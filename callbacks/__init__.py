@@ -13,6 +13,7 @@ from vla_rl.lazy import lazy_names
 if TYPE_CHECKING:
     from callbacks.augment import Augment as Augment
     from callbacks.checkpoint import Checkpoint as Checkpoint
+    from callbacks.critic.separate import SeparateCritic as SeparateCritic
     from callbacks.masks.base import ChunkMask as ChunkMask
     from callbacks.masks.budget import Budget as Budget
     from callbacks.masks.entropy_mask import EntropyMask as EntropyMask
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 MODULES = {  # public name -> where it is defined
     "Augment": "callbacks.augment",
     "Checkpoint": "callbacks.checkpoint",
+    "SeparateCritic": "callbacks.critic.separate",
     "ChunkMask": "callbacks.masks.base",
     "Budget": "callbacks.masks.budget",
     "EntropyMask": "callbacks.masks.entropy_mask",

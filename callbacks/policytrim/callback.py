@@ -169,7 +169,7 @@ class PolicyTrim(RolloutCallback):
         kl_BG = torch.tensor(self._kl, dtype=torch.float64).view(-1, self.data.rollout.group_size)
         above_mean_BG = kl_BG - kl_BG.mean(1, keepdim=True)
         for trajectory, above_mean in zip(trajectories, above_mean_BG.flatten().tolist(), strict=True):
-            trajectory.set_advantage(trajectory.advantage - self.kl_coef * above_mean)
+            trajectory.advantage_N = (trajectory.advantage_N.double() - self.kl_coef * above_mean).float()
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         groups = epoch_of(trainer).groups

@@ -46,7 +46,7 @@ def make_trajectory(
             action_NLA=action_NLA,
             command_NLA=action_NLA,
             entropy_NLA=torch.ones(chunks, STEPS, DIMS),
-            extras={"score_sq": torch.ones(chunks, STEPS, DIMS)},
+            extras={"score_sq": torch.ones(chunks, STEPS, DIMS), "hidden": row_N[:, None].expand(-1, 4) / 1000},
         ),
         gripper_closed_NL=gripper_closed_NL,
         executed_N=torch.tensor([STEPS] * (chunks - 1) + [last_steps]),

@@ -73,7 +73,7 @@ class ToyPool:
 
 class ToyPolicy(Policy):
     chunk_steps = L
-    OFFERS = frozenset({"score_sq"})
+    OFFERS = frozenset({"score_sq", "hidden"})
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,7 +92,8 @@ class ToyPolicy(Policy):
                 for n, p in enumerate(observation.proprio_NP)]  # fmt: skip
         token, logprob, entropy, score_sq = (torch.stack(parts) for parts in zip(*rows, strict=True))
         action = token.float() / (BINS - 1) * 2 - 1
-        extras = {"score_sq": score_sq} if "score_sq" in self.extras else {}
+        offers = {"score_sq": score_sq, "hidden": observation.proprio_NP.repeat(1, 2)}
+        extras = {name: offers[name] for name in self.extras}
         return ActionChunk(token, logprob, action, action, entropy, extras)
 
     def _act(self, proprio_P: Tensor, seed: int | None, temperature: float) -> tuple[Tensor, ...]:

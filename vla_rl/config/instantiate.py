@@ -51,7 +51,7 @@ def build(node: Node | None, key: str, **extra: Any) -> Any:
 
 
 def build_callbacks(config: Config) -> list[Any]:
-    """Mask, reward, then the slots of `callbacks`, null ones left out."""
+    """Critic, mask, reward, then the slots of `callbacks`, null ones left out."""
     named = [(key, node) for key, node in _nodes(config) if key not in ("policy", "sim", "trainer", "logger")]
     return [build(node, key) for key, node in named]
 

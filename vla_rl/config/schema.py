@@ -18,7 +18,7 @@ LARGEST_SEED = 2**32 - 1  # that NumPy takes
 # what the update does itself, which a Trainer is refused for -> what is meant
 OWN_UPDATE = {"gradient_clip_val": "optim.grad_clip=1.0", "accumulate_grad_batches": "grpo.minibatches=4"}
 # nodes with ready-made files: conf/<group>/<name>.yaml
-GROUPS = ("policy", "sim", "mask", "reward", "trainer", "logger")
+GROUPS = ("policy", "sim", "critic", "mask", "reward", "trainer", "logger")
 
 
 @dataclass(slots=True)
@@ -37,7 +37,7 @@ class RolloutConfig:
 class GRPOConfig:
     """The loss, and how an iteration's trajectories become optimizer steps."""
 
-    advantage: str = "grpo"  # grpo, grpo_unbiased, rloo, dr_grpo, ngrpo, raft, or my_pkg.my_fn (`ADVANTAGES`)
+    advantage: str = "grpo"  # grpo, grpo_unbiased, rloo, dr_grpo, ngrpo, raft, gae (a critic's), or my_pkg.my_fn
     advantage_eps: float = 1e-6  # added to the group's standard deviation
     group_filter: str = "drop"  # groups without a spread of rewards: drop, keep, resample, or my_pkg.my_function
     resample_rounds: int = 2  # group_filter=resample: how often at most their replacements are collected
@@ -164,6 +164,7 @@ class Config:
     sft: SFTConfig = field(default_factory=SFTConfig)
     policy: Node | None = None
     sim: Node | None = None
+    critic: Node | None = None  # gives every chunk its own advantage (grpo.advantage=gae); null = none
     mask: Node | None = None  # which chunks are trained on; null = all
     reward: Node | None = None  # shapes rewards; null = 1 on success, else 0
     trainer: Node | None = None
@@ -173,7 +174,8 @@ class Config:
 
 def validate(config: Config) -> None:
     """What types alone cannot say. Cheap: nothing is built."""
-    _rollout(config.rollout)
+    _critic(config)
+    _rollout(config.rollout, config.critic)
     _grpo(config)
     _optim(config)
     _trainer(config.trainer)
@@ -191,11 +193,27 @@ def _trainer(node: Node | None) -> None:
             raise UserError(f"trainer.{name} has no place here, the update does that itself: {instead}")
 
 
-def _rollout(rollout: RolloutConfig) -> None:
+def _critic(config: Config) -> None:
+    gae = config.grpo.advantage == "gae"
+    if gae and config.critic is None:
+        raise UserError("grpo.advantage=gae takes the advantages of a critic, and there is none: critic=separate")
+    if config.critic is not None and not gae:
+        raise UserError(
+            f"a critic gives the advantages itself, but grpo.advantage={config.grpo.advantage}: "
+            "grpo.advantage=gae grpo.group_filter=keep, or critic=null"
+        )
+    if gae and config.grpo.group_filter in ("drop", "resample"):
+        raise UserError(
+            "with a critic, groups of equal rewards have advantages too, but grpo.group_filter="
+            f"{config.grpo.group_filter} leaves them out: grpo.group_filter=keep"
+        )
+
+
+def _rollout(rollout: RolloutConfig, critic: Node | None) -> None:
     check_count("rollout.groups", rollout.groups, 8)
-    if rollout.group_size == 1:
-        raise UserError("group size 1 has no spread to learn from: rollout.group_size=8")
-    check_count("rollout.group_size", rollout.group_size, 8, least=2)
+    if rollout.group_size == 1 and critic is None:
+        raise UserError("group size 1 has no spread to learn from: rollout.group_size=8, or a critic")
+    check_count("rollout.group_size", rollout.group_size, 8)
     check_number("rollout.temperature", rollout.temperature, 1.6, above=0)
     for name in ("train_init_states", "heldout_init_states"):
         low, high = getattr(rollout, name)

@@ -77,6 +77,11 @@ def raft_advantage(reward_G: Tensor, eps: float) -> Tensor:
     return group_advantage(reward_G, eps).clamp(min=0.0)
 
 
+def critic_advantage(reward_G: Tensor, eps: float) -> Tensor:
+    """Zeros: a critic gives every chunk its own advantage when all groups are there (`vla_rl.functional.gae`)."""
+    return torch.zeros_like(reward_G)
+
+
 ADVANTAGES: dict[str, Advantage] = {
     "grpo": group_advantage,
     "grpo_unbiased": group_advantage_unbiased,
@@ -84,4 +89,5 @@ ADVANTAGES: dict[str, Advantage] = {
     "dr_grpo": dr_grpo_advantage,
     "ngrpo": ngrpo_advantage,
     "raft": raft_advantage,
+    "gae": critic_advantage,
 }

@@ -82,8 +82,8 @@ def centred(advantage_N: Tensor) -> Tensor:
 
 
 def scaled(advantage_N: Tensor) -> Tensor:
-    """A / (std + 1e-5) over all real decisions of an iteration: a decision that changed nothing keeps its zero."""
-    return advantage_N / (advantage_N.std(correction=0) + 1e-5)
+    """A / (root mean square + 1e-5) over all real decisions of an iteration: what changed nothing keeps its zero."""
+    return advantage_N / (advantage_N.square().mean().sqrt() + 1e-5)
 
 
 def value_loss(value_N: Tensor, old_value_N: Tensor, return_N: Tensor, *, clip: float, huber_delta: float) -> Tensor:

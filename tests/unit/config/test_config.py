@@ -228,8 +228,19 @@ TYPES = [
 
 VALUES = [
     (["rollout.groups=0"], "rollout.groups must be an integer >= 1, got 0 (rollout.groups=8)"),
-    (["rollout.group_size=1"], "group size 1 has no spread to learn from: rollout.group_size=8"),
-    (["rollout.group_size=0"], "rollout.group_size must be an integer >= 2, got 0 (rollout.group_size=8)"),
+    (["rollout.group_size=1"], "group size 1 has no spread to learn from: rollout.group_size=8, or a critic"),
+    (["rollout.group_size=0"], "rollout.group_size must be an integer >= 1, got 0 (rollout.group_size=8)"),
+    (["grpo.advantage=gae"], "grpo.advantage=gae takes the advantages of a critic, and there is none: critic=separate"),
+    (
+        ["critic=separate"],
+        "a critic gives the advantages itself, but grpo.advantage=grpo: "
+        "grpo.advantage=gae grpo.group_filter=keep, or critic=null",
+    ),
+    (
+        ["critic=separate", "grpo.advantage=gae"],
+        "with a critic, groups of equal rewards have advantages too, but grpo.group_filter=drop leaves them out: "
+        "grpo.group_filter=keep",
+    ),
     (["rollout.temperature=0"], "rollout.temperature must be a number > 0, got 0.0 (rollout.temperature=1.6)"),
     (["rollout.temperature=.nan"], "rollout.temperature must be a number > 0, got nan (rollout.temperature=1.6)"),
     (

@@ -58,7 +58,10 @@ def test_an_unknown_bootstrap_is_refused():
 def test_normalised_over_all_decisions():
     advantage = torch.tensor([1.0, 3.0, 5.0, 7.0])  # mean 4, standard deviation sqrt(5)
     assert centred(advantage).tolist() == pytest.approx([-1.341635, -0.447212, 0.447212, 1.341635], abs=1e-5)
-    assert scaled(advantage).tolist() == pytest.approx([0.447212, 1.341635, 2.236058, 3.130481], abs=1e-5)
+    assert scaled(advantage).tolist() == pytest.approx(
+        [0.218217, 0.654652, 1.091087, 1.527522], abs=1e-5
+    )  # by sqrt(21)
+    assert scaled(torch.zeros(2)).tolist() == [0.0, 0.0]
     equal = torch.full((3,), 2.0)
     assert centred(equal).tolist() == [0.0] * 3  # no spread: zeros, not NaN
 

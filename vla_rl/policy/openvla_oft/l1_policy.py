@@ -25,7 +25,7 @@ from vla_rl.policy.openvla_oft.action_head import (
 )
 from vla_rl.policy.openvla_oft.actions import Statistics
 from vla_rl.policy.openvla_oft.model import OpenVLAOFT
-from vla_rl.policy.openvla_oft.policy import CheckpointFiles, OpenVLAOFTPolicy, row_by_row, single_threaded
+from vla_rl.policy.openvla_oft.policy import CheckpointFiles, OpenVLAOFTPolicy, row_by_row, single_threaded, summary
 from vla_rl.policy.weights import fill, open_shard, save_tensors
 from vla_rl.types import ActionChunk, ChunkBatch, Observation
 
@@ -46,16 +46,20 @@ class L1Policy(OpenVLAOFTPolicy):
 
     def distribution(self, observation: Observation) -> Tensor:
         """Mean and scale of each number, float32 [N, L, A, 2]."""
+        return self._distribution_and_hidden(observation)[0]
+
+    def _distribution_and_hidden(self, observation: Observation) -> tuple[Tensor, Tensor]:
         hidden, computing = self.hidden(observation)
         with computing:
             mean = self.head(hidden)
-        return torch.stack([mean.float(), self.scale(hidden)], dim=-1)
+        return torch.stack([mean.float(), self.scale(hidden)], dim=-1), hidden
 
     @torch.no_grad()
     def act(self, observation: Observation, seed_N: Sequence[int] | None, temperature: float) -> ActionChunk:
         """As the discrete policy's; the temperature multiplies the scale."""
         with single_threaded(self):
-            mean, scale = row_by_row(self, self.distribution, observation).cpu().unbind(-1)
+            distribution, hidden = row_by_row(self, self._distribution_and_hidden, observation)
+            mean, scale = distribution.cpu().unbind(-1)
             scale = scale * (1.0 if seed_N is None else temperature)
             value = mean
             if seed_N is not None:
@@ -68,7 +72,8 @@ class L1Policy(OpenVLAOFTPolicy):
                 action_NLA=value.clip(-1, 1),
                 command_NLA=self.command(value.double()),
                 entropy_NLA=laplace_entropy(scale),
-                extras={"score_sq": scale**-2} if "score_sq" in self.extras else {},  # of the derivative by the mean
+                # score_sq: of the derivative by the mean
+                extras=self._fill_extras(score_sq=lambda: scale**-2, hidden=lambda: summary(hidden)),
             )
 
     def log_prob(self, batch: ChunkBatch, temperature: float) -> tuple[Tensor, Tensor]:

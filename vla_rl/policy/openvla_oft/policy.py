@@ -52,7 +52,9 @@ class OpenVLAOFTPolicy(SupervisedPolicy):
         statistics: what normalises actions and proprioception; None for random weights, until demonstrations give them.
     """
 
-    OFFERS = frozenset({"score_sq"})  # squared norm of each token's score by the outputs of the head
+    # squared norm of each token's score by the outputs of the head [N, L, A]; mean and standard deviation of the last
+    # hidden states over the slots [N, 2 D]
+    OFFERS = frozenset({"score_sq", "hidden"})
 
     @property
     def chunk_steps(self) -> int:
@@ -81,10 +83,13 @@ class OpenVLAOFTPolicy(SupervisedPolicy):
 
     def logits(self, observation: Observation) -> Tensor:
         """Logits of the action bins, float32 [N, L, A, bins], differentiable."""
+        return self._logits_and_hidden(observation)[0]
+
+    def _logits_and_hidden(self, observation: Observation) -> tuple[Tensor, Tensor]:
         hidden, computing = self.hidden(observation)
         with computing:
             logits = self.model.language_model.lm_head(hidden)
-        return logits.float().unflatten(1, (self.chunk_steps, ACTION_DIMS))
+        return logits.float().unflatten(1, (self.chunk_steps, ACTION_DIMS)), hidden
 
     def hidden(self, observation: Observation) -> tuple[Tensor, AbstractContextManager]:
         """Hidden states of the slots, [N, L x A, D], and the precision a head on them is to compute in."""
@@ -116,7 +121,7 @@ class OpenVLAOFTPolicy(SupervisedPolicy):
         On a CPU a row's answer is the same bits whatever other rows are asked for and however many threads there are.
         """
         with single_threaded(self):
-            logits = row_by_row(self, self.logits, observation)
+            logits, hidden = row_by_row(self, self._logits_and_hidden, observation)
             logprob = (logits if seed_N is None else logits / temperature).log_softmax(-1).cpu()
             token = logprob.argmax(-1) if seed_N is None else sample(logprob, seed_N)
             action = detokenize(token)
@@ -126,8 +131,14 @@ class OpenVLAOFTPolicy(SupervisedPolicy):
                 action_NLA=action.float(),
                 command_NLA=self.command(action),
                 entropy_NLA=token_entropy(logprob),
-                extras={"score_sq": token_score_sq(logprob, token)} if "score_sq" in self.extras else {},
+                extras=self._fill_extras(
+                    score_sq=lambda: token_score_sq(logprob, token), hidden=lambda: summary(hidden)
+                ),
             )
+
+    def _fill_extras(self, **offers: Callable[[], Tensor]) -> dict[str, Tensor]:
+        """Those of the offers that somebody asked for."""
+        return {name: compute() for name, compute in offers.items() if name in self.extras}
 
     def imitation_loss(self, observation: Observation, command_NLA: Tensor) -> Tensor:
         """Mean over rows, steps and dimensions of -log pi(token of the demonstrated command | observation)."""
@@ -196,7 +207,15 @@ def sample(logprob: Tensor, seed_N: Sequence[int]) -> Tensor:
     return torch.searchsorted(cumulative, threshold, right=True)[..., 0].clip(max=logprob.shape[-1] - 1)
 
 
-def row_by_row(policy: OpenVLAOFTPolicy, answer: Callable[[Observation], Tensor], observation: Observation) -> Tensor:
+def summary(hidden_NKD: Tensor) -> Tensor:
+    """Mean and standard deviation over the slots, float32 [N, 2 D] on the host."""
+    hidden_NKD = hidden_NKD.float()
+    return torch.cat([hidden_NKD.mean(1), hidden_NKD.std(1, correction=0)], dim=-1).cpu()
+
+
+def row_by_row(
+    policy: OpenVLAOFTPolicy, answer: Callable[[Observation], tuple[Tensor, ...]], observation: Observation
+) -> tuple[Tensor, ...]:
     """`answer(observation)`; on a CPU by one forward per row.
 
     CPU matrix products round differently for different batch sizes and thread counts, and what a policy does must not
@@ -204,7 +223,8 @@ def row_by_row(policy: OpenVLAOFTPolicy, answer: Callable[[Observation], Tensor]
     """
     if not on_cpu(policy):
         return answer(observation)
-    return torch.cat([answer(_row(observation, n)) for n in range(len(observation.instruction_N))])
+    rows = [answer(_row(observation, n)) for n in range(len(observation.instruction_N))]
+    return tuple(torch.cat(parts) for parts in zip(*rows, strict=True))
 
 
 def _row(observation: Observation, n: int) -> Observation:

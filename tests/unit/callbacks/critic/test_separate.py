@@ -1,0 +1,180 @@
+"""The separate critic on episodes that are written down: what it learns, what it must not know, its fallback."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from callbacks.critic.separate import SeparateCritic, features
+from callbacks.critic.value_nets import cross_fitted
+from tests.helpers.make import make_trajectory
+from vla_rl.errors import UserError
+from vla_rl.functional.gae import explained_variance, gae
+from vla_rl.types import RolloutGroup
+
+
+def critic_of(*, iteration=0, max_chunks=6, critic=None, **options):
+    critic = critic or SeparateCritic(**{"steps": 60} | options)
+    trainer = SimpleNamespace(
+        current_epoch=iteration, world_size=1, strategy=SimpleNamespace(root_device=torch.device("cpu"))
+    )
+    critic.data = SimpleNamespace(trainer=trainer, seed=3, max_chunks=max_chunks)
+    return critic
+
+
+def episodes(count=24, *, chunks=6, told=1.0, first=0, success=lambda i: i % 2 == 0):
+    """Groups of four. From the third decision on a feature tells the outcome, by `told`."""
+    made = []
+    for uid in range(first, first + count):
+        t = make_trajectory([0] * chunks, uid=uid, success=success(uid))
+        t.proprio_NP = torch.zeros(chunks, 8)
+        noise = torch.randn(chunks, 4, generator=torch.Generator().manual_seed(uid))
+        noise[2:, 0] = told * (1.0 if t.success else -1.0) + 0.1 * noise[2:, 0]
+        t.actions.extras["hidden"] = noise
+        made.append(t)
+    return [RolloutGroup(made[i : i + 4]) for i in range(0, count, 4)]
+
+
+def all_of(groups):
+    return [t for group in groups for t in group.trajectories]
+
+
+def test_values_rise_and_fall_when_the_outcome_is_decided():
+    groups = episodes()
+    critic = critic_of(steps=200)
+    critic.set_advantages(groups)
+    for success, sign in ((True, 1), (False, -1)):
+        members = [t for t in all_of(groups) if t.success == success]
+        value_6 = torch.stack([t.actions.extras["value"] for t in members]).mean(0)
+        assert (value_6[3:] > 0.9).all() if success else (value_6[3:] < 0.1).all()
+        advantage_6 = torch.stack([t.advantage_N for t in members]).mean(0) * sign
+        assert advantage_6[1] > 1  # the chunk that leads to the third decision
+        assert advantage_6[3:].abs().max() < 0.3  # all was decided
+    assert critic._metrics["critic/explained_variance/decision_4"] > 0.9
+    assert critic._metrics["critic/explained_variance/decision_1"] < 0.1
+
+
+def test_advantages_are_gae_of_the_values_over_their_root_mean_square():
+    groups = episodes()
+    critic_of(lam=0.7, gamma=0.9, clip=1.5).set_advantages(groups)
+    raw = []
+    for t in all_of(groups):
+        reward_N, last_N = torch.zeros(6), torch.tensor([False] * 5 + [True])
+        reward_N[-1] = t.reward
+        raw.append(gae(reward_N, t.actions.extras["value"], last_N, 0.0, gamma=0.9, lam=0.7))
+    scale = torch.cat(raw).square().mean().sqrt() + 1e-5
+    assert torch.cat(raw).abs().max() > 1.5 * scale  # the clip acts
+    for t, advantage_N in zip(all_of(groups), raw, strict=True):
+        torch.testing.assert_close(t.advantage_N, (advantage_N / scale).clamp(-1.5, 1.5).float())
+
+
+def test_the_values_of_an_episode_do_not_know_its_outcome():
+    """Outcomes at random: nets that had seen them would explain them by heart."""
+    draw = torch.Generator().manual_seed(0)
+    feature_RD = torch.randn(240, 16, generator=draw)
+    target_R = (torch.rand(240, generator=draw) < 0.5).float()
+    fold_R = torch.arange(240) % 3
+    options = {"folds": 3, "nets": 2, "steps": 400}
+    apart = cross_fitted(feature_RD, target_R, fold_R, **options, generator=torch.Generator().manual_seed(1))
+    assert explained_variance(apart, target_R) < 0.1
+    twice, folds = feature_RD.repeat(2, 1), torch.cat([torch.full((240,), -1), fold_R])
+    seen = cross_fitted(twice, target_R.repeat(2), folds, **options, generator=torch.Generator().manual_seed(1))
+    assert explained_variance(seen, target_R) > 0.4  # the same decisions, as an earlier iteration's
+
+
+def test_it_learns_from_the_last_iterations():
+    first, second = episodes(12), episodes(12, first=100, success=lambda i: True)
+    critic = critic_of(iterations=1, steps=200)
+    critic.set_advantages(first)
+    assert [e.uid for e in critic.earlier[0]] == list(range(12)) and len(critic.earlier) == 1
+    critic_of(iteration=1, critic=critic).set_advantages(second)  # all succeed, and the critic knows what failing is
+    assert [e.uid for e in critic.earlier[0]] == list(range(100, 112)) and len(critic.earlier) == 1
+    value_6 = torch.stack([t.actions.extras["value"] for t in all_of(second)]).mean(0)
+    assert value_6[3] > 0.9 and value_6[0] < 0.9  # and is not sure at the first decision
+
+
+def test_the_order_of_groups_changes_nothing():
+    there, back = episodes(), episodes()[::-1]
+    critic_of().set_advantages(there)
+    critic_of().set_advantages(back)
+    of_uid = {t.episode.uid: t for t in all_of(back)}
+    for t in all_of(there):
+        assert torch.equal(t.advantage_N, of_uid[t.episode.uid].advantage_N)
+    again = episodes()
+    critic_of(iteration=1).set_advantages(again)  # other draws
+    assert not torch.equal(again[0].trajectories[0].advantage_N, there[0].trajectories[0].advantage_N)
+
+
+def test_a_critic_that_goes_on_from_its_state_is_the_same():
+    whole = critic_of()
+    whole.set_advantages(episodes())
+    resumed = critic_of(iteration=1)
+    resumed.load_state_dict(whole.state_dict())
+    there, here = episodes(first=100), episodes(first=100)
+    critic_of(iteration=1, critic=whole).set_advantages(there)
+    resumed.set_advantages(here)
+    anew = episodes(first=100)
+    critic_of(iteration=1).set_advantages(anew)
+    for a, b, c in zip(all_of(there), all_of(here), all_of(anew), strict=True):
+        assert torch.equal(a.advantage_N, b.advantage_N) and not torch.equal(a.advantage_N, c.advantage_N)
+
+
+@pytest.mark.parametrize(
+    ("groups", "value", "advantage"),
+    [
+        (lambda: episodes(8, success=lambda i: True), 1.0, {True: 0.0}),
+        (lambda: episodes(8, success=lambda i: False), 0.0, {False: 0.0}),
+        (lambda: [RolloutGroup(all_of(episodes(4))[:2])], 0.5, {True: 1.0, False: -1.0}),
+        # one success among seven failures: rewards minus 1/8 are 7/8 and -1/8, their root mean square sqrt(7)/8
+        (lambda: episodes(8, success=lambda i: i == 0), 0.125, {True: 2.645751, False: -0.377964}),
+    ],
+    ids=["all succeed", "all fail", "two episodes", "one success"],
+)
+def test_with_nothing_to_learn_from_it_is_the_reward_minus_the_mean(groups, value, advantage):
+    groups = groups()
+    with pytest.warns(UserWarning, match=f"the critic has nothing to learn from .* minus their mean {value:.3g}"):
+        critic_of().set_advantages(groups)
+    for t in all_of(groups):
+        assert t.actions.extras["value"].tolist() == [value] * 6
+        assert t.advantage_N.tolist() == pytest.approx([advantage[t.success]] * 6, abs=1e-4)
+
+
+def test_episodes_of_one_decision():
+    groups = episodes(12, chunks=1)
+    critic_of(max_chunks=1).set_advantages(groups)
+    assert all(t.advantage_N.isfinite().all() and len(t.advantage_N) == 1 for t in all_of(groups))
+    assert all((t.advantage_N > 0) == t.success for t in all_of(groups))
+
+
+def test_shaped_rewards_are_expected_in_their_own_units():
+    groups = episodes()
+    for t in all_of(groups):
+        t.reward = 2.0 if t.success else -1.0
+    critic_of(steps=200).set_advantages(groups)
+    for success in (True, False):
+        values = [float(t.actions.extras["value"][4]) for t in all_of(groups) if t.success == success]
+        mean = sum(values) / len(values)
+        assert mean > 1.7 if success else mean < -0.7
+
+
+def test_features_of_a_decision():
+    t = make_trajectory([0, 4, 8], uid=2, last_steps=8)
+    feature_ND = features(t, longest=5)
+    assert feature_ND.shape == (3, 4 + 8 + 3)
+    assert feature_ND[:, -3:].tolist() == [[0.0, 0.0, 0.0], [0.25, 0.0625, 0.0], [0.5, 0.25, 0.5]]
+    assert torch.equal(feature_ND[:, :4], t.actions.extras["hidden"])
+    assert torch.equal(feature_ND[:, 4:12], t.proprio_NP)
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"lam": 1.5}, r"critic.lam must be a number >= 0 and <= 1, got 1.5 \(critic.lam=0.5\)"),
+        ({"clip": 0}, r"critic.clip must be a number > 0, got 0 \(critic.clip=3.0\)"),
+        ({"folds": 1}, r"critic.folds must be an integer >= 2, got 1 \(critic.folds=3\)"),
+        ({"normalise": "sum"}, "scale, centre"),
+    ],
+)
+def test_options_out_of_range_are_refused(options, line):
+    with pytest.raises(UserError, match=line):
+        SeparateCritic(**options)
