@@ -9,7 +9,7 @@ from tests.helpers.results import result, rows
 
 CRITIC = [
     *("critic=separate", "critic.steps=20", "critic.iterations=2", "grpo.advantage=gae", "grpo.group_filter=keep"),
-    *("mask=random", "mask.budget=3", "iterations=3", "grpo.entropy_coef=0.01"),
+    *("iterations=3", "grpo.entropy_coef=0.01"),
     *("evaluation.sampled_episodes=1", "evaluation.greedy_episodes=0", "evaluation.every_iterations=0"),
 ]
 
