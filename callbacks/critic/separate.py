@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import lightning as L
@@ -17,7 +17,7 @@ from callbacks.critic.value_nets import cross_fitted
 from callbacks.monitors.save_figures import save_figures
 from callbacks.policytrim.callback import PolicyTrim
 from vla_rl.checks import check_count, check_number
-from vla_rl.config.choices import pick
+from vla_rl.config.instantiate import resolve
 from vla_rl.distributed.collectives import gather_lists
 from vla_rl.distributed.seeding import seeded_generator
 from vla_rl.errors import UserError
@@ -25,6 +25,7 @@ from vla_rl.figures.values import draw_values
 from vla_rl.functional.gae import centred, explained_variance, gae, scaled
 from vla_rl.rollout.callback import RolloutCallback
 from vla_rl.rollout.datamodule import RolloutDataModule
+from vla_rl.rollout.trainer_state import callbacks_of, data_of, epoch_of
 from vla_rl.types import RolloutGroup, Trajectory
 
 NORMALISE = {"scale": scaled, "centre": centred}
@@ -40,8 +41,8 @@ class Rated:
     uid: int
     reward: float
     feature_ND: Tensor
-    value_N: Tensor | None = None
-    advantage_N: Tensor | None = None
+    value_N: Tensor = field(default_factory=lambda: torch.zeros(0))  # empty until it is rated
+    advantage_N: Tensor = field(default_factory=lambda: torch.zeros(0))
 
 
 class SeparateCritic(RolloutCallback):
@@ -74,6 +75,7 @@ class SeparateCritic(RolloutCallback):
     """
 
     data: RolloutDataModule
+    trainer: L.Trainer
 
     def __init__(
         self,
@@ -94,7 +96,7 @@ class SeparateCritic(RolloutCallback):
         check_count("critic.nets", nets, 2)
         check_count("critic.steps", steps, 350)
         self.gamma, self.lam, self.clip = gamma, lam, clip
-        self.normalise = pick(normalise, NORMALISE, "critic.normalise")
+        self.normalise = resolve(normalise, NORMALISE, "critic.normalise")
         self.iterations, self.folds, self.nets, self.steps = iterations, folds, nets, steps
         self.earlier: list[list[Rated]] = []  # episodes of the last iterations, of all ranks
         self._present: list[Rated] = []
@@ -109,15 +111,15 @@ class SeparateCritic(RolloutCallback):
             )
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        self.data = trainer.datamodule
-        self.check_run(self.data, trainer.callbacks)  # again: not every program asks before it starts the trainer
+        self.trainer, self.data = trainer, data_of(trainer)
+        self.check_run(self.data, callbacks_of(trainer))  # again: not every program asks before it starts the trainer
 
     def set_advantages(self, groups: Sequence[RolloutGroup]) -> None:
         trajectories = [t for group in groups for t in group.trajectories]
         longest = self.data.max_chunks
         own = [Rated(t.episode.uid, float(t.reward), features(t, longest)) for t in trajectories]
         # every rank fits the same nets to the episodes of all
-        rated = sorted(gather_lists(own, self.data.trainer), key=lambda episode: episode.uid)
+        rated = sorted(gather_lists(own, self.trainer), key=lambda episode: episode.uid)
         self._rate(rated)
         of_uid = {episode.uid: episode for episode in rated}
         for trajectory in trajectories:
@@ -135,7 +137,7 @@ class SeparateCritic(RolloutCallback):
         if value_R is None:
             mean = sum(episode.reward for episode in rated) / len(rated)
             rank_zero_warn(
-                f"iteration {self.data.trainer.current_epoch + 1}: the critic has nothing to learn from (episodes "
+                f"iteration {self.trainer.current_epoch + 1}: the critic has nothing to learn from (episodes "
                 f"that earned the same); advantages are rewards minus their mean {mean:.3g}"
             )
             value_R = torch.full_like(reward_R, mean)
@@ -159,7 +161,7 @@ class SeparateCritic(RolloutCallback):
 
     def _values(self, rated: list[Rated]) -> Tensor | None:
         """Of all decisions; None where there is nothing to learn from."""
-        iteration = self.data.trainer.current_epoch
+        iteration = self.trainer.current_epoch
         generator = seeded_generator(self.data.seed, "critic", iteration)
         fold_of = torch.arange(len(rated))[torch.randperm(len(rated), generator=generator)] % self.folds
         earlier = [episode for episodes in self.earlier for episode in episodes]
@@ -170,7 +172,7 @@ class SeparateCritic(RolloutCallback):
         rewards = [episode.reward for episode, _ in learnt]
         low, high = min(0.0, *rewards), max(1.0, *rewards)  # beyond 0 and 1 where rewards are shaped
         lengths = torch.tensor([len(episode.feature_ND) for episode, _ in learnt])
-        device = self.data.trainer.strategy.root_device
+        device = self.trainer.strategy.root_device
         with same_bits_anywhere():
             share_R = cross_fitted(
                 torch.cat([episode.feature_ND for episode, _ in learnt]).to(device),
@@ -184,7 +186,7 @@ class SeparateCritic(RolloutCallback):
         return low + (high - low) * share_R
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        _ = trainer.train_dataloader.groups  # collected by now
+        _ = epoch_of(trainer).groups  # collected by now
         for name, value in self._metrics.items():
             pl_module.log(name, value, on_step=False, on_epoch=True, batch_size=1)
 
