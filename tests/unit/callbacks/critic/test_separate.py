@@ -18,7 +18,7 @@ def critic_of(*, iteration=0, max_chunks=6, critic=None, **options):
     trainer = SimpleNamespace(
         current_epoch=iteration, world_size=1, strategy=SimpleNamespace(root_device=torch.device("cpu"))
     )
-    critic.data = SimpleNamespace(trainer=trainer, seed=3, max_chunks=max_chunks)
+    critic.trainer, critic.data = trainer, SimpleNamespace(seed=3, max_chunks=max_chunks)
     return critic
 
 
