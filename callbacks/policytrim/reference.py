@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import cast
 
-import lightning as L
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -40,7 +38,7 @@ class Reference:
             data: with the policy, the temperature, and how many rows a forward takes.
             filler: what a rank that has fewer forwards to run than another goes on with.
         """
-        policy, temperature, trainer = data.policy, data.rollout.temperature, cast(L.Trainer, data.trainer)
+        policy, temperature, trainer = data.policy, data.rollout.temperature, data.attached_trainer
         rows = data.grpo.micro_rows or max(map(len, trajectories), default=1)
         nothing = ChunkBatch.from_trajectories([filler]).rows(0, 1)
         to_add = forwards_to_add(sum(math.ceil(len(t) / rows) for t in trajectories), policy, trainer)

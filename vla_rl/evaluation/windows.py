@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
-import lightning as L
 import torch
 
 from vla_rl.distributed.collectives import all_reduce_sum
@@ -78,7 +77,7 @@ def measure_windows(
         succeeded_S = torch.zeros(data.max_chunks_of(1) + 1, dtype=torch.float64)  # by control steps
         for t in (t for t in trajectories if t.success):
             succeeded_S[t.steps] += 1
-        count_S = all_reduce_sum(succeeded_S, cast(L.Trainer, data.trainer)).long()
+        count_S = all_reduce_sum(succeeded_S, data.attached_trainer).long()
         steps = torch.arange(len(count_S)).repeat_interleave(count_S)
         found.append(WindowResult(window, len(planned), tuple(steps.tolist())))
     return found

@@ -139,14 +139,14 @@ class RolloutDataModule(L.LightningDataModule):
         self.policy.extras = self.policy.extras | {name}
 
     def train_dataloader(self) -> RolloutEpoch:
-        iteration = self._trainer.current_epoch
+        iteration = self.attached_trainer.current_epoch
         return RolloutEpoch(
             iteration,
             self.grpo.minibatches,
             self.grpo.epochs,
             self.seed,
             lambda: self._collect_iteration(iteration),
-            lambda uids: gather_lists(uids, self._trainer),
+            lambda uids: gather_lists(uids, self.attached_trainer),
         )
 
     def val_dataloader(self) -> HeldoutBatches:
@@ -165,8 +165,9 @@ class RolloutDataModule(L.LightningDataModule):
 
     def run(self, batch: HeldoutBatch) -> tuple[list[Trajectory], TimeSplit]:
         """This rank's share of an evaluation."""
+        trainer = self.attached_trainer
         with self.evaluating(), self._in_lockstep():
-            return self._collect(batch.episodes[self._trainer.global_rank :: self._trainer.world_size], batch.decoding)
+            return self._collect(batch.episodes[trainer.global_rank :: trainer.world_size], batch.decoding)
 
     def plan(self, iteration: int, attempt: int = 0) -> list[Episode]:
         """This iteration's episodes over all ranks; see `plan_iteration`."""
@@ -177,7 +178,9 @@ class RolloutDataModule(L.LightningDataModule):
         window. Call on all ranks."""
         if not self._async.episodes:
             return {}
-        windows = gather_lists([(episode.uid, episode.window) for episode in self._async.episodes], self._trainer)
+        windows = gather_lists(
+            [(episode.uid, episode.window) for episode in self._async.episodes], self.attached_trainer
+        )
         return {"weights": self._async.weights(), "windows": dict(windows)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -196,7 +199,7 @@ class RolloutDataModule(L.LightningDataModule):
         for callback in self._callbacks:  # not before: where forwards are collectives, other ranks still act
             callback.set_advantages(groups)
         kept = [t for group in groups if self._filter(group) for t in self._select_for_training(group)]
-        if self.rollout.asynchronous and iteration + 1 < (self._trainer.max_epochs or 0):
+        if self.rollout.asynchronous and iteration + 1 < (self.attached_trainer.max_epochs or 0):
             self._collect_ahead(iteration + 1)
         return Collected(groups, kept, time)
 
@@ -225,7 +228,7 @@ class RolloutDataModule(L.LightningDataModule):
         self._async.start(self.policy, episodes, interrupted.get("weights"))
 
     def _own_groups(self) -> set[int]:
-        rank, world = self._trainer.global_rank, self._trainer.world_size
+        rank, world = self.attached_trainer.global_rank, self.attached_trainer.world_size
         return {g for g in range(self.rollout.groups) if g % world == rank}
 
     def _planned(self, iteration: int, groups: set[int], attempt: int = 0) -> list[Episode]:
@@ -266,16 +269,17 @@ class RolloutDataModule(L.LightningDataModule):
         if not is_sharded(self.policy):
             yield
             return
-        self._actor = LockstepActor(self.policy, self._trainer.strategy)
+        self._actor = LockstepActor(self.policy, self.attached_trainer.strategy)
         yield
         self._actor.finish()  # not after an exception: the other ranks end with this one
         self._actor = None
 
     @property
-    def _trainer(self) -> L.Trainer:
-        assert self.trainer is not None, "a trainer sets it when it takes the data module"
+    def attached_trainer(self) -> L.Trainer:
+        """The trainer that runs the data module; Lightning sets `trainer` when it takes it."""
+        assert self.trainer is not None, "no trainer has taken the data module yet"
         return self.trainer
 
     @property
     def _callbacks(self) -> list[RolloutCallback]:
-        return [callback for callback in callbacks_of(self._trainer) if isinstance(callback, RolloutCallback)]
+        return [callback for callback in callbacks_of(self.attached_trainer) if isinstance(callback, RolloutCallback)]
