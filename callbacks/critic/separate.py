@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +19,7 @@ from vla_rl.checks import check_count, check_number
 from vla_rl.config.instantiate import resolve
 from vla_rl.distributed.collectives import gather_lists
 from vla_rl.distributed.seeding import seeded_generator
+from vla_rl.distributed.threads import one_thread
 from vla_rl.errors import UserError
 from vla_rl.figures.values import draw_values
 from vla_rl.functional.gae import centred, explained_variance, gae, scaled
@@ -173,7 +173,7 @@ class SeparateCritic(RolloutCallback):
         low, high = min(0.0, *rewards), max(1.0, *rewards)  # beyond 0 and 1 where rewards are shaped
         lengths = torch.tensor([len(episode.feature_ND) for episode, _ in learnt])
         device = self.trainer.strategy.root_device
-        with same_bits_anywhere():
+        with torch.enable_grad(), one_thread():  # ranks must agree on every bit
             share_R = cross_fitted(
                 torch.cat([episode.feature_ND for episode, _ in learnt]).to(device),
                 ((torch.tensor(rewards) - low) / (high - low)).repeat_interleave(lengths).to(device),
@@ -225,15 +225,3 @@ def quality(value_R: Tensor, reward_R: Tensor, lengths: list[int]) -> dict[str, 
     metrics = {f"critic/explained_variance{name}": value for name, value in explained.items() if value is not None}
     loss = F.binary_cross_entropy(value_R.clamp(0, 1), reward_R.clamp(0, 1))
     return metrics | {"critic/loss": float(loss)}
-
-
-@contextmanager
-def same_bits_anywhere() -> Iterator[None]:
-    """Gradients on, and one thread: products round differently for different thread counts, and ranks must agree."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        with torch.enable_grad():
-            yield
-    finally:
-        torch.set_num_threads(threads)

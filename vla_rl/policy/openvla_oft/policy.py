@@ -6,8 +6,8 @@ trained on. The model has no dropout and no batch statistics, so train and eval 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vla_rl.distributed.threads import one_thread
 from vla_rl.errors import UserError
 from vla_rl.functional.token_scores import token_entropy, token_score_sq
 from vla_rl.policy.cache import VisionCache
@@ -247,15 +248,6 @@ def on_cpu(policy: OpenVLAOFTPolicy) -> bool:
     return policy.model.projector.fc1.bias.device.type == "cpu"
 
 
-@contextmanager
-def single_threaded(policy: OpenVLAOFTPolicy) -> Iterator[None]:
+def single_threaded(policy: OpenVLAOFTPolicy) -> AbstractContextManager[None]:
     """Use one thread on a CPU: a row is too small to split, and a second thread would take a simulator's core."""
-    if not on_cpu(policy):
-        yield
-        return
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
+    return one_thread() if on_cpu(policy) else nullcontext()
