@@ -5,6 +5,8 @@
 # ARGS="mask=random seed=2" is passed on to the program of `make fit`, ARGS="-k masks" to pytest.
 PYTHON ?= python3
 VENV := .venv
+# least share of covered lines, in percent, of a whole run of the tests
+FLOOR := $(if $(ARGS),,--cov-fail-under=93)
 SOURCES := vla_rl callbacks tools tests
 
 .PHONY: setup fit test lint types docs
@@ -12,7 +14,7 @@ fit: setup
 	$(VENV)/bin/python -m vla_rl.fit conf=pcm_object_tiny $(ARGS)
 
 test: lint types docs
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered $(ARGS)
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered $(FLOOR) $(ARGS)
 
 lint: setup
 	$(VENV)/bin/ruff check .

@@ -90,7 +90,7 @@ def test_wrong_mujoco_version(tmp_path: Path):
 
 
 def test_a_package_that_is_missing_and_one_that_changes_no_results(capsys, monkeypatch):
-    installed = {"tqdm": None, "bitsandbytes": "0.1"}
+    installed = {"tqdm": None, "bitsandbytes": "0.46"}
     real = doctor_checks.metadata.version
 
     def version(name: str) -> str:
@@ -100,7 +100,7 @@ def test_a_package_that_is_missing_and_one_that_changes_no_results(capsys, monke
 
     monkeypatch.setattr(doctor_checks.metadata, "version", version)
     code, result = run_check("versions", capsys=capsys, monkeypatch=monkeypatch)
-    assert (code, result["status"], result["detail"]) == (1, "fail", "tqdm not installed, needed any")
+    assert (code, result["status"], result["detail"]) == (1, "fail", "tqdm not installed, needed <5,>=4.66")
     installed["tqdm"] = "4.0"
     monkeypatch.setattr(doctor_checks.metadata, "requires", lambda name: ["tqdm>=5", "torch==2.13.0"])
     code, result = run_check("versions", capsys=capsys, monkeypatch=monkeypatch)

@@ -43,8 +43,8 @@ def python(installed: Path, *arguments: str) -> str:
 
 def test_it_holds_the_packages_confs_and_checkpoints_and_nothing_else(wheel):
     names = set(ZipFile(wheel).namelist())
-    assert {name.split("/")[0] for name in names} == {"vla_rl", "callbacks", "vla_rl-0.1.0.dist-info"}
-    kept = {".py", ".yaml", ".json", ".safetensors", ".npz", ".j2"}
+    assert {name.split("/")[0] for name in names} == {"vla_rl", "callbacks", "vla_rl-0.2.0.dist-info"}
+    kept = {".py", ".yaml", ".json", ".safetensors", ".npz", ".j2", ".typed"}
     assert {Path(name).suffix for name in names if not name.startswith("vla_rl-")} == kept
     for source, place in (("vla_rl", "vla_rl"), ("callbacks", "callbacks"), ("conf", "vla_rl/conf")):
         files = [path.relative_to(ROOT / source) for path in (ROOT / source).rglob("*") if path.is_file()]
