@@ -18,7 +18,7 @@ from vla_rl.distributed.parameters import full_state
 from vla_rl.distributed.random_state import random_states, set_random_state
 from vla_rl.errors import Preempted, RunError
 from vla_rl.policy import save_trained
-from vla_rl.run.resume import checkpoints, iterations_done
+from vla_rl.run.resume import checkpoints
 from vla_rl.training.signals import StopRequest, end_at_sigterm
 
 BEST = ("heldout/sampled_success", "heldout/greedy_success")  # the first that is measured during training
@@ -66,7 +66,7 @@ class Checkpoint(LightningCheckpoint):
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.is_global_zero:  # once more: a run that was killed when all was saved has no other occasion
-            self._tidy(Path(trainer.default_root_dir), trainer.current_epoch)
+            self._tidy(Path(trainer.default_root_dir))
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.state.fn == TrainerFn.VALIDATING:
@@ -96,19 +96,21 @@ class Checkpoint(LightningCheckpoint):
                 _replace_folder(run / "policy", lambda folder: save_trained(policy, folder, state))
             trainer.save_checkpoint(run / "checkpoints" / _name(done), weights_only=False)
             if trainer.is_global_zero:
-                self._tidy(run, done)
+                self._tidy(run)
         except (OSError, SafetensorError) as e:
             raise RunError(
                 f"cannot write the checkpoint after iteration {done} ({e}); the one before it is whole: "
                 f"when there is room again, resume={run}"
             ) from e
 
-    def _tidy(self, run: Path, done: int) -> None:
+    def _tidy(self, run: Path) -> None:
         """Links to the last and the best checkpoint, and no more than these and `keep` in all."""
         newest_first = checkpoints(run)
-        while newest_first and iterations_done(newest_first[0]) > done:  # the run has gone on from an older one
-            newest_first.pop(0).unlink()
-        names = {"last.ckpt": newest_first[0].name} | ({"best.ckpt": self._best["name"]} if self._best else {})
+        names = {"last.ckpt": newest_first[0].name}
+        if (
+            self._best and (run / "checkpoints" / self._best["name"]).exists()
+        ):  # the run may have gone on from before it
+            names["best.ckpt"] = self._best["name"]
         for link, name in names.items():
             part = newest_first[0].with_name(f"{link}.part")
             part.unlink(missing_ok=True)

@@ -26,7 +26,7 @@ from vla_rl.policy.memory_check import rows_that_fit
 from vla_rl.rollout.datamodule import RolloutDataModule
 from vla_rl.rollout.trainer_state import callbacks_of
 from vla_rl.run.folder import open_run_folder, run_folder, success_before, write_success_before, write_summary
-from vla_rl.run.resume import checkpoint_to_resume, iterations_done, resume_folder
+from vla_rl.run.resume import checkpoint_to_resume, iterations_done, resume_folder, set_aside_newer
 from vla_rl.run.summary import run_report
 from vla_rl.training.grpo_module import GRPOModule
 from vla_rl.training.trainer import build_trainer, check_ranks, interruptible
@@ -60,6 +60,7 @@ def main(argv: list[str]) -> None:
         data.check(callbacks_of(trainer))
 
         with open_run_folder(folder, config, resumed=resumed is not None):
+            set_aside_newer(folder, checkpoint)
             before = success_before(folder)
             if before is None:
                 before = measure("before training", trainer, module, data)

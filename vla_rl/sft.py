@@ -27,7 +27,7 @@ from vla_rl.distributed.strategies import FSDP2
 from vla_rl.errors import UserError
 from vla_rl.policy.memory_check import rows_that_fit
 from vla_rl.run.folder import open_run_folder, run_folder, write_json
-from vla_rl.run.resume import checkpoint_to_resume, iterations_done, resume_folder
+from vla_rl.run.resume import checkpoint_to_resume, iterations_done, resume_folder, set_aside_newer
 from vla_rl.training.checkpoint_io import AtomicCheckpointIO
 from vla_rl.training.demo_datamodule import DemoDataModule
 from vla_rl.training.loggers import run_loggers
@@ -87,6 +87,7 @@ def main(argv: list[str]) -> None:
     )
     module = SFTModule(policy, config.sft)
     with open_run_folder(folder, config, resumed=resumed is not None), interruptible(trainer):
+        set_aside_newer(folder, checkpoint)
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         # a run that was killed when all was trained has no other occasion
         (measured,) = trainer.validate(module, datamodule=data, verbose=False)

@@ -1,12 +1,14 @@
 """Which run is to go on, from which checkpoint, and whether it may: `resume=auto` or `resume=<run folder or .ckpt>`.
 
 A checkpoint is written whole or not at all (`callbacks.checkpoint`), but disks lose bits: one that is damaged is passed
-over with a warning, and the run goes on from the one before it.
+over with a warning, and the run goes on from the one before it. What a run had after the checkpoint that it goes on
+from is moved aside, not deleted.
 """
 
 from __future__ import annotations
 
 import pickle
+import shutil
 import zipfile
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -15,13 +17,14 @@ from typing import Any
 
 import torch
 import yaml
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 from vla_rl.config.aliases import translate
 from vla_rl.config.schema import Config
 from vla_rl.errors import UserError
 
 PATTERN = "iteration-*.ckpt"  # in a run's checkpoints/, by the number of iterations done
+SUPERSEDED = "superseded"  # folder of a run folder, for what the run had after the checkpoint that it went on from
 # what a run may be given anew: how long it is and where it runs, nothing that its result depends on
 MAY_DIFFER = (
     *("conf", "iterations", "run_dir", "resume", "grpo.micro_rows", "sim.workers", "sim.timeout_s"),
@@ -46,14 +49,19 @@ def resume_folder(config: Config) -> Path | None:
 def checkpoint_to_resume(config: Config, folder: Path) -> Path | None:
     """The checkpoint that the run in `folder` goes on from; None: it was stopped before it had written any.
 
+    `last.ckpt` and `best.ckpt` are links: what they point at is returned.
+
     Raises:
-        UserError: `resume` names a file that is damaged or missing, or every checkpoint of the run is damaged.
+        UserError: `resume` names a file that is damaged or no checkpoint of a run, or every checkpoint is damaged.
     """
     if config.resume is None:
         return None
     newest_first = checkpoints(folder)
     if config.resume != "auto" and Path(config.resume).suffix == ".ckpt":
         given = Path(str(config.resume))
+        given = given.with_name(given.readlink().name) if given.is_symlink() else given
+        if not given.match(PATTERN):
+            raise UserError(f"{given.name} does not say its iteration, as checkpoints/{PATTERN} do: resume={folder}")
         if damage := find_damage(given):
             raise UserError(f"checkpoint {given} is damaged ({damage}); from the newest whole one: resume={folder}")
         return given
@@ -69,6 +77,40 @@ def checkpoint_to_resume(config: Config, folder: Path) -> Path | None:
 def checkpoints(folder: Path) -> list[Path]:
     """The checkpoints of the run in `folder`, newest first."""
     return sorted((folder / "checkpoints").glob(PATTERN), key=iterations_done, reverse=True)
+
+
+@rank_zero_only
+def set_aside_newer(folder: Path, checkpoint: Path | None) -> None:
+    """Keep what the run in `folder` had after `checkpoint`, from which it goes on, in `superseded/<n>/`.
+
+    That is a run folder, too: one can go on with it, or export the policy of its checkpoints. Call it when no other
+    program can write into `folder`.
+    """
+    newer = [p for p in checkpoints(folder) if checkpoint and iterations_done(p) > iterations_done(checkpoint)]
+    if checkpoint is None or not newer:
+        return
+    aside = folder / SUPERSEDED / str(1 + len(list(folder.glob(f"{SUPERSEDED}/*"))))
+    (aside / "checkpoints").mkdir(parents=True)
+    for name in ("config.yaml", "versions.json", "success_before.json", "metrics.jsonl"):  # the run still needs these
+        if (folder / name).exists():
+            shutil.copy2(folder / name, aside / name)
+    if (folder / "policy").exists():
+        shutil.copytree(folder / "policy", aside / "policy")
+    if (folder / "summary.json").exists():  # the run has not ended any more
+        (folder / "summary.json").rename(aside / "summary.json")
+    for path in newer:
+        path.rename(aside / "checkpoints" / path.name)
+    for link in (folder / "checkpoints").glob("*.ckpt"):
+        if not link.exists():  # it points at one of these
+            link.rename(aside / "checkpoints" / link.name)
+    last = folder / "checkpoints" / "last.ckpt"
+    if not last.is_symlink():
+        last.symlink_to(checkpoint.name)
+    print(
+        f"going on from iteration {iterations_done(checkpoint)}; what the run had after it, up to iteration "
+        f"{iterations_done(newer[0])}, is kept in {aside} (to go on with that: resume={aside})",
+        flush=True,
+    )
 
 
 def iterations_done(checkpoint: Path) -> int:
@@ -106,7 +148,8 @@ def _named_folder(config: Config) -> Path:
     folder = given.parent.parent if given.suffix == ".ckpt" else given
     if not given.exists():
         raise UserError(f"nothing to resume at {given}: give a run folder or one of its checkpoints, or resume=auto")
-    if not (folder / "config.yaml").is_file():
+    in_a_run = given.suffix != ".ckpt" or given.parent.name == "checkpoints"
+    if not in_a_run or not (folder / "config.yaml").is_file():
         raise UserError(f"{given} holds no run to resume: give a run folder, or one of its checkpoints/{PATTERN}")
     if config.run_dir is not None and Path(config.run_dir).resolve() != folder.resolve():
         raise UserError(f"resume={given} goes on in {folder}, but run_dir={config.run_dir}: give one of them only")

@@ -149,12 +149,19 @@ def test_one_that_was_cut_short_is_damaged_too_and_named(stopped):
     assert line.endswith(f"resume={stopped}")
 
 
-def test_a_checkpoint_of_ones_choice(uninterrupted, stopped):
-    older = sorted((stopped / "checkpoints").glob("iteration-*"))[0]
+def test_a_checkpoint_of_ones_choice(uninterrupted, stopped, tmp_path):
+    older, newer = sorted((stopped / "checkpoints").glob("iteration-*"))
+    kept, metrics = newer.read_bytes(), (stopped / "metrics.jsonl").read_bytes()
     program = toy_fit.run(stopped, f"resume={older}")
     first = next(line for line in program.printed.splitlines() if line.startswith("iteration"))
     assert first.startswith(f"iteration {int(older.stem[-1]) + 1}/6")
     assert result(stopped) == result(uninterrupted[0])
+    aside = stopped / "superseded" / "1"
+    assert f"is kept in {aside}" in program.printed
+    assert (aside / "checkpoints" / newer.name).read_bytes() == kept
+    assert (aside / "metrics.jsonl").read_bytes() == metrics
+    toy_fit.start(tmp_path / "unused", "run_dir=null", f"resume={aside}").wait()
+    assert result(aside) == result(uninterrupted[0])
 
 
 def test_a_finished_run_may_go_on_for_longer(uninterrupted, tmp_path):
