@@ -195,6 +195,7 @@ class ChunkBatch:
     weight_N: Tensor  # float32: importance weight of the row's tokens; 1 unless a mask corrects for its draw
     share_N: Tensor  # float32: the tokens' contribution to the loss normaliser; 1 likewise
     trajectories: list[Trajectory] = field(default_factory=list)
+    stand_in: bool = False  # no trajectory of this rank is in the step; its one row keeps the ranks in step
 
     @classmethod
     def from_trajectories(cls, trajectories: Sequence[Trajectory]) -> ChunkBatch:
@@ -233,7 +234,12 @@ class ChunkBatch:
     def rows(self, start: int, stop: int) -> ChunkBatch:
         """A micro-batch: views of rows start..stop (nothing is copied)."""
         views = {name: getattr(self, name)[start:stop] for name in _tensors(ChunkBatch)}
-        return ChunkBatch(actions=self.actions.rows(slice(start, stop)), **views, trajectories=self.trajectories)
+        return ChunkBatch(
+            actions=self.actions.rows(slice(start, stop)),
+            **views,
+            trajectories=self.trajectories,
+            stand_in=self.stand_in,
+        )
 
 
 class Actor(Protocol):

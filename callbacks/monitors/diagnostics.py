@@ -76,6 +76,7 @@ def expected_allocation(mask: ChunkMask) -> tuple[Tensor, bool]:
 def unmasked(batch: ChunkBatch, trained: list) -> ChunkBatch:
     """All real chunks of the batch's trajectories; without weight those that are only there to fill the batch."""
     whole = ChunkBatch.from_trajectories(batch.trajectories)
+    whole.stand_in = batch.stand_in
     of_training = {id(trajectory) for trajectory in trained}
     counts = torch.tensor([id(trajectory) in of_training for trajectory in batch.trajectories])
     whole.token_mask_NLA &= counts[whole.trajectory_N][:, None, None]

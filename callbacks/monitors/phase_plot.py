@@ -51,7 +51,7 @@ class PhasePlot(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: ChunkBatch, batch_idx: int
     ) -> None:
-        if batch.token_mask_NLA.any():
+        if not batch.stand_in:
             label = labeller_of(callbacks_of(trainer))
             for index, trajectory in enumerate(batch.trajectories):  # by uid: a second pass counts nothing twice
                 self._of_episode[trajectory.episode.uid] = count_phases(batch, index, label)

@@ -44,11 +44,13 @@ class GRPOConfig:
     downsample: int | None = None  # PODS: trajectories trained on of each group, half the best, half the worst
     clip_low: float = 0.2  # the probability ratio is clipped to [1 - clip_low, 1 + clip_high]
     clip_high: float = 0.4
+    dual_clip: float | None = None  # ratio at which the gradient of a negative advantage stops, e.g. 3.0; null = never
     entropy_coef: float = 1e-3  # weight of the entropy bonus
     minibatches: int = 40  # optimizer steps per pass over an iteration's trajectories
     epochs: int = 1  # passes over an iteration's trajectories
     micro_rows: int | None = 12  # chunks per forward and backward: memory and speed, not the result; null = what fits
     loss_norm: Literal["traj_mean", "token_mean", "const"] = "traj_mean"  # `vla_rl.functional.losses.token_weight`
+    normalise_by: Literal["kept", "planned"] = "kept"  # the loss divides by what is left, or counts dropped groups as 0
 
 
 @dataclass(slots=True)
@@ -246,6 +248,13 @@ def _grpo(config: Config) -> None:
         )
     check_number("grpo.clip_low", grpo.clip_low, 0.2, above=0, below=1)
     check_number("grpo.clip_high", grpo.clip_high, 0.4, above=0)
+    if grpo.dual_clip is not None:
+        check_number("grpo.dual_clip", grpo.dual_clip, 3.0, above=1)
+    if grpo.loss_norm == "const" and grpo.normalise_by == "kept":
+        raise UserError(
+            "grpo.loss_norm=const divides by a constant, but grpo.normalise_by=kept by the trajectories that are left: "
+            "grpo.normalise_by=planned"
+        )
     check_number("grpo.advantage_eps", grpo.advantage_eps, 1e-6, above=0)
     check_number("grpo.entropy_coef", grpo.entropy_coef, 0.001, least=0)
 

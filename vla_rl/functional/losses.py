@@ -2,6 +2,9 @@
 
 The loss is a plain weighted SUM over tokens. The weights divide by global counts, so adding the sums of micro-batches
 and of ranks gives exactly the loss of the whole batch, however unequal the parts are.
+
+Two choices are independent: how the tokens of a step are weighed (`LossNorm`), and whether trajectories that the
+iteration planned but does not train on, because their group was dropped, count in the divisor as zeros (`Normaliser`).
 """
 
 from __future__ import annotations
@@ -12,6 +15,33 @@ import torch
 from torch import Tensor
 
 LossNorm = Literal["traj_mean", "token_mean", "const"]
+Normaliser = Literal["kept", "planned"]
+MAX_LOG_RATIO = 20.0  # exp(20) = 5e8: beyond every clip, and far from the largest float32, exp(88)
+
+
+def planned_counts(
+    tokens: float, steps: float, *, planned_trajectories: float, steps_of_trajectory: float
+) -> tuple[float, float]:
+    """What a step's weights divide by if dropped groups count as zeros (`grpo.normalise_by=planned`).
+
+    The dropped trajectories count with the control steps that the iteration's trajectories have on average, and as if
+    the mask had kept the same share of their tokens:
+
+        tokens = (tokens of this step) * (planned trajectories) * (steps of a trajectory) / (steps of this step)
+
+    Args:
+        tokens: shares of the counted tokens of this step, over all ranks.
+        steps: control steps of the step's trajectories, those of chunks that a mask left out included.
+        planned_trajectories: that a step of this iteration has if none is dropped.
+        steps_of_trajectory: mean over all trajectories of the iteration, dropped ones included.
+
+    Returns:
+        `trajectories` and `tokens` for `token_weight`.
+
+    Example: a step was planned with 2 trajectories of 50 steps on average; one of 40 steps is left, with 140 of its 280
+    tokens. Its tokens divide by 2 trajectories, or by 140 * 2 * 50 / 40 = 350 tokens.
+    """
+    return planned_trajectories, tokens * planned_trajectories * steps_of_trajectory / steps
 
 
 def token_weight(
@@ -28,16 +58,16 @@ def token_weight(
     """The coefficient of each token's loss. Where every row counts once, those of `traj_mean` and of `token_mean` add
     up to 1 over a step and its ranks.
 
-    `traj_mean`, the default:  w = weight / (shares of its trajectory's kept tokens) / (trajectories with kept tokens)
-    `token_mean`:              w = weight / (shares of all kept tokens)
-    `const`:                   w = weight / (tokens of the longest episode) / (trajectories with kept tokens), Dr. GRPO
+    `traj_mean`, the default:  w = weight / (shares of its trajectory's kept tokens) / trajectories
+    `token_mean`:              w = weight / tokens
+    `const`:                   w = weight / (tokens of the longest episode) / trajectories, Dr. GRPO (arXiv 2503.20783)
 
     Args:
         token_mask_NLA: bool, tokens that count. All rows of a trajectory must be here: weigh first, then cut into
             micro-batches.
         trajectory_N: which trajectory a row belongs to.
-        trajectories: trajectories with at least one counted token, over all ranks.
-        tokens: shares of all counted tokens, over all ranks.
+        trajectories, tokens: of the step, over all ranks: trajectories with at least one counted token, and the shares
+            of all counted tokens; or as many as were planned (`planned_counts`), which `const` needs to be constant.
         longest: tokens of the longest possible episode; `const` needs it.
         weight_N, share_N: what each token of a row counts, and counts in the sums above; None = 1. They differ from 1
             where a mask corrects for its draw (`vla_rl.functional.sampling.ESTIMATORS`).
@@ -76,10 +106,17 @@ def clipped_loss(
     *,
     clip_low: float,
     clip_high: float,
+    dual_clip: float | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The PPO-clipped policy-gradient loss, summed with weights (PPO, arXiv 1707.06347, Eq 7; two sides as in DAPO).
 
         loss = - sum_t w_t min(rho_t A, clip(rho_t, 1 - clip_low, 1 + clip_high) A)     rho_t = pi(t) / pi_old(t)
+
+    The minimum has no bound where A < 0 and rho is large: one token of log-ratio 5 weighs as much as 148 others. The
+    dual clip (arXiv 1912.09729, Eq 5) takes max(minimum, dual_clip A) there.
+
+    log rho is limited to +-20 before it is exponentiated. Without the limit, exp overflows at 88, and the gradient is
+    NaN even where the clip makes it zero, because 0 times infinity is NaN. Beyond the limit the gradient is zero.
 
     Args:
         logprob_NLA: of the policy that learns, differentiable.
@@ -87,6 +124,7 @@ def clipped_loss(
         advantage_N: one advantage per chunk, that of its trajectory.
         weight_NLA: from `token_weight`; a token of weight 0 has no influence, whatever its log-probabilities.
         clip_low, clip_high: how far the ratio may leave 1 before its gradient stops.
+        dual_clip: c > 1, the ratio at which the gradient of a token of negative advantage stops; None = never.
 
     Returns:
         The loss (a scalar), and detached statistics, weighted sums like the loss, so that they add up over
@@ -97,13 +135,21 @@ def clipped_loss(
     assert logprob_NLA.ndim == 3
     assert advantage_N.shape == logprob_NLA.shape[:1]
     log_ratio_NLA = (logprob_NLA - old_logprob_NLA).masked_fill(weight_NLA == 0, 0.0)
-    ratio_NLA = log_ratio_NLA.exp()
-    gain_NLA = ratio_NLA * advantage_N[:, None, None]
-    clipped_gain_NLA = ratio_NLA.clamp(1 - clip_low, 1 + clip_high) * advantage_N[:, None, None]
-    loss = -(weight_NLA * torch.minimum(gain_NLA, clipped_gain_NLA)).sum()
+    advantage_NLA = advantage_N[:, None, None]
+    ratio_NLA = log_ratio_NLA.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+    gain_NLA = ratio_NLA * advantage_NLA
+    clipped_gain_NLA = ratio_NLA.clamp(1 - clip_low, 1 + clip_high) * advantage_NLA
+    surrogate_NLA = torch.minimum(gain_NLA, clipped_gain_NLA)
+    stopped_NLA = clipped_gain_NLA < gain_NLA
+    if dual_clip is not None:
+        least_NLA = dual_clip * advantage_NLA
+        too_bad_NLA = (advantage_NLA < 0) & (surrogate_NLA < least_NLA)
+        surrogate_NLA = torch.where(too_bad_NLA, least_NLA, surrogate_NLA)
+        stopped_NLA = stopped_NLA | too_bad_NLA
+    loss = -(weight_NLA * surrogate_NLA).sum()
     with torch.no_grad():
         stats = {
-            "clip_fraction": (weight_NLA * (clipped_gain_NLA < gain_NLA)).sum(),
+            "clip_fraction": (weight_NLA * stopped_NLA).sum(),
             "log_ratio_abs": (weight_NLA * log_ratio_NLA.abs()).sum(),
         }
     return loss, stats

@@ -105,6 +105,11 @@ class RolloutDataModule(L.LightningDataModule):
         """The same for episodes that execute `window` control steps of each chunk; None = all."""
         return self.max_chunks if window is None else math.ceil(self.max_chunks * self.pool.chunk_steps / window)
 
+    @property
+    def planned_trajectories(self) -> int:
+        """Trajectories of an iteration, over all ranks, that are trained on if none is dropped."""
+        return self.rollout.groups * (self.grpo.downsample or self.rollout.group_size)
+
     def check(self, callbacks: Sequence[L.Callback]) -> None:
         """Let the callbacks refuse what cannot work, and say where greedy episodes are fewer than asked for.
 

@@ -83,6 +83,7 @@ class RolloutEpoch:
         batch = ChunkBatch.from_trajectories(self.groups[0].trajectories[:1])
         batch.select_(torch.tensor([0]))
         batch.token_mask_NLA.zero_()
+        batch.stand_in = True
         return batch
 
 

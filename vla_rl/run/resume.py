@@ -20,6 +20,7 @@ import yaml
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 from vla_rl.config.aliases import translate
+from vla_rl.config.compose import merge
 from vla_rl.config.schema import Config
 from vla_rl.errors import UserError
 
@@ -166,7 +167,8 @@ def _auto_folder(config: Config) -> Path | None:
 
 
 def _check_same(config: Config, folder: Path) -> None:
-    keys = differing_keys(translate(_stored(folder)), _plain(asdict(config)))
+    defaults = _plain(asdict(Config()))  # of values that the run's version did not have yet
+    keys = differing_keys(merge(defaults, translate(_stored(folder))), _plain(asdict(config)))
     if keys:
         raise UserError(
             f"the run in {folder} was started with another config; these differ: {', '.join(keys)} "

@@ -24,7 +24,7 @@ from vla_rl.distributed.lockstep import forwards_to_add
 from vla_rl.distributed.parameters import clip_grad_norm, trainable_parameters
 from vla_rl.distributed.strategies import FSDP2, shard
 from vla_rl.errors import RunError
-from vla_rl.functional.losses import clipped_loss, token_weight
+from vla_rl.functional.losses import clipped_loss, planned_counts, token_weight
 from vla_rl.functional.statistics import SuccessRate
 from vla_rl.rollout.epoch import HeldoutBatch
 from vla_rl.rollout.trainer_state import data_of, epoch_of
@@ -51,6 +51,7 @@ class GRPOModule(L.LightningModule):
         self.rollout_statistics, self.heldout_success = RolloutStatistics(), HeldoutSuccess()
         self.heldout: dict[str, SuccessRate] = {}  # of the last validation, by decoding: sampled, greedy
         self._skipped = 0  # optimizer steps in a row
+        self._steps_of_trajectory = 0.0  # control steps, mean over this iteration's
 
     def configure_model(self) -> None:
         if isinstance(self.trainer.strategy, FSDP2):
@@ -75,12 +76,14 @@ class GRPOModule(L.LightningModule):
             rank_zero_warn(f"iteration {epoch.iteration + 1} skipped: every group has equal rewards (zero advantage)")
         for tag, value in statistics.items():
             self._log(tag, value)
+        self._steps_of_trajectory = statistics["rollout/steps"]
         self._log("time/rollout_s", epoch.time.total_s)
 
     def training_step(self, batch: ChunkBatch, batch_idx: int) -> None:
         began = time.perf_counter()
         self._log_rows(batch)
-        self._log("train/skipped_steps", 0.0, reduce_fx="sum")
+        for count in ("train/optimizer_steps", "train/skipped_steps"):
+            self._log(count, 0.0, reduce_fx="sum")
         self._log("time/update_s", 0.0, reduce_fx="sum")  # also where the whole iteration has nothing to learn from
         totals = self.compute_gradient(batch)
         if not totals:  # every group of this step succeeded throughout or failed throughout
@@ -91,6 +94,7 @@ class GRPOModule(L.LightningModule):
             return
         self._skipped = 0
         self._optimizer.step()
+        self._log("train/optimizer_steps", 1.0, reduce_fx="sum")
         if batch_idx == 0:  # nothing was updated since these chunks were sampled: rollout and update must agree
             self._log("train/first_log_ratio_abs", totals["log_ratio_abs"])
         for name, value in totals.items():
@@ -105,10 +109,19 @@ class GRPOModule(L.LightningModule):
         """
         kept = batch.token_mask_NLA.flatten(1).any(1)
         shares = (batch.token_mask_NLA.flatten(1).sum(1) * batch.share_N).sum()  # the tokens, unless a mask says more
-        present = torch.tensor([len(batch.trajectory_N[kept].unique()), float(shares)], dtype=torch.float64)
-        trajectories, tokens = all_reduce_sum(present, self.trainer).tolist()
+        steps = 0 if batch.stand_in else sum(trajectory.steps for trajectory in batch.trajectories)
+        present = torch.tensor([len(batch.trajectory_N[kept].unique()), float(shares), steps], dtype=torch.float64)
+        present_trajectories, tokens, steps = all_reduce_sum(present, self.trainer).tolist()
         if not tokens:
             return {}
+        trajectories = present_trajectories
+        if self.grpo.normalise_by == "planned":
+            trajectories, tokens = planned_counts(
+                tokens,
+                steps,
+                planned_trajectories=data_of(self.trainer).planned_trajectories / self.grpo.minibatches,
+                steps_of_trajectory=self._steps_of_trajectory,
+            )
         weight_NLA = token_weight(
             batch.token_mask_NLA,
             batch.trajectory_N,
@@ -120,9 +133,13 @@ class GRPOModule(L.LightningModule):
             share_N=batch.share_N,
         )
         self._optimizer.zero_grad()
-        totals = self._backward(batch, weight_NLA)
+        totals = self._backward(batch, weight_NLA) | {"weight": float(weight_NLA.sum())}
         sums = all_reduce_sum(torch.tensor(list(totals.values()), dtype=torch.float64), self.trainer)
-        return dict(zip(totals, sums.tolist(), strict=True))
+        totals = dict(zip(totals, sums.tolist(), strict=True))
+        weight = totals.pop("weight")
+        if self.grpo.normalise_by == "planned":  # what is dropped has no tokens to measure
+            totals |= {name: totals[name] / weight for name in ("clip_fraction", "log_ratio_abs", "entropy")}
+        return totals | {"trajectories_per_step": present_trajectories}
 
     def _backward(self, batch: ChunkBatch, weight_NLA: Tensor) -> dict[str, float]:
         """Accumulate the gradient over micro-batches; gradients are exchanged with other ranks once, at the last."""
@@ -141,6 +158,7 @@ class GRPOModule(L.LightningModule):
                     weight,
                     clip_low=self.grpo.clip_low,
                     clip_high=self.grpo.clip_high,
+                    dual_clip=self.grpo.dual_clip,
                 )
                 entropy = (weight * entropy_NLA).sum()
                 # data-parallel strategies average gradients over ranks; the weights already divide by global counts
@@ -198,10 +216,9 @@ class GRPOModule(L.LightningModule):
 
     def _log_rows(self, batch: ChunkBatch) -> None:
         """Rows this step pays for, and the real chunks they were chosen from, summed over the iteration and ranks."""
-        counts = torch.zeros(2, dtype=torch.float64)
-        if batch.token_mask_NLA.any():  # else a row that is there to have one
-            counts += torch.tensor([len(batch), sum(len(t) for t in batch.trajectories)])
-        counts = all_reduce_sum(counts, self.trainer)
+        kept = len(batch) if batch.token_mask_NLA.any() else 0  # else a row that is there to have one
+        real = 0 if batch.stand_in else sum(len(trajectory) for trajectory in batch.trajectories)
+        counts = all_reduce_sum(torch.tensor([kept, real], dtype=torch.float64), self.trainer)
         for name, value in zip(("chunks/kept", "chunks/real"), counts.tolist(), strict=True):
             self._log(name, value, reduce_fx="sum")
 

@@ -212,6 +212,15 @@ TYPES = [
     (["run_dir=7"], "run_dir must be text, got 7"),
     (["rollout=big"], "rollout must be a section of values, got 'big' (rollout.groups=8)"),
     (
+        ["grpo.loss_norm=const"],
+        "grpo.loss_norm=const divides by a constant, but grpo.normalise_by=kept by the trajectories that are left: "
+        "grpo.normalise_by=planned",
+    ),
+    (
+        ["grpo.dual_clip=1.0"],
+        "grpo.dual_clip must be a number > 1, got 1.0 (grpo.dual_clip=3.0)",
+    ),
+    (
         ["grpo.loss_norm=mean"],
         "grpo.loss_norm must be one of traj_mean, token_mean, const, got 'mean' (grpo.loss_norm=traj_mean)",
     ),

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vla_rl.functional.advantages import group_advantage
-from vla_rl.functional.losses import clipped_loss, token_weight
+from vla_rl.functional.losses import clipped_loss, planned_counts, token_weight
 
 
 def tokens(*values):
@@ -14,12 +14,20 @@ def tokens(*values):
     return torch.tensor(values, dtype=torch.float32)[:, None, None]
 
 
-def loss_of(ratios, advantages, weights=None, clip_low=0.2, clip_high=0.4):
+def loss_of(ratios, advantages, weights=None, **options):
     """The loss at given probability ratios, one token per chunk, weight 1 each."""
     old = tokens(*[-1.0] * len(ratios))
     new = old + tokens(*ratios).log()
     weight = torch.ones_like(old) if weights is None else tokens(*weights)
-    return clipped_loss(new, old, torch.tensor(advantages), weight, clip_low=clip_low, clip_high=clip_high)
+    return clipped_loss(new, old, torch.tensor(advantages), weight, **{"clip_low": 0.2, "clip_high": 0.4} | options)
+
+
+def gradient_at(log_ratio, advantage, **options):
+    """The derivative of one token's loss by its log-probability."""
+    new = tokens(log_ratio).requires_grad_()
+    options = {"clip_low": 0.2, "clip_high": 0.4} | options
+    clipped_loss(new, tokens(0.0), torch.tensor([advantage]), tokens(1.0), **options)[0].backward()
+    return new.grad.item()
 
 
 class TestGroupAdvantage:
@@ -66,6 +74,21 @@ class TestTokenWeight:
         assert weight_NLA[2].eq(0).all()
         assert weight_NLA.sum() == 1
 
+    def test_planned_counts(self):
+        # 2 trajectories of 50 steps were planned; one of 40 is here, of which a mask kept half the tokens, 140
+        counts = planned_counts(140, 40, planned_trajectories=2, steps_of_trajectory=50)
+        assert counts == (2, 350)
+
+    def test_const_is_the_same_for_every_token_however_many_there_are(self):
+        # the longest episode has 10 tokens, 4 trajectories are planned: 1 / 40
+        for rows in (3, 2, 1):
+            weight_NLA = token_weight(
+                self.mask_NLA[:rows], self.trajectory_N[:rows], trajectories=4, tokens=0, norm="const", longest=10
+            )
+            assert weight_NLA[self.mask_NLA[:rows]].tolist() == pytest.approx(
+                [1 / 40] * int(self.mask_NLA[:rows].sum())
+            )
+
     def test_unknown_norm(self):
         with pytest.raises(ValueError, match=r"'mean'; choose traj_mean, token_mean or const \(grpo.loss_norm="):
             self.weigh("mean")
@@ -96,6 +119,34 @@ class TestClippedLoss:
         loss.backward()
         # at ratio 1, d(-A exp(x)) / dx = -A
         torch.testing.assert_close(new.grad.flatten(), torch.tensor([0.0, -2.0]))
+
+    @pytest.mark.parametrize(
+        ("log_ratio", "advantage", "gradient"),
+        [
+            (0.3, 2.0, -2.0 * math.exp(0.3)),  # d(-A exp(x)) / dx = -A exp(x)
+            (90.0, 2.0, 0.0),  # the clip says 0; exp(90) is infinite in float32, and 0 times infinity is NaN
+            (-200.0, -2.0, 0.0),
+            (19.0, -2.0, 2.0 * math.exp(19.0)),
+            (90.0, -2.0, 0.0),  # beyond the limit of 20
+        ],
+    )
+    def test_the_gradient_is_a_number_at_any_ratio(self, log_ratio, advantage, gradient):
+        assert gradient_at(log_ratio, advantage) == pytest.approx(gradient, rel=1e-6)
+
+    @pytest.mark.parametrize(
+        ("ratio", "advantage", "loss", "clipped"),
+        [
+            (2.9, -2.0, 5.8, 0),  # below 3: as without
+            (4.0, -2.0, 6.0, 1),  # -max(min(-8, -2.8), 3 * -2)
+            (0.5, -2.0, 1.6, 1),  # the lower clip acts as before
+            (4.0, 2.0, -2.8, 1),  # a positive advantage has its own clip
+        ],
+    )
+    def test_dual_clip(self, ratio, advantage, loss, clipped):
+        value, stats = loss_of([ratio], [advantage], dual_clip=3.0)
+        assert float(value) == pytest.approx(loss, rel=1e-6)
+        assert float(stats["clip_fraction"]) == clipped
+        assert (gradient_at(math.log(ratio), advantage, dual_clip=3.0) == 0) == clipped
 
     def test_is_a_weighted_sum(self):
         loss, stats = loss_of([1.0, 1.5], [1.0, 2.0], weights=[0.25, 0.5])

@@ -31,6 +31,16 @@ def test_auto_takes_the_newest_unfinished_run_of_the_same_seed(begun, seed, name
     assert found == (name and begun / name)
 
 
+def test_a_value_that_came_after_the_run_began_has_its_default(begun):
+    stored = begun / "c" / "config.yaml"
+    text = stored.read_text()
+    assert "  normalise_by: kept\n" in text
+    stored.write_text(text.replace("  normalise_by: kept\n", ""))
+    assert resume_folder(compose([TINY, f"resume={begun / 'c'}"])) == begun / "c"
+    with pytest.raises(UserError, match="these differ: grpo.normalise_by "):
+        resume_folder(compose([TINY, f"resume={begun / 'c'}", "grpo.normalise_by=planned"]))
+
+
 def test_without_resume_a_run_is_new(begun):
     assert resume_folder(compose([TINY])) is None
 

@@ -100,6 +100,66 @@ def test_an_iteration_without_spread_changes_nothing(tmp_path):
     assert recorder.metrics[0]["rollout/groups_with_spread"] == 0
 
 
+class OneGroupMixed(RolloutCallback):
+    """Of the groups, one alone has a spread of rewards; keeps what the steps train on."""
+
+    def __init__(self):
+        self.steps, self.batches = [], []
+
+    def score(self, groups):
+        self.steps += [trajectory.steps for group in groups for trajectory in group.trajectories]
+        for index, group in enumerate(groups):
+            for i, trajectory in enumerate(group.trajectories):
+                trajectory.reward = float(index == 1 and i % 2)
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        self.batches.append(batch)
+
+
+@pytest.mark.parametrize("norm", ["traj_mean", "token_mean"])
+def test_planned_counts_dropped_groups_as_zeros(tmp_path, norm):
+    """16 trajectories in two steps are 8 a step; 4 are left, 2 a step."""
+    _, _, _, kept = fit(tmp_path, iterations=1, callbacks=[OneGroupMixed()], loss_norm=norm)
+    mixed = OneGroupMixed()
+    _, _, _, planned = fit(tmp_path, iterations=1, callbacks=[mixed], loss_norm=norm, normalise_by="planned")
+    (metrics,) = planned.metrics
+    assert metrics["train/optimizer_steps"] == 2
+    assert metrics["train/trajectories_per_step"] == 2
+    steps = sum(trajectory.steps for trajectory in mixed.batches[0].trajectories)
+    # by tokens: of the 8 planned ones, as many control steps as the iteration's episodes have on average
+    share = {"traj_mean": 2 / 8, "token_mean": steps / (8 * sum(mixed.steps) / 16)}[norm]
+    assert kept.gradients[0].norm() > 1e-3
+    torch.testing.assert_close(planned.gradients[0], kept.gradients[0] * share, atol=1e-8, rtol=1e-5)
+    assert metrics["train/entropy"] == pytest.approx(kept.metrics[0]["train/entropy"], rel=1e-2)  # a mean all the same
+
+
+def test_planned_equals_kept_where_nothing_is_dropped(tmp_path):
+    gradients = [
+        fit(tmp_path, iterations=1, group_filter="keep", normalise_by=by)[3].gradients[0] for by in ("kept", "planned")
+    ]
+    torch.testing.assert_close(*gradients, atol=1e-8, rtol=1e-6)
+
+
+def test_steps_that_no_trajectory_is_left_for_are_not_taken(tmp_path):
+    _, _, _, recorder = fit(tmp_path, iterations=1, callbacks=[OneGroupMixed()], minibatches=8)
+    assert recorder.metrics[0]["train/optimizer_steps"] == 4
+    assert recorder.metrics[0]["train/trajectories_per_step"] == 1
+
+
+class KeepsNothingOfTheFirst(Callback):
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if batch_idx == 0:
+            batch.select_(torch.tensor([0]))
+            batch.token_mask_NLA.zero_()
+
+
+def test_real_chunks_are_counted_where_a_mask_keeps_nothing(tmp_path):
+    _, _, _, all_kept = fit(tmp_path, iterations=1)
+    _, _, _, first_empty = fit(tmp_path, iterations=1, callbacks=[KeepsNothingOfTheFirst()])
+    assert first_empty.metrics[0]["chunks/real"] == all_kept.metrics[0]["chunks/real"]
+    assert 0 < first_empty.metrics[0]["chunks/kept"] < all_kept.metrics[0]["chunks/kept"]
+
+
 def test_chunks_are_counted(tmp_path):
     _, _, _, recorder = fit(tmp_path)
     for metrics in recorder.metrics:
