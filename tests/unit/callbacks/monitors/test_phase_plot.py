@@ -76,14 +76,17 @@ class TestCounts:
         assert plot.real == [REAL] * 2
         assert plot.kept == [[3, 1, 0, 0, 0]] * 2
 
-    def test_a_batch_with_nothing_to_learn_counts_nothing(self, tmp_path):
+    @pytest.mark.parametrize(("stand_in", "real"), [(True, [0] * 5), (False, REAL)])
+    def test_a_batch_with_nothing_to_learn_keeps_nothing(self, tmp_path, stand_in, real):
         class Blank(L.Callback):
             def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
                 batch.token_mask_NLA.zero_()
+                batch.stand_in = stand_in  # else a mask has kept nothing of real trajectories
 
         plot = PhasePlot()
         train(tmp_path, Blank(), plot, data=MadeData(one_group))
-        assert plot.real == plot.kept == [[0] * 5]  # and is drawn without an error
+        assert plot.real == [real]
+        assert plot.kept == [[0] * 5]  # and is drawn without an error
 
     def test_others_can_read_the_log_in_any_order(self, tmp_path):
         before = AtEpochEnd()
