@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from callbacks.masks.pcm import PCM as PCM
     from callbacks.masks.random_mask import RandomMask as RandomMask
     from callbacks.masks.single_phase import SinglePhase as SinglePhase
+    from callbacks.monitors.before_after import BeforeAfter as BeforeAfter
     from callbacks.monitors.diagnostics import Diagnostics as Diagnostics
     from callbacks.monitors.memory import ActivationMemory as ActivationMemory
     from callbacks.monitors.memory import Resources as Resources
@@ -54,6 +55,7 @@ MODULES = {  # public name -> where it is defined
     "PCM": "callbacks.masks.pcm",
     "RandomMask": "callbacks.masks.random_mask",
     "SinglePhase": "callbacks.masks.single_phase",
+    "BeforeAfter": "callbacks.monitors.before_after",
     "Diagnostics": "callbacks.monitors.diagnostics",
     "ActivationMemory": "callbacks.monitors.memory",
     "Resources": "callbacks.monitors.memory",

@@ -31,7 +31,7 @@ from vla_rl.rollout.trainer_state import data_of, epoch_of
 from vla_rl.training.checkpoint_io import keep_trained
 from vla_rl.training.optimizer import build_optimizer
 from vla_rl.training.rollout_metrics import HeldoutSuccess, RolloutStatistics
-from vla_rl.types import ChunkBatch, Policy
+from vla_rl.types import ChunkBatch, Policy, Trajectory
 
 
 class GRPOModule(L.LightningModule):
@@ -181,13 +181,14 @@ class GRPOModule(L.LightningModule):
         strategy = self.trainer.strategy
         return strategy.block_backward_sync() if hasattr(strategy, "block_backward_sync") else nullcontext()
 
-    def validation_step(self, batch: HeldoutBatch, batch_idx: int) -> None:
+    def validation_step(self, batch: HeldoutBatch, batch_idx: int) -> dict[str, list[Trajectory]]:
         """Success on initial states never trained on; the episodes are shared out over ranks."""
         trajectories, _ = data_of(self.trainer).run(batch)
         self.heldout_success.reset()
         self.heldout_success.update(trajectories, batch.episodes)
         rate = self.heldout[batch.decoding] = SuccessRate.of_clusters(self.heldout_success.compute())
         self.log(f"heldout/{batch.decoding}_success", rate.rate, batch_size=1)
+        return {"trajectories": trajectories}  # of this rank, for callbacks
 
     def _skip_step(self, totals: dict[str, float]) -> None:
         """Leave the policy as it is.
