@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from callbacks.augment import Augment as Augment
     from callbacks.checkpoint import Checkpoint as Checkpoint
     from callbacks.critic.separate import SeparateCritic as SeparateCritic
+    from callbacks.masks.advantage_mask import AdvantageMask as AdvantageMask
+    from callbacks.masks.advantage_mask import GlobalAdvantage as GlobalAdvantage
     from callbacks.masks.base import ChunkMask as ChunkMask
     from callbacks.masks.budget import Budget as Budget
     from callbacks.masks.entropy_mask import EntropyMask as EntropyMask
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from callbacks.masks.pcm import PCM as PCM
     from callbacks.masks.random_mask import RandomMask as RandomMask
     from callbacks.masks.single_phase import SinglePhase as SinglePhase
+    from callbacks.masks.weighted import WeightedMask as WeightedMask
     from callbacks.monitors.before_after import BeforeAfter as BeforeAfter
     from callbacks.monitors.diagnostics import Diagnostics as Diagnostics
     from callbacks.monitors.memory import ActivationMemory as ActivationMemory
@@ -44,6 +47,8 @@ MODULES = {  # public name -> where it is defined
     "Augment": "callbacks.augment",
     "Checkpoint": "callbacks.checkpoint",
     "SeparateCritic": "callbacks.critic.separate",
+    "AdvantageMask": "callbacks.masks.advantage_mask",
+    "GlobalAdvantage": "callbacks.masks.advantage_mask",
     "ChunkMask": "callbacks.masks.base",
     "Budget": "callbacks.masks.budget",
     "EntropyMask": "callbacks.masks.entropy_mask",
@@ -55,6 +60,7 @@ MODULES = {  # public name -> where it is defined
     "PCM": "callbacks.masks.pcm",
     "RandomMask": "callbacks.masks.random_mask",
     "SinglePhase": "callbacks.masks.single_phase",
+    "WeightedMask": "callbacks.masks.weighted",
     "BeforeAfter": "callbacks.monitors.before_after",
     "Diagnostics": "callbacks.monitors.diagnostics",
     "ActivationMemory": "callbacks.monitors.memory",

@@ -13,19 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from callbacks.masks.base import ChunkMask
 from callbacks.masks.phase_scores import PhaseScores
+from callbacks.masks.weighted import WeightedMask
 from vla_rl.checks import check_fraction
-from vla_rl.config.instantiate import resolve
 from vla_rl.functional.divergence import cumulative_share, keep_probability, knee
 from vla_rl.functional.phases import Labeller
-from vla_rl.functional.sampling import ESTIMATORS, Estimator
 from vla_rl.types import RolloutGroup, Trajectory
 
 LOGGED = ("divergence", "divergence_no_gripper", "keep_prob")  # per phase
 
 
-class PCM(ChunkMask):
+class PCM(WeightedMask):
     """Keeps `budget` chunks of each trajectory, drawn without replacement in proportion to their phase's weight.
 
     Logs, per phase: `pcm/divergence` and `pcm/divergence_no_gripper` (C_c of this iteration's rollouts; absent when no
@@ -58,13 +56,12 @@ class PCM(ChunkMask):
         missing: str = "carry",
         estimator: str = "paper",
     ) -> None:
-        super().__init__(budget, knee=True)
+        super().__init__(budget, estimator, knee=True)
         check_fraction("mask.floor", floor, 0.1)
         self.floor = floor
         self.scores = PhaseScores(
             refresh_every, labeller, vector, gripper, group_weight, debias=debias, collapse=collapse, missing=missing
         )
-        self.estimator: Estimator = resolve(estimator, ESTIMATORS, "mask.estimator")
         self.keep_prob = [1.0] * len(self.scores.phases)  # uniform until there is a score
         self.history: list[dict[str, Any]] = []  # of every iteration, for plots
 
@@ -95,21 +92,7 @@ class PCM(ChunkMask):
         return keep_probability(score_F, self.floor)
 
     def weight_of(self, trajectory: Trajectory) -> Tensor:
-        """Relative weight of each chunk, float32 [N]."""
         return torch.tensor(self.keep_prob)[self.scores.label(trajectory)]
-
-    def choose(self, trajectory: Trajectory, generator: torch.Generator) -> Tensor:
-        return self.estimator.draw(self.weight_of(trajectory), self.budget.of(len(trajectory)), generator)
-
-    def inclusion(self, trajectory: Trajectory) -> Tensor | None:
-        return self.estimator.inclusion(self.weight_of(trajectory), self.budget.of(len(trajectory)))
-
-    def loss_weights(self, trajectory: Trajectory, kept_K: Tensor) -> tuple[Tensor, Tensor]:
-        inclusion_N = self.inclusion(trajectory)
-        if self.estimator.loss_weights is None or inclusion_N is None:
-            return super().loss_weights(trajectory, kept_K)
-        tokens_N = trajectory.executed_N * trajectory.actions.token_NLA.shape[2]
-        return self.estimator.loss_weights(inclusion_N[kept_K], tokens_N[kept_K], int(tokens_N.sum()))
 
     def _knee(self, chunks_F: Tensor) -> tuple[float, float]:
         """Fraction of the chunks to keep, and the share of the total score that this captures."""

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import lightning as L
 import torch
 
+from vla_rl.config.schema import GRPOConfig
 from vla_rl.functional.advantages import group_advantage
 from vla_rl.functional.losses import token_weight
 from vla_rl.types import ActionChunk, ChunkBatch, Episode, RolloutGroup, Trajectory
@@ -99,6 +100,7 @@ class MadeData(L.LightningDataModule):
     def __init__(self, groups_of=random_groups, *, seed: int = 0, max_chunks: int = 15, passes: int = 1) -> None:
         super().__init__()
         self.groups_of, self.seed, self.max_chunks, self.passes = groups_of, seed, max_chunks, passes
+        self.grpo = GRPOConfig(advantage="gae", group_filter="keep")  # chunks may have advantages of their own
 
     def max_chunks_of(self, window: int | None) -> int:
         return self.max_chunks if window is None else -(-self.max_chunks * STEPS // window)

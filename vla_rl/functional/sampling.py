@@ -153,6 +153,25 @@ ESTIMATORS = {
 }
 
 
+def top_chunks(weight_N: Tensor, budget: int, generator: torch.Generator) -> Tensor:
+    """The chunks of the largest weights, sorted; of equal ones the earlier. Nothing is drawn, and none of weight 0.
+
+    Example: weights 1 3 0 3, budget 2 -> 1 3; budget 4 -> 0 1 3.
+    """
+    order = weight_N.sort(descending=True, stable=True).indices
+    return order[: min(budget, int((weight_N > 0).sum()))].sort().values
+
+
+def top_inclusion(weight_N: Tensor, budget: int) -> Tensor:
+    """1 for the chunks that `top_chunks` keeps, else 0; float64 [N]."""
+    inclusion_N = torch.zeros(len(weight_N), dtype=torch.float64)
+    inclusion_N[top_chunks(weight_N, budget, torch.Generator())] = 1.0
+    return inclusion_N
+
+
+TOP = Estimator(top_inclusion, top_chunks, None)  # what is kept counts once: a choice, not an estimate
+
+
 def top_threshold(count_above: Callable[[float], int], keep: int) -> float:
     """The threshold above which the `keep` largest keys lie; below all of them where there are no more.
 
