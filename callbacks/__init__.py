@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from callbacks.masks.single_phase import SinglePhase as SinglePhase
     from callbacks.masks.weighted import WeightedMask as WeightedMask
     from callbacks.monitors.before_after import BeforeAfter as BeforeAfter
+    from callbacks.monitors.credit_kept import CreditKept as CreditKept
     from callbacks.monitors.diagnostics import Diagnostics as Diagnostics
     from callbacks.monitors.memory import ActivationMemory as ActivationMemory
     from callbacks.monitors.memory import Resources as Resources
@@ -62,6 +63,7 @@ MODULES = {  # public name -> where it is defined
     "SinglePhase": "callbacks.masks.single_phase",
     "WeightedMask": "callbacks.masks.weighted",
     "BeforeAfter": "callbacks.monitors.before_after",
+    "CreditKept": "callbacks.monitors.credit_kept",
     "Diagnostics": "callbacks.monitors.diagnostics",
     "ActivationMemory": "callbacks.monitors.memory",
     "Resources": "callbacks.monitors.memory",

@@ -10,9 +10,9 @@ import lightning as L
 import torch
 from torch import Tensor
 
+from callbacks.masks.base import check_own_advantages
 from callbacks.masks.global_mask import GlobalMask
 from callbacks.masks.weighted import WeightedMask
-from vla_rl.errors import UserError
 from vla_rl.functional.sampling import ESTIMATORS, TOP, Estimator
 from vla_rl.rollout.datamodule import RolloutDataModule
 from vla_rl.types import Trajectory
@@ -66,12 +66,3 @@ class GlobalAdvantage(GlobalMask):
         size_N = trajectory.advantage_N.abs().double()
         tie_break_N = torch.rand(len(trajectory), generator=generator, dtype=torch.float64)  # clipped ones are alike
         return torch.where(size_N > 0, size_N + 1e-6 * tie_break_N, -math.inf)
-
-
-def check_own_advantages(data: RolloutDataModule, who: str) -> None:
-    """Raise UserError where no critic gives chunks advantages of their own."""
-    if data.grpo.advantage != "gae":
-        raise UserError(
-            f"{who} compares the advantages of an episode's chunks, and grpo.advantage={data.grpo.advantage} gives "
-            "all of them the same: critic=separate grpo.advantage=gae grpo.group_filter=keep, or mask=random"
-        )

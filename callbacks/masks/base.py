@@ -17,6 +17,7 @@ from torch import Tensor
 from callbacks.masks.budget import Budget
 from vla_rl.distributed.collectives import all_reduce_sum
 from vla_rl.distributed.seeding import seeded_generator
+from vla_rl.errors import UserError
 from vla_rl.functional.phases import Labeller, trajectory_phases
 from vla_rl.rollout.callback import RolloutCallback, may_change_windows
 from vla_rl.rollout.datamodule import RolloutDataModule
@@ -125,3 +126,12 @@ def labeller_of(callbacks: Sequence[L.Callback]) -> Labeller:
     """The labeller of the run's mask; the default one where no mask has its own."""
     masks = [callback for callback in callbacks if isinstance(callback, ChunkMask)]
     return masks[0].labeller if masks else trajectory_phases
+
+
+def check_own_advantages(data: RolloutDataModule, who: str) -> None:
+    """Raise UserError where no critic gives chunks values and advantages of their own."""
+    if data.grpo.advantage != "gae":
+        raise UserError(
+            f"{who} needs a critic's advantage of each chunk, and grpo.advantage={data.grpo.advantage} gives all "
+            "chunks of an episode the same: critic=separate grpo.advantage=gae grpo.group_filter=keep, or mask=random"
+        )

@@ -10,25 +10,29 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import lightning as L
 import torch
 from torch import Tensor
 
+from callbacks.masks.base import check_own_advantages
 from callbacks.masks.phase_scores import PhaseScores
 from callbacks.masks.weighted import WeightedMask
 from vla_rl.checks import check_fraction
 from vla_rl.functional.divergence import cumulative_share, keep_probability, knee
 from vla_rl.functional.phases import Labeller
+from vla_rl.rollout.datamodule import RolloutDataModule
 from vla_rl.types import RolloutGroup, Trajectory
 
-LOGGED = ("divergence", "divergence_no_gripper", "keep_prob")  # per phase
+LOGGED = ("divergence", "divergence_no_gripper", "credit", "keep_prob")  # per phase
 
 
 class PCM(WeightedMask):
     """Keeps `budget` chunks of each trajectory, drawn without replacement in proportion to their phase's weight.
 
     Logs, per phase: `pcm/divergence` and `pcm/divergence_no_gripper` (C_c of this iteration's rollouts; absent when no
-    mixed group visits the phase with both outcomes) and `pcm/keep_prob`. Once there are scores, `pcm/knee_chunks` and
-    `pcm/knee_fraction`: the budget that the knee of the cumulative C_c curve suggests.
+    mixed group visits the phase with both outcomes), `pcm/credit` where that is the score, and `pcm/keep_prob`. Once
+    there are scores, `pcm/knee_chunks` and `pcm/knee_fraction`: the budget that the knee of the cumulative C_c curve
+    suggests.
 
     Args:
         budget: chunks kept of a trajectory, at most: a number, `{fraction: 0.19}`, or `{knee: true}` (Appendix D;
@@ -36,10 +40,11 @@ class PCM(WeightedMask):
         floor: the least relative weight of a phase, in (0, 1].
         estimator: `paper` draws one after the other and counts what is kept once; `ht` and `hajek` draw with exact
             inclusion probabilities in proportion to the weights and divide by them (`vla_rl.functional.sampling`).
-        refresh_every, labeller, vector, gripper, group_weight, debias, collapse, missing: see `PhaseScores`.
+        refresh_every, labeller, vector, gripper, group_weight, debias, collapse, missing, score: see `PhaseScores`.
 
     Raises:
-        ValueError, UserError: for a value outside its range, or a name that does not exist.
+        ValueError, UserError: for a value outside its range, or a name that does not exist; before anything is written,
+            where `score=credit` and no critic gives chunks values.
     """
 
     def __init__(
@@ -54,13 +59,22 @@ class PCM(WeightedMask):
         debias: bool = False,
         collapse: str = "mean",
         missing: str = "carry",
+        score: str = "divergence",
         estimator: str = "paper",
     ) -> None:
         super().__init__(budget, estimator, knee=True)
         check_fraction("mask.floor", floor, 0.1)
         self.floor = floor
         self.scores = PhaseScores(
-            refresh_every, labeller, vector, gripper, group_weight, debias=debias, collapse=collapse, missing=missing
+            refresh_every,
+            labeller,
+            vector,
+            gripper,
+            group_weight,
+            debias=debias,
+            collapse=collapse,
+            missing=missing,
+            score=score,
         )
         self.keep_prob = [1.0] * len(self.scores.phases)  # uniform until there is a score
         self.history: list[dict[str, Any]] = []  # of every iteration, for plots
@@ -69,17 +83,21 @@ class PCM(WeightedMask):
     def labeller(self) -> Labeller:
         return self.scores.label
 
+    def check_run(self, data: RolloutDataModule, callbacks: Sequence[L.Callback]) -> None:
+        super().check_run(data, callbacks)
+        if self.scores.score == "credit":
+            check_own_advantages(data, "mask.score=credit")
+
     def update(self, groups: Sequence[RolloutGroup], reduce: Callable[[Tensor], Tensor]) -> None:
-        (full_F, no_gripper_F), refreshed = self.scores.update(groups, reduce)
+        measured, refreshed = self.scores.update(groups, reduce)
         if refreshed:
             self.keep_prob = self.weights(torch.tensor(self.scores.last_score, dtype=torch.float64)).tolist()
         chunks_F = self.scores.count_chunks(groups, reduce)
         if self.budget.follows_knee and refreshed:
             self.budget.fraction = self._knee(chunks_F)[0]
         self.history.append(
-            {
-                "divergence": full_F.tolist(),
-                "divergence_no_gripper": no_gripper_F.tolist(),
+            {name: value_F.tolist() for name, value_F in measured.items()}
+            | {
                 "keep_prob": list(self.keep_prob),
                 "score": list(self.scores.last_score),
                 "chunks": chunks_F.tolist(),
@@ -105,6 +123,7 @@ class PCM(WeightedMask):
         logged = {
             f"pcm/{name}/{phase}": value
             for name in LOGGED
+            if name in row
             for phase, value in zip(self.scores.phases, row[name], strict=True)
             if not math.isnan(value)
         }

@@ -1,6 +1,7 @@
 """`PhaseScores`: the statistics of PCM, and when they are refreshed. The maths is in `vla_rl.functional.divergence`.
 
-An iteration appends each phase's success-failure divergence C_c to a buffer. From the first iteration that has one, and
+An iteration appends each phase's success-failure divergence C_c to a buffer (or, as this project's extension, the
+phase's mean credit by a critic: `vla_rl.functional.credit`). From the first iteration that has one, and
 then every `refresh_every` iterations, the buffers are collapsed to one score per phase.
 """
 
@@ -16,12 +17,15 @@ from torch import Tensor
 from vla_rl.checks import check_choice, check_count, check_flag
 from vla_rl.config.instantiate import resolve
 from vla_rl.errors import UserError
+from vla_rl.functional.credit import mean_credit
 from vla_rl.functional.divergence import COLLAPSES, GROUP_WEIGHTS, VECTORS, collapse, mean_divergence
 from vla_rl.functional.phases import LABELLERS, Labeller
 from vla_rl.types import RolloutGroup
 
 STATE = ("buffers", "last_score", "iterations_to_refresh")  # what a resume needs
 MISSING = ("carry", "floor")
+DIVERGENCES = ("divergence", "divergence_no_gripper")
+SCORES = ("divergence", "credit")
 
 
 class PhaseScores:
@@ -36,6 +40,7 @@ class PhaseScores:
         debias: take away the divergence that noise alone would give.
         collapse: of a buffer to a score: `mean`, or `sum`.
         missing: score of a phase whose buffer is empty: `carry` the last one, or none (`floor`).
+        score: what is buffered of a phase: its `divergence`, or its chunks' mean `credit`, which needs a critic.
 
     Raises:
         ValueError: for a value outside its range.
@@ -52,18 +57,20 @@ class PhaseScores:
         debias: bool = False,
         collapse: str = "mean",
         missing: str = "carry",
+        score: str = "divergence",
     ) -> None:
         check_count("mask.refresh_every", refresh_every, 5)
         for name, value in (("gripper", gripper), ("debias", debias)):
             check_flag(f"mask.{name}", value)
         check_choice("mask.missing", missing, MISSING)
+        check_choice("mask.score", score, SCORES)
         self.label: Labeller = resolve(labeller, LABELLERS, "mask.labeller")
         if not getattr(self.label, "phases", None):
             raise UserError(
                 f"the labeller {labeller} does not name its phases: mark it with @labels('early', 'late') of "
                 "vla_rl.functional.phases (mask.labeller=gripper)"
             )
-        self.refresh_every, self.gripper, self.missing = refresh_every, gripper, missing
+        self.refresh_every, self.gripper, self.missing, self.score = refresh_every, gripper, missing, score
         self._collapse = resolve(collapse, COLLAPSES, "mask.collapse")
         self._options = {
             "label": self.label,
@@ -79,15 +86,20 @@ class PhaseScores:
     def phases(self) -> tuple[str, ...]:
         return self.label.phases
 
-    def update(self, groups: Sequence[RolloutGroup], reduce: Callable[[Tensor], Tensor]) -> tuple[Tensor, bool]:
+    def update(
+        self, groups: Sequence[RolloutGroup], reduce: Callable[[Tensor], Tensor]
+    ) -> tuple[dict[str, Tensor], bool]:
         """Take in an iteration's groups on this rank.
 
         Returns:
-            C_c with and without the gripper, float64 [2, F] with NaN where nothing can be said; whether `last_score`
-            is new.
+            What was measured of each phase, by name, float64 [F] with NaN where nothing can be said: `divergence`
+            (C_c), `divergence_no_gripper`, and `credit` where it is the score; whether `last_score` is new.
         """
-        measured = mean_divergence(groups, reduce, **self._options)
-        for buffer, value in zip(self.buffers, measured[0 if self.gripper else 1].tolist(), strict=True):
+        measured = dict(zip(DIVERGENCES, mean_divergence(groups, reduce, **self._options), strict=True))
+        if self.score == "credit":
+            measured["credit"] = mean_credit(groups, reduce, self.label)
+        score_F = measured["credit" if self.score == "credit" else DIVERGENCES[0 if self.gripper else 1]]
+        for buffer, value in zip(self.buffers, score_F.tolist(), strict=True):
             if not math.isnan(value):
                 buffer.append(value)
         return measured, self._refresh()

@@ -142,9 +142,20 @@ def action_change(trajectory: Trajectory) -> Tensor:
     return rank_N * 3 // len(trajectory)
 
 
+@labels("earlier", "3_before", "2_before", "1_before", "closing", "1_after", "2_after", "3_after", "later")
+def grasp_time(trajectory: Trajectory) -> Tensor:
+    """The chunk's distance from the first one that grips; a trajectory that never grips is `earlier` throughout."""
+    gripping_N = gripper_fraction(trajectory.gripper_closed_NL, trajectory.executed_N) >= CLOSED
+    if not gripping_N.any():
+        return torch.zeros(len(trajectory), dtype=torch.int64)
+    first = int(gripping_N.int().argmax())
+    return (torch.arange(len(trajectory)) - first).clamp(-4, 4) + 4
+
+
 LABELLERS: dict[str, Labeller] = {
     "gripper": trajectory_phases,
     "gripper_strict": gripper_strict,
     "time_quantile": time_quantile,
     "action_change": action_change,
+    "grasp_time": grasp_time,
 }

@@ -211,6 +211,16 @@ class TestLabellers:
         # changes 0 0 1 .1 .5 0, ranks 0 1 5 3 4 2
         assert PCM(labeller="action_change").scores.label(trajectory).tolist() == [0, 0, 2, 1, 2, 1]
 
+    def test_the_distance_from_the_first_chunk_that_grips(self):
+        """A few closing steps are no grip; a second grip changes nothing."""
+        label = PCM(labeller="grasp_time").scores.label
+        names = [label.phases[n] for n in label(make_trajectory([0, 0, 0, 0, 0, 3, 8, 8, 0, 0, 8, 0])).tolist()]
+        assert names == [
+            *["earlier"] * 3, "3_before", "2_before", "1_before", "closing", "1_after", "2_after", "3_after",
+            *["later"] * 2,
+        ]  # fmt: skip
+        assert label(make_trajectory([0, 3, 0])).tolist() == [0, 0, 0]
+
     def test_of_the_users_own(self, tmp_path):
         mask = PCM(budget=2, labeller=f"{__name__}.halves")
         train(tmp_path, mask)
@@ -265,7 +275,7 @@ class TestOptions:
         ("options", "message"),
         [
             ({"labeller": "griper"}, "no labeller named 'griper'; did you mean 'gripper'? Choices: gripper, "
-             "gripper_strict, time_quantile, action_change, or my_pkg.my_function (mask.labeller=gripper)"),
+             "gripper_strict, time_quantile, action_change, grasp_time, or my_pkg.my_function (mask.labeller=gripper)"),
             ({"labeller": "math.tau"}, "'math.tau' is neither a class nor a function (mask.labeller=math.tau)"),
             ({"vector": 3}, "no vector named '3'. Choices: mean, flat, or my_pkg.my_function (mask.vector=mean)"),
             ({"estimator": "hat"}, "no estimator named 'hat'; did you mean 'ht'? Choices: paper, ht, hajek, "
@@ -285,3 +295,28 @@ def test_an_iteration_with_nothing_to_teach_is_skipped_with_a_warning(tmp_path):
     with pytest.warns(UserWarning, match="iteration 2 skipped: every group has equal rewards \(zero advantage\)"):
         _, _module, _, _ = fit_toy(tmp_path, callbacks=[PCM(budget=2), Rewards(1, 1, 1, 1), recorder])
     assert not recorder.gradients
+
+
+class TestCreditScore:
+    """PCM that scores its phases by a critic's credit."""
+
+    def test_phases_with_more_credit_are_kept_more_often(self):
+        """Credit .01 | .04 and .04: means .01 and .04, relative to the highest .25 and 1."""
+        trajectory = make_trajectory([0, 0, 0], uid=0)
+        trajectory.actions.extras["value"] = torch.tensor([0.5, 0.6, 0.8])
+        pcm = PCM(budget=1, labeller=f"{__name__}.first_alone", score="credit")
+        pcm.update([RolloutGroup([trajectory])], lambda tensor: tensor)
+        assert pcm.keep_prob == pytest.approx([0.25, 1.0])
+        logged = pcm.metrics()
+        assert [logged[f"pcm/credit/{phase}"] for phase in ("first", "others")] == pytest.approx([0.01, 0.04])
+
+    def test_it_needs_a_critic(self, tmp_path):
+        data = MadeData()
+        data.grpo.advantage = "grpo"
+        with pytest.raises(UserError, match=r"mask.score=credit needs a critic.*grpo.advantage=grpo.*critic=separate"):
+            train(tmp_path, PCM(budget=1, score="credit"), data=data)
+
+
+@labels("first", "others")
+def first_alone(trajectory):
+    return (torch.arange(len(trajectory)) > 0).long()
