@@ -16,7 +16,7 @@ import torch
 
 from vla_rl.config.compose import compose
 from vla_rl.config.instantiate import build
-from vla_rl.demos.demo import load_demos
+from vla_rl.demos.load import load_demos
 from vla_rl.policy.openvla_oft.processor import PIPELINES
 from vla_rl.run.cli import run_entry
 from vla_rl.types import Observation
@@ -32,7 +32,7 @@ def main(argv: list[str]) -> None:
     policy = build(config.policy, "policy").to(device)
     rows = [(demo, t) for demo in load_demos(config.sft.demos) for t in range(0, len(demo), EVERY_STEPS)][:MOST_FRAMES]
     observation = Observation(
-        torch.stack([demo.frame_THWC[t] for demo, t in rows]),
+        torch.cat([demo.frame_THWC[[t]] for demo, t in rows]),
         torch.stack([demo.proprio_TP[t] for demo, t in rows]),
         [demo.instruction for demo, _ in rows],
     )

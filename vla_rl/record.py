@@ -30,7 +30,8 @@ from tqdm import tqdm
 
 from vla_rl.config.compose import only_options
 from vla_rl.config.schema import RecordConfig
-from vla_rl.demos.demo import Demo, save_demos
+from vla_rl.demos.demo import Demo
+from vla_rl.demos.formats.npz import save_demos
 from vla_rl.errors import UserError
 from vla_rl.sim.libero import suites
 from vla_rl.sim.libero.demonstrator import DemonstrationEnv, demonstrate

@@ -18,18 +18,18 @@ import math
 import sys
 
 import lightning as L
-import torch
 
 from vla_rl.config.compose import compose
 from vla_rl.config.instantiate import build
-from vla_rl.demos.demo import load_demos
 from vla_rl.distributed.strategies import FSDP2
 from vla_rl.errors import UserError
+from vla_rl.figures.demonstrations import describe, draw_first_frames
 from vla_rl.policy.memory_check import rows_that_fit
 from vla_rl.run.folder import open_run_folder, run_folder, write_json
 from vla_rl.run.resume import checkpoint_to_resume, iterations_done, resume_folder, set_aside_newer
 from vla_rl.training.checkpoint_io import AtomicCheckpointIO
 from vla_rl.training.demo_datamodule import DemoDataModule
+from vla_rl.training.demonstrations import prepare_demos
 from vla_rl.training.loggers import run_loggers
 from vla_rl.training.sft_module import SFTModule
 from vla_rl.training.trainer import interruptible, make_trainer
@@ -73,10 +73,7 @@ def main(argv: list[str]) -> None:
         key="sft.batch_rows",
     )
     policy = build(config.policy, "policy")
-    demos = load_demos(config.sft.demos)
-    policy.fit_normalisation(
-        f"libero_{demos[0].suite}", torch.cat([d.action_TA for d in demos]), torch.cat([d.proprio_TP for d in demos])
-    )
+    demos = prepare_demos(policy, config.sft)
     data = DemoDataModule(
         demos,
         chunk_steps=policy.chunk_steps,
@@ -84,10 +81,14 @@ def main(argv: list[str]) -> None:
         steps=config.sft.steps,
         iteration_steps=ITERATION_STEPS,
         seed=config.seed,
+        workers=config.sft.workers,
     )
     module = SFTModule(policy, config.sft)
     with open_run_folder(folder, config, resumed=resumed is not None), interruptible(trainer):
         set_aside_newer(folder, checkpoint)
+        if trainer.is_global_zero:
+            print(describe(demos))
+            draw_first_frames(demos).savefig(folder / "demonstrations.png")
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
         # a run that was killed when all was trained has no other occasion
         (measured,) = trainer.validate(module, datamodule=data, verbose=False)

@@ -271,6 +271,11 @@ class Policy(nn.Module):
         """Camera images per observation, stacked on the frame's channels."""
         return 1
 
+    @property
+    def proprio_dims(self) -> int:
+        """P, numbers of proprioception that it reads; 0 = none, and those of an observation are ignored."""
+        return 0
+
     def act(self, observation: Observation, seed_N: Sequence[int] | None, temperature: float) -> ActionChunk:
         """See `Actor`."""
         raise NotImplementedError
@@ -289,6 +294,10 @@ class SupervisedPolicy(Policy):
 
     def fit_normalisation(self, name: str, command_TA: Tensor, proprio_TP: Tensor) -> None:
         """Take the statistics of demonstrations, unless the checkpoint brought its own."""
+        raise NotImplementedError
+
+    def take_normalisation(self, name: str, file: str) -> None:
+        """Take the statistics of data set `name` from a file; a policy that has some already refuses."""
         raise NotImplementedError
 
 

@@ -12,7 +12,7 @@ from vla_rl.errors import UserError, closest
 
 T = TypeVar("T")
 
-_WORDS = {int: "an integer", float: "a number", str: "text"}
+_WORDS = {int: "an integer", float: "a number", str: "text", bool: "true or false"}
 _SECTION = "a section of values"
 
 

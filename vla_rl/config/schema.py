@@ -78,7 +78,15 @@ class EvaluationConfig:
 class SFTConfig:
     """Supervised training on demonstrations (`python -m vla_rl.sft`)."""
 
-    demos: str | None = None  # file or folder of demonstrations
+    demos: str | None = None  # file or folder of demonstrations, shipped:NAME, or a data set on the hub
+    per_task: int | None = None  # the first n demonstrations of each instruction; null = all
+    drop_noops: bool = False  # leave out control steps that do nothing
+    cameras: list[str] | None = None  # keys of the pictures, in the order of the policy's; null = the format's usual
+    state: list[str] | None = None  # keys of the proprioception, one after the other; null = the format's usual
+    action: str | None = None  # key of the actions; null = the format's usual
+    turned: bool | None = None  # pictures are turned by 180 degrees against the simulator's; null = the format's usual
+    statistics: str | None = None  # dataset_statistics.json that normalises a policy of random weights; null = measured
+    workers: int = 0  # processes that read batches ahead, of each rank
     steps: int = 800  # optimizer steps
     batch_rows: int = 16  # chunks per optimizer step
     lr: float = 1e-3  # peak; decays along a cosine to 0
@@ -103,6 +111,22 @@ class EvaluateConfig:
     decoding: Literal["greedy", "sampled"] | None = None  # null = the protocol's
     init_states: tuple[int, int] | None = None  # half-open range of every task's initial states; null = the protocol's
     videos: VideoConfig = field(default_factory=VideoConfig)
+
+
+@dataclass(slots=True)
+class ServeConfig:
+    """What `python -m vla_rl.serve` takes beside a conf and its values."""
+
+    checkpoint: str | None = None  # a folder, an adapter's folder, shipped:NAME or a hub name; null = the conf's policy
+    host: str = "127.0.0.1"  # address that clients connect to; 0.0.0.0 = from other machines, too
+    port: int = 8000  # 0 = any that is free
+    decoding: Literal["greedy", "sampled"] = "greedy"  # sampled: at rollout.temperature
+    window: int | None = None  # control steps of a chunk that are sent; null = all
+    turned: bool = True  # pictures arrive turned by 180 degrees against what the simulator renders
+    max_batch: int = 8  # requests of one forward
+    max_message_mb: float = 16.0  # of a message; a client that sends more is disconnected
+    requests_per_s: float = 100.0  # of one client
+    max_clients: int = 64  # connected at once
 
 
 @dataclass(slots=True)
@@ -187,6 +211,9 @@ def validate(config: Config) -> None:
         check_count(f"evaluation.{name}", getattr(config.evaluation, name), 0, least=0)
     for name, example in (("steps", 800), ("batch_rows", 16)):
         check_count(f"sft.{name}", getattr(config.sft, name), example)
+    check_count("sft.workers", config.sft.workers, 2, least=0)
+    if config.sft.per_task is not None:
+        check_count("sft.per_task", config.sft.per_task, 1)
 
 
 def _trainer(node: Node | None) -> None:

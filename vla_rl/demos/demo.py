@@ -1,129 +1,117 @@
-"""Demonstrations: the file they are kept in.
-
-One `.npz` holds any number of demonstrations. Frames are stored as differences to the frame before (modulo 256) and
-deflated: lossless, and small because the camera stands still. Nothing in the file is pickled.
-"""
+"""`Demo`: one demonstration, and the frames of one that stay in their files until somebody asks for them."""
 
 from __future__ import annotations
 
-import json
-import zipfile
-import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from vla_rl.checkpoints.shipped import shipped_folder
 from vla_rl.errors import UserError
 
-SHIPPED_NAME = "demos.npz"
-ABOUT = ("instruction", "suite", "task", "init_state")  # what a file says of each demonstration, beside its steps
+NOOP = 1e-4  # norm of a motion that is none, as in the scripts that made the published data sets
+RANGE = 1.0 + 1e-3  # largest command that is taken; a file's rounding may exceed 1 a little
+
+
+class Camera(Protocol):
+    """The stored pictures of one camera during one episode."""
+
+    def read(self, steps: Sequence[int]) -> np.ndarray:
+        """Those of the given control steps (any order, repeats allowed), uint8 [n, H, W, 3] as they are stored."""
+        ...
+
+
+@dataclass(slots=True)
+class StoredFrames:
+    """Frames of a demonstration that are read from its files when rows are asked for: `frames[[3, 0]]`.
+
+    Args:
+        cameras: their pictures lie one after the other on the frame's channels.
+        steps: the stored step that each row shows.
+        turned: the file's pictures are turned by 180 degrees against what the simulator renders.
+        origin: file and episode, for messages.
+    """
+
+    cameras: list[Camera]
+    steps: np.ndarray
+    turned: bool
+    origin: str
+
+    def __len__(self) -> int:
+        return len(self.steps)
+
+    def __getitem__(self, rows: Sequence[int]) -> Tensor:
+        """uint8 [n, H, W, C], as the simulator would have rendered them."""
+        wanted = self.steps[list(rows)].tolist()
+        pictures = [camera.read(wanted) for camera in self.cameras]
+        sizes = {picture.shape[1:3] for picture in pictures}
+        if len(sizes) > 1 or any(height != width for height, width in sizes):
+            found = ", ".join(f"{height} x {width}" for height, width in sorted(sizes))
+            raise UserError(f"{self.origin}: pictures must be square and of one size, got {found} pixels (sft.cameras)")
+        frame = np.concatenate(pictures, axis=-1)
+        return torch.from_numpy(np.ascontiguousarray(frame[:, ::-1, ::-1] if self.turned else frame))
 
 
 @dataclass(slots=True)
 class Demo:
-    """One successful episode; row t of every tensor belongs to control step t (letters as in `vla_rl.types`)."""
+    """One successful episode; row t belongs to control step t (letters as in `vla_rl.types`)."""
 
-    frame_THWC: Tensor  # uint8, as the simulator renders them, before the action
+    frame_THWC: Tensor | StoredFrames  # uint8, as the simulator renders them, before the action
     proprio_TP: Tensor  # float32, before the action
-    action_TA: (
-        Tensor  # float32 in [-1, 1], what the learner is to do: the simulator's convention, gripper -1 open, +1 close
-    )
+    action_TA: Tensor  # float32 in [-1, 1], what the learner is to do; the simulator's gripper: -1 opens, +1 closes
     instruction: str
-    suite: str
-    task: int
-    init_state: int
+    suite: str | None = None  # None where the format does not say
+    task: int | None = None
+    init_state: int | None = None
+    dataset: str = ""  # name that the statistics of its data set are kept under
+    origin: str = ""  # file and episode, for messages
 
     def __len__(self) -> int:
         return len(self.action_TA)
 
-
-def save_demos(path: str | Path, demos: Sequence[Demo]) -> None:
-    """Write demonstrations to one file (`.npz`)."""
-    if not demos:
-        raise UserError(f"no demonstrations to save in {path}")
-    about = [{name: getattr(d, name) for name in ABOUT} | {"steps": len(d)} for d in demos]
-    frames = [d.frame_THWC.numpy() for d in demos]
-    with open(path, "wb") as file:  # np.savez would append .npz to a bare path
-        np.savez_compressed(
-            file,
-            about=np.array(json.dumps(about)),
-            # uint8 arithmetic wraps, so the differences are exact
-            frame_delta=np.concatenate([np.concatenate([f[:1], f[1:] - f[:-1]]) for f in frames]),
-            proprio=torch.cat([d.proprio_TP for d in demos]).numpy().astype(np.float32),
-            action=torch.cat([d.action_TA for d in demos]).numpy().astype(np.float32),
+    def rows(self, kept: list[int]) -> Demo:
+        """The demonstration with the control steps `kept` alone."""
+        frames = self.frame_THWC
+        return replace(
+            self,
+            frame_THWC=replace(frames, steps=frames.steps[kept]) if isinstance(frames, StoredFrames) else frames[kept],
+            proprio_TP=self.proprio_TP[kept],
+            action_TA=self.action_TA[kept],
         )
 
 
-def load_demos(path: str | Path) -> list[Demo]:
-    """Read demonstrations: a file, all `.npz` files of a folder in order of their names, or those
-    of `shipped:NAME`.
-
-    Raises:
-        UserError: nothing there, not a file of demonstrations, or values that are not finite.
-    """
-    shipped = shipped_folder(str(path))
-    path = shipped / SHIPPED_NAME if shipped else Path(path).expanduser()
-    files = sorted(path.glob("*.npz")) if path.is_dir() else [path]
-    if not files or not files[0].exists():
+def check_demo(demo: Demo) -> None:
+    """Raise UserError unless every row has numbers that can be learnt from."""
+    for name, value in (("action", demo.action_TA), ("state", demo.proprio_TP)):
+        if len(value) != len(demo.frame_THWC) or len(value) == 0:
+            raise UserError(
+                f"{demo.origin}: {len(value)} rows of {name} for {len(demo.frame_THWC)} pictures: drop that episode"
+            )
+        if value.ndim != 2 or not value.shape[1]:
+            raise UserError(
+                f"{demo.origin}: {name} must hold numbers for each row, got {list(value.shape)}: sft.{name}=KEY"
+            )
+        if not value.isfinite().all():
+            row = int((~value.isfinite()).nonzero()[0, 0])
+            raise UserError(f"{demo.origin}: {name} holds NaN or infinite values, first in row {row}: "
+                            "drop that episode")  # fmt: skip
+    if (largest := float(demo.action_TA.abs().max())) > RANGE:
         raise UserError(
-            f"no demonstrations at {path}: expected an .npz file or a folder of them; "
-            "record some with python -m vla_rl.record, then sft.demos=FILE"
+            f"{demo.origin}: actions must lie in [-1, 1], the simulator's commands, got {largest:.3g}: sft.action=NAME"
         )
-    return [demo for file in files for demo in _load_file(file)]
 
 
-def _load_file(path: Path) -> list[Demo]:
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            about = json.loads(stored["about"].item())
-            arrays = [stored[name] for name in ("frame_delta", "proprio", "action")]
-    except (KeyError, ValueError, TypeError, AttributeError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as e:
-        raise UserError(f"{path} is not a file of demonstrations ({e}); record one with python -m vla_rl.record") from e
-    _check(path, about, *arrays)
-    demos, start = [], 0
-    for one in about:
-        stop = start + one["steps"]
-        frames, proprio, action = (array[start:stop] for array in arrays)
-        demos.append(
-            Demo(
-                frame_THWC=torch.from_numpy(np.cumsum(frames, axis=0, dtype=np.uint8)),
-                proprio_TP=torch.from_numpy(proprio),
-                action_TA=torch.from_numpy(action),
-                **{name: one[name] for name in ABOUT},
-            )
-        )
-        start = stop
-    return demos
+def moving_steps(action_TA: Tensor) -> list[int]:
+    """Control steps that do something: the arm moves, or the gripper gets another command than in the step kept last.
 
-
-def _check(path: Path, about: Any, frames: np.ndarray, proprios: np.ndarray, actions: np.ndarray) -> None:
-    """Raise UserError unless the arrays hold one row for each control step that `about` counts, of finite numbers."""
-
-    def refuse(what: str) -> None:
-        raise UserError(f"{path} is not a file of demonstrations: {what}; record one with python -m vla_rl.record")
-
-    objects = isinstance(about, list) and all(isinstance(one, dict) for one in about)
-    if not objects or not all({*ABOUT, "steps"} <= one.keys() for one in about):
-        refuse(f"'about' must be a list of objects with steps, {', '.join(ABOUT)}")
-    if not about or not all(type(one["steps"]) is int and one["steps"] > 0 for one in about):
-        refuse("'steps' of each demonstration must be an integer of at least 1")
-    steps = sum(one["steps"] for one in about)
-    for name, array, kind, dims in (
-        ("frame_delta", frames, np.uint8, 4),
-        ("proprio", proprios, np.float32, 2),
-        ("action", actions, np.float32, 2),
-    ):
-        if array.dtype != kind or array.ndim != dims or len(array) != steps:
-            refuse(
-                f"{name!r} must be {np.dtype(kind)} with {dims} axes and {steps} rows, one per control step, got "
-                f"{array.dtype} {list(array.shape)}"
-            )
-        if not np.isfinite(array).all():
-            row = int(np.argwhere(~np.isfinite(array))[0, 0])
-            raise UserError(f"{path}: {name!r} holds NaN or infinite values, first in row {row}: drop that episode")
+    Example: two steps at rest, one that moves, one at rest that closes the gripper -> [2, 3].
+    """
+    kept: list[int] = []
+    for step, action in enumerate(action_TA):
+        gripper_stays = not kept or bool(action[-1] == action_TA[kept[-1], -1])
+        if float(action[:-1].norm()) >= NOOP or not gripper_stays:
+            kept.append(step)
+    return kept

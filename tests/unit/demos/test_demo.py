@@ -5,7 +5,9 @@ import pytest
 import torch
 
 from vla_rl.checkpoints.shipped import shipped_folder
-from vla_rl.demos.demo import Demo, load_demos, save_demos
+from vla_rl.demos.demo import Demo
+from vla_rl.demos.formats.npz import save_demos
+from vla_rl.demos.load import load_demos
 from vla_rl.errors import UserError
 from vla_rl.training.demo_datamodule import DemoDataModule, DemoRows
 

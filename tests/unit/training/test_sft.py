@@ -11,7 +11,8 @@ from tests.helpers.results import timeless
 from tests.helpers.toy_fit import Fork, start_ranks
 from tests.unit.demos.test_demo import make_demo
 from vla_rl import sft
-from vla_rl.demos.demo import load_demos, save_demos
+from vla_rl.demos.formats.npz import save_demos
+from vla_rl.demos.load import load_demos
 from vla_rl.errors import UserError
 from vla_rl.export import export_policy
 from vla_rl.policy import load_policy

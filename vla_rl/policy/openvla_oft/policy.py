@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from vla_rl.distributed.threads import one_thread
 from vla_rl.errors import UserError
 from vla_rl.functional.token_scores import token_entropy, token_score_sq
 from vla_rl.policy.cache import VisionCache
+from vla_rl.policy.entries import read_json
 from vla_rl.policy.openvla_oft.actions import (
     ACTION_DIMS,
     Statistics,
@@ -72,6 +74,11 @@ class OpenVLAOFTPolicy(SupervisedPolicy):
     def images(self) -> int:
         """Camera images per observation, stacked on the frame's channels: from outside, from the wrist."""
         return self.model.config.images
+
+    @property
+    def proprio_dims(self) -> int:
+        """P, numbers of proprioception that it reads; 0 = none."""
+        return self.model.config.proprio_dims
 
     def __init__(self, model: OpenVLAOFT, files: CheckpointFiles, statistics: Statistics | None) -> None:
         super().__init__()
@@ -184,6 +191,29 @@ class OpenVLAOFTPolicy(SupervisedPolicy):
             opening = gripper_to_model(command_TA[:, -1:])
             entry = measure_statistics(torch.cat([command_TA[:, :-1], opening], dim=1), proprio_TP)
             self.statistics = Statistics.select({name: entry}, name, proprio_dims=self.model.config.proprio_dims)
+
+    def take_normalisation(self, name: str, file: str) -> None:
+        """Normalise by published statistics: those of data set `name` or `{name}_no_noops`, else the only ones.
+
+        Raises:
+            UserError: no such file, or no such statistics in it; or the checkpoint brought its own.
+        """
+        if self.statistics is not None:
+            raise UserError(
+                f"the checkpoint has statistics of its own ({self.statistics.key}), which its weights were trained "
+                "with: sft.statistics=null"
+            )
+        path = Path(file).expanduser()
+        if not path.is_file():
+            raise UserError(f"no file {file}: sft.statistics=FILE, a dataset_statistics.json, or null to measure them")
+        content = read_json(path)
+        key = next((key for key in (name, f"{name}_no_noops") if key in content), None)
+        if key is None and len(content) != 1:
+            raise UserError(
+                f"{file} has statistics of {len(content)} data sets ({', '.join(content)}), none of {name!r}: "
+                "sft.statistics=FILE with one data set"
+            )
+        self.statistics = Statistics.select(content, key, proprio_dims=self.model.config.proprio_dims, source=file)
 
     @property
     def _statistics(self) -> Statistics:
