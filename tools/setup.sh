@@ -28,7 +28,7 @@ fi
 pip() { "$venv/bin/python" -m pip "$@" --quiet --disable-pip-version-check; }
 echo "setup: installing packages into $venv (some minutes the first time)"
 pip install --constraint constraints.txt --editable ".[dev]"
-pip install --constraint constraints.txt --no-deps hf-libero
+pip install --constraint constraints.txt --no-deps hf-libero openpi-client
 "$venv/bin/python" -c 'import torch, lightning, mujoco, robosuite' ||
     fail "the packages are installed but do not import (see above)"
 echo "setup: done"

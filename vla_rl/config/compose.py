@@ -100,6 +100,11 @@ def only_options(schema: type[T], argv: list[str]) -> T:
     return options
 
 
+def with_conf(argv: list[str]) -> list[str]:
+    """The arguments, led by the small policy's conf where they name none: for a command that only loads a policy."""
+    return argv if any(argument.startswith("conf=") for argument in argv) else ["conf=pcm_object_tiny", *argv]
+
+
 def save_resolved(config: Config, path: Path) -> None:
     """Write the configuration as a .yaml that `conf=<path>` reads back to an equal one."""
     path.write_text(to_yaml(config), encoding="utf-8")

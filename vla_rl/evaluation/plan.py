@@ -118,8 +118,14 @@ def policy_nodes(config: Config, options: EvaluateConfig) -> dict[str, Node]:
             f"checkpoint must name 1 to {len(LABELS)} checkpoints and none twice, got {options.checkpoint}: "
             "checkpoint=[FOLDER_A,FOLDER_B]"
         )
-    keys = ["adapter" if _is_adapter(name) else "checkpoint" for name in options.checkpoint]
-    return {label: node | {key: name} for label, key, name in zip(LABELS, keys, options.checkpoint, strict=False)}
+    return {label: policy_node(node, name) for label, name in zip(LABELS, options.checkpoint, strict=False)}
+
+
+def policy_node(node: Node, checkpoint: str | None) -> Node:
+    """The policy's node with `checkpoint` in it; a folder of adapters goes on top of the node's own. None: as it is."""
+    if checkpoint is None:
+        return node
+    return node | {"adapter" if _is_adapter(checkpoint) else "checkpoint": checkpoint}
 
 
 def checkpoint_name(node: Node) -> str:

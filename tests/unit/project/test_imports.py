@@ -10,7 +10,7 @@ FLOORS = (
     ("vla_rl.functional", "vla_rl.distributed", "vla_rl.config", "vla_rl.demos", "vla_rl.checks"),
     ("vla_rl.rollout", "vla_rl.policy", "vla_rl.sim", "vla_rl.run"),
     ("vla_rl.training", "vla_rl.figures", "vla_rl.doctor_checks"),
-    ("vla_rl.evaluation",),
+    ("vla_rl.evaluation", "vla_rl.serving"),
     (
         "vla_rl.fit",
         "vla_rl.sft",
@@ -19,6 +19,7 @@ FLOORS = (
         "vla_rl.compare",
         "vla_rl.export",
         "vla_rl.record",
+        "vla_rl.serve",
     ),
     ("callbacks",),
     ("tools",),
