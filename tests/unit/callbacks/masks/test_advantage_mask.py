@@ -90,6 +90,6 @@ def test_training_with_and_without_any_advantage(tmp_path, mask):
 
 @pytest.mark.parametrize(("mask", "name"), [(AdvantageMask, "advantage"), (GlobalAdvantage, "global_advantage")])
 def test_without_a_critic_it_is_refused(tmp_path, mask, name):
-    line = f"mask={name} needs a critic's advantage of each chunk, and grpo.advantage=rloo .*: critic=separate grpo.advantage=gae "
+    line = f"mask={name} needs a critic's advantage of each chunk, and grpo.advantage=rloo gives .*: critic=separate "
     with pytest.raises(UserError, match=line):
         fit_toy(tmp_path, callbacks=[mask(budget=2)], advantage="rloo")
