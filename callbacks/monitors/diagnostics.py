@@ -18,6 +18,7 @@ from torch import Tensor
 from callbacks.masks.base import ChunkMask
 from vla_rl.checks import check_count
 from vla_rl.distributed.collectives import all_reduce_sum
+from vla_rl.distributed.parameters import full_tensor, is_sharded
 from vla_rl.rollout.trainer_state import callbacks_of, epoch_of
 from vla_rl.training.grpo_module import GRPOModule
 from vla_rl.types import ChunkBatch
@@ -88,8 +89,11 @@ def gradient(module: GRPOModule, batch: ChunkBatch) -> Tensor | None:
     with module.no_grad_sync():  # not inside a training step: nobody would finish the exchange
         if not module.compute_gradient(batch):
             return None
-    local = torch.cat([p.grad.flatten().float().cpu() for p in module.policy.parameters() if p.grad is not None])
-    return all_reduce_sum(local, module.trainer) / module.trainer.world_size
+    gradients = [p.grad for p in module.policy.parameters() if p.grad is not None]
+    vector = torch.cat([full_tensor(gradient).flatten().float().cpu() for gradient in gradients])
+    if is_sharded(module.policy):  # every backward averages over ranks
+        return vector
+    return all_reduce_sum(vector, module.trainer) / module.trainer.world_size
 
 
 def _log(module: L.LightningModule, name: str, value: float) -> None:

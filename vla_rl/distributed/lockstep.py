@@ -7,7 +7,8 @@ with dummy rows until the last rank is done. Elsewhere the number of forwards is
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import lightning as L
 import torch
@@ -15,13 +16,24 @@ from lightning.pytorch.strategies import Strategy
 
 from vla_rl.distributed.collectives import all_reduce_max
 from vla_rl.distributed.parameters import is_sharded
-from vla_rl.types import ActionChunk, Observation, Policy
+from vla_rl.types import ActionChunk, Actor, Observation, Policy
 
 
 def forwards_to_add(forwards: int, policy: Policy, trainer: L.Trainer) -> int:
     """How many dummy forwards this rank adds after its own `forwards`, so that all ranks issue the same collectives;
     0 where a forward is not a collective. Call on all ranks before the first forward."""
     return all_reduce_max(forwards, trainer) - forwards if is_sharded(policy) else 0
+
+
+@contextmanager
+def in_lockstep(policy: Policy, trainer: L.Trainer) -> Iterator[Actor]:
+    """Who is asked during a collection: the policy itself, or where it is sharded a `LockstepActor` in its place."""
+    if not is_sharded(policy):
+        yield policy
+        return
+    actor = LockstepActor(policy, trainer.strategy)
+    yield actor
+    actor.finish()  # not after an exception: the other ranks end with this one
 
 
 class LockstepActor:

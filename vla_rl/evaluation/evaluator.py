@@ -12,6 +12,8 @@ from tqdm import tqdm
 
 from vla_rl.config.schema import VideoConfig
 from vla_rl.distributed.collectives import all_reduce_sum
+from vla_rl.distributed.lockstep import in_lockstep
+from vla_rl.distributed.strategies import FSDP2, shard
 from vla_rl.figures.video import choose
 from vla_rl.rollout.collect import TimeSplit, collect
 from vla_rl.rollout.epoch import HeldoutBatch, HeldoutBatches
@@ -48,6 +50,11 @@ class Evaluator(L.LightningModule):
         self.policy, self.pool = policy, pool
         self.decoding, self.temperature, self.rules = decoding, temperature, rules
 
+    def configure_model(self) -> None:
+        if isinstance(self.trainer.strategy, FSDP2):
+            assert self.device_mesh is not None
+            shard(self.policy, self.device_mesh["data_parallel"])
+
     def evaluate(self, trainer: L.Trainer, episodes: Sequence[Episode]) -> Evaluated:
         """Each episode once, whatever the number of ranks and simulators."""
         batches = HeldoutBatches([HeldoutBatch(self.decoding, list(episodes))])
@@ -71,14 +78,15 @@ class Evaluator(L.LightningModule):
                     forgotten.frame_NHWC = forgotten.frame_NHWC[:0].clone()
                     held.remove(forgotten)
 
-            trajectories, time = collect(
-                self.pool,
-                self.policy,
-                [batch.episodes[i] for i in own],
-                temperature=self.temperature,
-                greedy=batch.decoding == "greedy",
-                on_done=on_done,
-            )
+            with in_lockstep(self.policy, self.trainer) as actor:
+                trajectories, time = collect(
+                    self.pool,
+                    actor,
+                    [batch.episodes[i] for i in own],
+                    temperature=self.temperature,
+                    greedy=batch.decoding == "greedy",
+                    on_done=on_done,
+                )
         outcome_E2 = torch.zeros(len(batch.episodes), 2, dtype=torch.float64)
         for i, trajectory in zip(own, trajectories, strict=True):
             outcome_E2[i] = torch.tensor([trajectory.success, trajectory.steps])
