@@ -151,9 +151,14 @@ def start(folder: Path, *overrides: str) -> Fork:
 
 
 def start_ranks(
-    folder: Path, ranks: int, *overrides: str, arguments: list[str] = ARGUMENTS, main: Callable = fit.main
+    folder: Path,
+    ranks: int,
+    *overrides: str,
+    arguments: list[str] = ARGUMENTS,
+    main: Callable = fit.main,
+    start: int | None = None,
 ) -> list[Fork]:
-    """A program as `ranks` processes, started as Lightning starts them."""
+    """A program as `ranks` processes, started as Lightning starts them, or only the first `start` of them."""
     os.chdir(ROOT)
     argv = [*arguments, f"run_dir={folder}", f"trainer.devices={ranks}", *overrides]
     with socket.socket() as free:
@@ -167,7 +172,7 @@ def start_ranks(
         run_entry(main, "about", argv)
 
     logs = folder.parent / f"{folder.name}.log"
-    return [Fork(lambda rank=rank: work(rank), logs, f"rank{rank}") for rank in range(ranks)]
+    return [Fork(lambda rank=rank: work(rank), logs, f"rank{rank}") for rank in range(start or ranks)]
 
 
 def run(folder: Path, *overrides: str) -> Fork:

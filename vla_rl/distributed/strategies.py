@@ -1,7 +1,7 @@
 """`trainer.strategy=ddp` and `fsdp2`: how several processes share the work, with timeouts in hours.
 
 Ranks wait for each other's simulators, so what is slow is not broken; a process that dies is noticed by the one that
-started it.
+started it. Only at the start they wait for minutes: a process that is not there by then was never started.
 
 - `ddp`: every rank holds the whole model; gradients are averaged over ranks (arXiv 2006.15704).
 - `fsdp2`: every rank holds a part of each block and gathers a block when it is its turn (arXiv 2304.11277). Every
@@ -11,32 +11,47 @@ started it.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
 from torch import nn
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.optim import Optimizer
 
 from vla_rl.distributed.parameters import full_state, is_sharded
-from vla_rl.errors import UserError, no_such_choice
+from vla_rl.errors import RunError, UserError, no_such_choice
 
-TIMEOUT = timedelta(hours=12)
+TIMEOUT = timedelta(hours=12)  # of a collective
+START_TIMEOUT = timedelta(minutes=10)  # for all processes to be there
+
+
+class DDP(DDPStrategy):
+    """Lightning's strategy, with the timeouts above."""
+
+    def __init__(self) -> None:
+        super().__init__(timeout=START_TIMEOUT)
+
+    def setup_environment(self) -> None:
+        with _timeouts(self.num_nodes * self.num_processes):
+            super().setup_environment()
 
 
 class FSDP2(ModelParallelStrategy):
     """Lightning's strategy, with one full checkpoint file that holds trained tensors alone."""
 
     def __init__(self) -> None:
-        super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=False, timeout=TIMEOUT)
+        super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=False, timeout=START_TIMEOUT)
 
     def setup_environment(self) -> None:
         self._data_parallel_size = self.num_nodes * self.num_processes
-        super().setup_environment()
+        with _timeouts(self._data_parallel_size):
+            super().setup_environment()
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
         assert self.model is not None
@@ -59,9 +74,30 @@ class FSDP2(ModelParallelStrategy):
 
 
 STRATEGIES: Mapping[str, Callable[[], Strategy]] = {
-    "ddp": lambda: DDPStrategy(timeout=TIMEOUT),
+    "ddp": DDP,
     "fsdp2": FSDP2,
 }
+
+
+@contextmanager
+def _timeouts(processes: int) -> Iterator[None]:
+    """A start of the process groups; from then on their collectives may take `TIMEOUT`.
+
+    Raises:
+        RunError: not all processes have come.
+    """
+    try:
+        yield
+    except (dist.DistStoreError, dist.DistNetworkError) as e:
+        minutes = START_TIMEOUT.total_seconds() / 60
+        raise RunError(
+            f"the {processes} processes of this run have not found each other within {minutes:g} minutes "
+            f"({str(e).splitlines()[0]}): start all of them, with one MASTER_ADDR and MASTER_PORT, or fewer: "
+            "trainer.devices=1 trainer.num_nodes=1"
+        ) from e
+    dist.distributed_c10d._get_default_store().set_timeout(TIMEOUT)
+    for group in dist.distributed_c10d._world.pg_map:  # with those of the device mesh
+        dist.distributed_c10d._set_pg_timeout(TIMEOUT, group)
 
 
 def pick_strategy(name: str, devices: Any, num_nodes: int) -> Strategy | str:

@@ -18,6 +18,7 @@ from vla_rl.config.compose import save_resolved
 from vla_rl.config.schema import Config
 from vla_rl.errors import UserError
 from vla_rl.functional.statistics import SuccessRate
+from vla_rl.run.launch import started_processes
 from vla_rl.run.provenance import source_state, versions
 
 BEFORE = "success_before.json"
@@ -42,7 +43,7 @@ def run_folder(run_dir: str | None, conf: str, resumed: Path | None = None) -> P
     given = resumed or run_dir
     if given is None and _rank() and FOLDER_OF_RANK_ZERO in os.environ:
         return Path(os.environ[FOLDER_OF_RANK_ZERO])
-    if given is None and int(os.environ.get("WORLD_SIZE", os.environ.get("SLURM_NTASKS", 1))) > 1:
+    if given is None and (started_processes() or 1) > 1:
         raise UserError("processes started by torchrun or srun have to share a run folder: run_dir=runs/mine")
     folder = Path(given or Path("runs") / conf / time.strftime("%Y-%m-%d_%H-%M-%S"))
     if _rank() == 0:
@@ -90,7 +91,7 @@ def _begin(folder: Path, config: Config, resumed: bool) -> FileLock:
 
 
 def _check_unused(folder: Path) -> None:
-    if (folder / "config.yaml").exists():
+    if os.path.exists(folder / "config.yaml"):  # False for a path that is too long, which is said when it is made
         raise UserError(
             f"run folder {folder} holds a run already; go on with it: resume={folder}, or name another: "
             f"run_dir={folder}-2"

@@ -20,14 +20,19 @@ def announce_launcher() -> None:
     os.environ[LAUNCHER] = str(os.getpid())
 
 
-def end_with_launcher() -> None:
-    """In the first lines of a verb: if this is a rank that another process started, end with that process."""
+def end_with_launcher() -> bool:
+    """In the first lines of a verb: if this is a rank that another one has started, end with that one.
+
+    Returns:
+        Whether it is such a rank.
+    """
     launcher = os.environ.pop(LAUNCHER, None)
     if launcher is None or os.environ.get("LOCAL_RANK", "0") == "0":
-        return
+        return False
     end_with_parent()
     if os.getppid() != int(launcher):  # it died before the kernel was told
         sys.exit(f"process {launcher}, which started this rank, has ended")
+    return True
 
 
 def end_with_parent() -> None:

@@ -19,6 +19,13 @@ ROW = {"iteration": 0, "time/rollout_s": 1.5, "time/update_s": 0.5, "chunks/real
 HALF = SuccessRate(rate=0.5, successes=1, episodes=2, wilson_low=0.1, wilson_high=0.9)
 
 
+def test_a_path_that_is_too_long_is_one_line(tmp_path):
+    folder = run_folder(f"{tmp_path}/{'a' * 300}", "mine")
+    message = "cannot write the run folder .*File name too long; name another: run_dir="
+    with pytest.raises(UserError, match=message), open_run_folder(folder, compose(["conf=pcm_object_tiny"])):
+        pass
+
+
 def write(folder: Path) -> dict:
     path = write_summary(
         folder, conf="mine", seed=3, before={"greedy": HALF}, after={"sampled": HALF, "greedy": HALF}, seconds=9.0
@@ -140,7 +147,8 @@ def test_other_ranks_take_the_folder_they_are_given_whatever_ran_before(tmp_path
 
 
 def test_processes_started_one_by_one_have_to_be_given_a_folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")  # as torchrun sets it
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")  # as torchrun sets them
+    monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="run_dir=runs/mine"):
         run_folder(None, "mine")
     assert run_folder(str(tmp_path), "mine") == tmp_path
