@@ -20,7 +20,7 @@ import yaml
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 from vla_rl.config.aliases import translate
-from vla_rl.config.compose import merge
+from vla_rl.config.instantiate import option_defaults
 from vla_rl.config.schema import Config
 from vla_rl.errors import UserError
 
@@ -166,9 +166,35 @@ def _auto_folder(config: Config) -> Path | None:
     return next((folder for folder in unfinished if _stored(folder).get("seed") == config.seed), None)
 
 
+def _with_defaults(stored: dict[str, Any], now: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The config of a run that a version with fewer keys has begun: what it lacks has its default, with a line."""
+    added: dict[str, Any] = {}
+    full = _completed(stored, now, _plain(asdict(Config())), "", added)
+    if added:
+        values = ", ".join(f"{key}={value}" for key, value in added.items())
+        rank_zero_warn(f"the run in {folder} was begun by a version without {values}; it goes on with these defaults")
+    return full
+
+
+def _completed(stored: Any, now: Any, default: Any, key: str, added: dict[str, Any]) -> Any:
+    if not isinstance(stored, dict) or not isinstance(now, dict):
+        return stored
+    defaults = default if isinstance(default, dict) else {}
+    if (target := now.get("_target_")) is not None and target == stored.get("_target_"):
+        defaults = option_defaults(target)
+    full = dict(stored)
+    for name, value in now.items():
+        path = f"{key}.{name}" if key else name
+        if name in stored:
+            full[name] = _completed(stored[name], value, defaults.get(name), path, added)
+        elif name in defaults:
+            full[name] = added[path] = defaults[name]
+    return full
+
+
 def _check_same(config: Config, folder: Path) -> None:
-    defaults = _plain(asdict(Config()))  # of values that the run's version did not have yet
-    keys = differing_keys(merge(defaults, translate(_stored(folder))), _plain(asdict(config)))
+    now = _plain(asdict(config))
+    keys = differing_keys(_with_defaults(translate(_stored(folder)), now, folder), now)
     if keys:
         raise UserError(
             f"the run in {folder} was started with another config; these differ: {', '.join(keys)} "

@@ -8,8 +8,11 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch.utilities import rank_zero_warn
 
 from vla_rl.distributed.parameters import trainable_parameters
+from vla_rl.errors import UserError
+from vla_rl.rollout.trainer_state import callbacks_of
 from vla_rl.run.folder import atomic_write
 
 
@@ -28,6 +31,39 @@ def _save(checkpoint: dict[str, Any], path: Path) -> None:
             torch.save(checkpoint, file)
         except RuntimeError as e:  # of a full disk torch says only that its archive is not complete
             raise e.__context__ if isinstance(e.__context__, OSError) else e from None
+
+
+def complete_checkpoint(checkpoint: dict[str, Any], module: L.LightningModule) -> None:
+    """Fill in what a checkpoint of a version with fewer keys lacks of the callbacks' states: as in a new run, with a
+    line. Call it before anything is restored from the checkpoint.
+
+    Raises:
+        UserError: a trained tensor is missing; it would be left as it was before training.
+    """
+    trained, stored = trainable_parameters(module), checkpoint.get("state_dict")  # None: sharded, loaded elsewhere
+    if stored is not None and (missing := [name for name in trained if name not in stored]):
+        raise UserError(
+            f"the checkpoint lacks {len(missing)} of {len(trained)} trained tensors ({missing[0]}): resume from "
+            "another one of the run, or start again in a new run_dir"
+        )
+    added: list[str] = []
+    for callback in callbacks_of(module.trainer):
+        key = callback.state_key
+        if key in checkpoint.get("callbacks", {}):
+            checkpoint["callbacks"][key] = _completed(checkpoint["callbacks"][key], callback.state_dict(), key, added)
+    if added:
+        rank_zero_warn(f"the checkpoint is of a version without {', '.join(added)}; they begin as in a new run")
+
+
+def _completed(stored: dict[str, Any], new: dict[str, Any], key: str, added: list[str]) -> dict[str, Any]:
+    full = dict(stored)
+    for name, value in new.items():
+        if name not in stored:
+            full[name] = value
+            added.append(f"{key}.{name}")
+        elif isinstance(value, dict) and isinstance(stored[name], dict):
+            full[name] = _completed(stored[name], value, f"{key}.{name}", added)
+    return full
 
 
 def keep_trained(checkpoint: dict[str, Any], module: L.LightningModule) -> None:

@@ -28,7 +28,7 @@ from vla_rl.functional.losses import clipped_loss, planned_counts, token_weight
 from vla_rl.functional.statistics import SuccessRate
 from vla_rl.rollout.epoch import HeldoutBatch
 from vla_rl.rollout.trainer_state import data_of, epoch_of
-from vla_rl.training.checkpoint_io import keep_trained
+from vla_rl.training.checkpoint_io import complete_checkpoint, keep_trained
 from vla_rl.training.optimizer import build_optimizer
 from vla_rl.training.rollout_metrics import HeldoutSuccess, RolloutStatistics
 from vla_rl.types import ChunkBatch, Policy, Trajectory
@@ -209,7 +209,8 @@ class GRPOModule(L.LightningModule):
         rank_zero_warn(f"optimizer step of {where} is skipped: {what}")
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self._skipped = checkpoint["skipped_steps"]
+        complete_checkpoint(checkpoint, self)
+        self._skipped = checkpoint.get("skipped_steps", 0)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["skipped_steps"] = self._skipped

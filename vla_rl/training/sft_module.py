@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vla_rl.config.schema import SFTConfig
 from vla_rl.distributed.parameters import trainable_parameters
-from vla_rl.training.checkpoint_io import keep_trained
+from vla_rl.training.checkpoint_io import complete_checkpoint, keep_trained
 from vla_rl.training.demo_datamodule import DemoBatch
 from vla_rl.types import SupervisedPolicy
 
@@ -39,6 +39,9 @@ class SFTModule(L.LightningModule):
 
     def _loss(self, batch: DemoBatch) -> Tensor:
         return self.policy.imitation_loss(batch.observation, batch.command_NLA)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        complete_checkpoint(checkpoint, self)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         keep_trained(checkpoint, self)

@@ -140,6 +140,23 @@ def test_a_damaged_checkpoint_is_passed_over(uninterrupted, stopped):
     assert result(stopped) == result(uninterrupted[0])
 
 
+def test_a_checkpoint_of_a_version_with_fewer_keys(stopped):
+    path = newest(stopped)
+    checkpoint = torch.load(path, weights_only=True)
+    del (
+        checkpoint["skipped_steps"],
+        checkpoint["callbacks"]["Checkpoint"]["best"],
+        checkpoint["callbacks"]["PCM"]["history"],
+    )
+    torch.save(checkpoint, path)
+    program = toy_fit.run(stopped, f"resume={stopped}")
+    assert "a version without PCM.history, Checkpoint.best; they begin as in a new run" in program.errors
+    del checkpoint["state_dict"]["policy.head.weight"]
+    torch.save(checkpoint, path)
+    line = refused(stopped, f"resume={path}")
+    assert "lacks 1 of 2 trained tensors (policy.head.weight): resume from another" in line
+
+
 def test_one_that_was_cut_short_is_damaged_too_and_named(stopped):
     for path in (stopped / "checkpoints").glob("iteration-*"):
         path.write_bytes(path.read_bytes()[:1000])

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from vla_rl.config.compose import compose, save_resolved
 from vla_rl.errors import UserError
@@ -43,6 +44,24 @@ def test_a_value_that_came_after_the_run_began_has_its_default(begun):
 
 def test_without_resume_a_run_is_new(begun):
     assert resume_folder(compose([TINY])) is None
+
+
+def test_keys_that_an_older_version_did_not_have_take_their_defaults(tmp_path):
+    config = compose([TINY])
+    save_resolved(config, tmp_path / "config.yaml")
+    stored = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    del stored["critic"], stored["grpo"]["resample_rounds"], stored["mask"]["missing"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(stored))
+    own = f"conf={tmp_path / 'config.yaml'}"  # which lacks the mask's option as well
+    for conf, added in (
+        (TINY, "resample_rounds=2, critic=None, mask.missing=carry"),
+        (own, "resample_rounds=2, critic=None"),
+    ):
+        line = f"without grpo.{added}; it goes on with these defaults"
+        with pytest.warns(UserWarning, match=re.escape(line)):
+            assert resume_folder(compose([conf, f"resume={tmp_path}"])) == tmp_path
+    with pytest.raises(UserError, match="these differ: grpo.resample_rounds, mask.missing "):
+        resume_folder(compose([TINY, f"resume={tmp_path}", "grpo.resample_rounds=3", "mask.missing=floor"]))
 
 
 @pytest.fixture
