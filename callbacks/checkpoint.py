@@ -18,6 +18,7 @@ from vla_rl.distributed.parameters import full_state
 from vla_rl.distributed.random_state import random_states, set_random_state
 from vla_rl.errors import Preempted, RunError
 from vla_rl.policy import save_trained
+from vla_rl.run.extras import extra
 from vla_rl.run.resume import checkpoints
 from vla_rl.training.signals import StopRequest, end_at_sigterm
 
@@ -28,8 +29,9 @@ class Checkpoint(LightningCheckpoint):
     """Written every `every_iterations` iterations, before the first, after the last, and when the run is told to stop.
 
     `checkpoints/iteration-<done>.ckpt` holds trainable tensors, optimizer, random generators and callbacks; `last.ckpt`
-    and, where held-out success is measured during training, `best.ckpt` are links to one of them. `policy/` is what
-    `policy.checkpoint=` or, for adapters, `policy.adapter=` reads. All are replaced whole.
+    and, where held-out success is measured during training, `best.ckpt` are links to one of them (left out on a file
+    system without links). `policy/` is what `policy.checkpoint=` or, for adapters, `policy.adapter=` reads. All are
+    replaced whole.
 
     Args:
         keep: how many of the last checkpoints stay; the best one stays besides.
@@ -106,16 +108,19 @@ class Checkpoint(LightningCheckpoint):
     def _tidy(self, run: Path) -> None:
         """Links to the last and the best checkpoint, and no more than these and `keep` in all."""
         newest_first = checkpoints(run)
+        if not newest_first:  # iterations=0
+            return
         names = {"last.ckpt": newest_first[0].name}
         if (
             self._best and (run / "checkpoints" / self._best["name"]).exists()
         ):  # the run may have gone on from before it
             names["best.ckpt"] = self._best["name"]
         for link, name in names.items():
-            part = newest_first[0].with_name(f"{link}.part")
-            part.unlink(missing_ok=True)
-            part.symlink_to(name)
-            part.replace(part.with_name(link))
+            with extra(f"linking checkpoints/{link}"):  # some file systems have no links
+                part = newest_first[0].with_name(f"{link}.part")
+                part.unlink(missing_ok=True)
+                part.symlink_to(name)
+                part.replace(part.with_name(link))
         for path in newest_first[self.keep :]:
             if path.name not in names.values():
                 path.unlink()

@@ -194,7 +194,7 @@ class SeparateCritic(RolloutCallback):
         done = trainer.current_epoch + 1
         if trainer.is_global_zero and (done % DRAW_EVERY == 0 or done == trainer.max_epochs):
             values = [(episode.value_N, episode.reward) for episode in self._present]
-            save_figures({"values": draw_values(values, iteration=done)}, trainer)
+            save_figures(lambda: {"values": draw_values(values, iteration=done)}, trainer)
 
     def state_dict(self) -> dict[str, Any]:
         return {"earlier": [[(e.uid, e.reward, e.feature_ND) for e in episodes] for episodes in self.earlier]}

@@ -11,6 +11,7 @@ from callbacks.masks.base import labeller_of
 from vla_rl.figures.video import annotate, write_mp4
 from vla_rl.rollout.epoch import HeldoutBatch
 from vla_rl.rollout.trainer_state import callbacks_of
+from vla_rl.run.extras import extra
 from vla_rl.types import Trajectory
 
 
@@ -46,7 +47,8 @@ class BeforeAfter(L.Callback):
             self._write(path.with_name(f"{path.name}_after.mp4"), trajectory, trainer)
 
     def _write(self, path: Path, trajectory: Trajectory, trainer: L.Trainer) -> None:
-        write_mp4(path, annotate(trajectory, label=labeller_of(callbacks_of(trainer))))
+        with extra("writing videos"):
+            write_mp4(path, annotate(trajectory, label=labeller_of(callbacks_of(trainer))))
 
 
 def _name(trajectory: Trajectory) -> str:

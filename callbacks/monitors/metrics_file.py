@@ -26,7 +26,8 @@ class MetricsFile(L.Callback):
         self.rows.append(row | {name: float(value) for name, value in sorted(trainer.callback_metrics.items())})
         if trainer.is_global_zero:
             path = Path(trainer.default_root_dir) / "metrics.jsonl"
-            atomic_write(path, lambda part: part.write_text("".join(json.dumps(row) + "\n" for row in self.rows)))
+            text = "".join(json.dumps(row) + "\n" for row in self.rows)
+            atomic_write(path, lambda part: part.write_text(text, encoding="utf-8"))
 
     def state_dict(self) -> dict[str, Any]:
         return {"rows": self.rows}

@@ -12,6 +12,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from callbacks.masks.base import labeller_of
@@ -84,8 +85,10 @@ class PhasePlot(L.Callback):
                 pl_module.log(f"phase/{name}/{phase}", float(value), on_step=False, on_epoch=True, batch_size=1)
 
     def _draw(self, trainer: L.Trainer) -> None:
-        if not trainer.is_global_zero:
-            return
+        if trainer.is_global_zero:
+            save_figures(lambda: self._figures(trainer), trainer)
+
+    def _figures(self, trainer: L.Trainer) -> dict[str, Figure]:
         figures = {
             "phase_allocation": draw_allocation(
                 self.iterations, self.real, self.kept, labeller_of(callbacks_of(trainer)).phases
@@ -97,7 +100,7 @@ class PhasePlot(L.Callback):
             if any(value == value for row in mask.history for value in row["divergence"]):  # not NaN: known
                 figures["phase_divergence"] = draw_phase_divergence(mask.history, phases)
                 figures["cumulative_divergence"] = draw_cumulative_divergence(mask.history, phases)
-        save_figures(figures, trainer)
+        return figures
 
 
 def count_phases(batch: ChunkBatch, index: int, label: Labeller) -> Tensor:

@@ -20,7 +20,7 @@ class RunPlot(L.Callback):
         path = Path(trainer.default_root_dir) / "metrics.jsonl"
         if not trainer.is_global_zero or not path.exists():
             return
-        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
         if rows:
             run = Run(arm="this run", mask="", budget=None, seed=data_of(trainer).seed, rows=rows, summary={})
-            save_figures({"success": draw_success([run]), "cost": draw_cost([run])}, trainer)
+            save_figures(lambda: {"success": draw_success([run]), "cost": draw_cost([run])}, trainer)

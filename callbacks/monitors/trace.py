@@ -21,6 +21,7 @@ from vla_rl.errors import UserError
 from vla_rl.rollout.callback import RolloutCallback
 from vla_rl.rollout.datamodule import RolloutDataModule
 from vla_rl.rollout.trainer_state import data_of
+from vla_rl.run.extras import extra
 from vla_rl.types import ActionChunk, Episode, Observation, Policy, SimulatorPool, SlotEvent
 
 MAIN = "policy"  # the row of the process that trains
@@ -53,7 +54,7 @@ class Spans:
             {"name": "thread_name", "ph": "M", "pid": 0, "tid": tid, "args": {"name": row}}
             for tid, row in enumerate(self._rows)
         ]
-        path.write_text(json.dumps({"traceEvents": names + self._spans}))
+        path.write_text(json.dumps({"traceEvents": names + self._spans}), encoding="utf-8")
 
 
 class TracedPolicy:
@@ -133,7 +134,8 @@ class Trace(RolloutCallback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self._spans is not None:
-            self._spans.write(Path(trainer.default_root_dir) / "trace.json")
+            with extra("writing the trace"):
+                self._spans.write(Path(trainer.default_root_dir) / "trace.json")
             self._end(trainer)
         self._begin_before(trainer, trainer.current_epoch + 2)
 

@@ -22,6 +22,7 @@ from vla_rl.config.schema import VideoConfig
 from vla_rl.figures.strips import draw_strips
 from vla_rl.figures.video import annotate, choose, file_name, gif, write_mp4
 from vla_rl.rollout.trainer_state import callbacks_of, epoch_of
+from vla_rl.run.extras import extra
 from vla_rl.types import ChunkBatch, RolloutGroup, Trajectory
 
 
@@ -56,6 +57,10 @@ class Videos(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.current_epoch % self.every_iterations or not trainer.is_global_zero:
             return
+        with extra("writing videos"):
+            self._write_all(trainer)
+
+    def _write_all(self, trainer: L.Trainer) -> None:
         folder = Path(trainer.default_root_dir) / "videos" / f"iteration_{trainer.current_epoch + 1:04d}"
         folder.mkdir(parents=True, exist_ok=True)
         groups = epoch_of(trainer).groups

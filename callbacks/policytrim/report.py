@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+from matplotlib.figure import Figure
 
 from callbacks.monitors.save_figures import save_figures
 from callbacks.policytrim.callback import PolicyTrim
@@ -57,16 +58,21 @@ class TrimReport(L.Callback):
             self._measure(EXTENDED, trainer)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if BEFORE not in self.results:  # iterations=0
+            return
         self._measure(AFTER, trainer)
         if not trainer.is_global_zero:
             return
         write_json(Path(trainer.default_root_dir) / "windows.json", self.state_dict()["results"])
+        save_figures(lambda: self._figures(trainer), trainer)
+
+    def _figures(self, trainer: L.Trainer) -> dict[str, Figure]:
         before, after = self.results[BEFORE][0], self.results[AFTER][-1]
         figures = {"steps": draw_steps(before, after), "windows": draw_windows(self.results)}
         history = trim.history if (trim := _trim(trainer)) else []
         if any("reward_without_penalty" in row for row in history):
             figures["trim_reward"] = draw_reward(history, self._scores)
-        save_figures(figures, trainer)
+        return figures
 
     def _measure(self, when: str, trainer: L.Trainer) -> None:
         data, trim = data_of(trainer), _trim(trainer)

@@ -16,6 +16,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from vla_rl.functional.statistics import PairedTest, SuccessRate
+from vla_rl.run.extras import extra
 from vla_rl.run.folder import write_json
 from vla_rl.types import Episode
 
@@ -141,14 +142,15 @@ def write_report(
         The page.
     """
     write_json(folder / "report.json", report.to_json())
-    (folder / "report.md").write_text(report.to_markdown())
+    (folder / "report.md").write_text(report.to_markdown(), encoding="utf-8")
     (folder / "figures").mkdir(exist_ok=True)
     images = []
     for name, caption, figure in figures:
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format="png", dpi=150)
-        (folder / "figures" / f"{name}.png").write_bytes(buffer.getvalue())
-        images.append((caption, base64.b64encode(buffer.getvalue()).decode()))
+        with extra(f"drawing the figure {name}"):
+            buffer = io.BytesIO()
+            figure.savefig(buffer, format="png", dpi=150)
+            (folder / "figures" / f"{name}.png").write_bytes(buffer.getvalue())
+            images.append((caption, base64.b64encode(buffer.getvalue()).decode()))
     templates = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
@@ -156,7 +158,8 @@ def write_report(
     page.write_text(
         templates.get_template("report.html.j2").render(
             report=report, images=images, videos=videos, paired_cells=paired_cells
-        )
+        ),
+        encoding="utf-8",
     )
     return page
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,6 +16,7 @@ from vla_rl.config.compose import to_yaml
 from vla_rl.config.instantiate import build
 from vla_rl.config.schema import Config
 from vla_rl.errors import UserError
+from vla_rl.run.extras import extra
 
 
 class OneFileTensorBoard(TensorBoardLogger):
@@ -41,9 +43,20 @@ class OneFileTensorBoard(TensorBoardLogger):
         return writer
 
     @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        with extra("writing TensorBoard's file"):
+            super().log_metrics(metrics, step)
+
+    @rank_zero_only
+    def save(self) -> None:
+        with extra("writing TensorBoard's file"):
+            super().save()
+
+    @rank_zero_only
     def finalize(self, status: str) -> None:
         if self._experiment is not None:
-            self.experiment.flush()
+            with extra("writing TensorBoard's file"):
+                self.experiment.flush()
 
 
 def wandb_logger(

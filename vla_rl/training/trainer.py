@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,9 +17,12 @@ from vla_rl.config.instantiate import build
 from vla_rl.config.schema import Config
 from vla_rl.distributed.strategies import FSDP2, pick_strategy
 from vla_rl.errors import RunError, UserError
+from vla_rl.run.launch import check_world
 from vla_rl.run.parent import announce_launcher, end_with_parent
 from vla_rl.training.checkpoint_io import AtomicCheckpointIO
 from vla_rl.training.loggers import run_loggers
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def build_trainer(config: Config, folder: Path, callbacks: list[L.Callback], iterations: int = 0) -> L.Trainer:
@@ -54,7 +58,8 @@ def make_trainer(config: Config, **options: Any) -> L.Trainer:
     """`config.trainer` with what the program supplies.
 
     Raises:
-        UserError: the devices or the strategy asked for are not to be had on this machine.
+        UserError: the devices or the strategy asked for are not to be had on this machine, or a launcher has started
+            another number of processes.
     """
     node = config.trainer
     if node is not None and isinstance(name := node.get("strategy", "auto"), str):
@@ -66,6 +71,7 @@ def make_trainer(config: Config, **options: Any) -> L.Trainer:
         raise
     except (MisconfigurationException, TypeError, ValueError) as e:  # Lightning's, of its own options
         raise UserError(f"{e} (trainer.devices=1, trainer=cpu; without a GPU: conf=pcm_object_tiny)") from e
+    check_world(trainer.num_devices, trainer.num_nodes)
     if trainer.local_rank:
         end_with_parent()  # under torchrun; ranks that Lightning started have done so in their first lines
     else:
@@ -91,9 +97,16 @@ def check_ranks(config: Config, trainer: L.Trainer) -> None:
 @contextmanager
 def interruptible(trainer: L.Trainer) -> Iterator[None]:
     """A Ctrl-C stays a KeyboardInterrupt that says what is left of the run; Lightning's own exit says nothing. An error
-    that comes of another rank's end names that rank."""
+    that comes of another rank's end names that rank, and a full disk is one line whoever meets it."""
     try:
         yield
+    except OSError as e:
+        if e.errno not in NO_ROOM:
+            raise
+        raise RunError(
+            f"there is no room to write {e.filename or 'a file'} ({e.strerror}); what was saved is whole: when there "
+            f"is room again, resume={trainer.default_root_dir}"
+        ) from e
     except Exception as e:
         if (ended := _ended_rank(trainer)) is None:
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import time
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from tests.helpers import make, tiny_fit
+from vla_rl.errors import RunError
 from vla_rl.policy import load_policy
 from vla_rl.run.cli import run_entry
 from vla_rl.training.trainer import interruptible
@@ -64,6 +66,15 @@ def test_before_the_first_policy_is_written_there_is_none_to_name(tmp_path, caps
         run_entry(main, "about", [])
     assert exit.value.code == 130
     assert capsys.readouterr().err == "interrupted\n"
+
+
+def test_a_full_disk_is_one_line_whoever_meets_it(tmp_path):
+    trainer = make.made_trainer(tmp_path, [])
+    line = rf"^there is no room to write metrics.jsonl \(No space left on device\).* resume={tmp_path}$"
+    with pytest.raises(RunError, match=line), interruptible(trainer):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "metrics.jsonl")
+    with pytest.raises(FileNotFoundError), interruptible(trainer):
+        raise FileNotFoundError(errno.ENOENT, "not there", "metrics.jsonl")
 
 
 def test_other_exits_are_left_alone(tmp_path):
