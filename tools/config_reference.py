@@ -58,7 +58,9 @@ def page() -> str:
 
 def _values() -> Iterator[str]:
     """A table for every section of the schema, nodes left out; then what single commands take beside it."""
-    classes = {node.name: node for node in ast.parse(SCHEMA.read_text()).body if isinstance(node, ast.ClassDef)}
+    classes = {
+        node.name: node for node in ast.parse(SCHEMA.read_text(encoding="utf-8")).body if isinstance(node, ast.ClassDef)
+    }
     sections = {ast.unparse(line.annotation) for node in classes.values() for line in _lines(node)}
     yield from _sections(classes, "Config", "")
     for other in sorted(classes.keys() - sections - {"Config"}):
@@ -78,7 +80,7 @@ def _sections(classes: dict[str, ast.ClassDef], kind: str, key: str) -> Iterator
 
 
 def _value_rows(node: ast.ClassDef, prefix: str) -> Iterator[tuple[str, str, str, str]]:
-    source = SCHEMA.read_text().splitlines()
+    source = SCHEMA.read_text(encoding="utf-8").splitlines()
     for line in _lines(node):
         kind = ast.unparse(line.annotation)
         if kind != "Node | None" and not isinstance(line.value, ast.Call):  # neither a node nor a section
@@ -98,7 +100,7 @@ def _name(line: ast.AnnAssign) -> str:
 def _group(group: str) -> Iterator[str]:
     """What can be named, what each file sets, and the options of the targets."""
     folder, names = CONF_DIR / group, group_names(group)
-    trees = {name: yaml.safe_load((folder / f"{name}.yaml").read_text()) or {} for name in names}
+    trees = {name: yaml.safe_load((folder / f"{name}.yaml").read_text(encoding="utf-8")) or {} for name in names}
     yield f"### `{group}=`\n"
     yield _table(
         (f"{group}=", "what", "sets"),
@@ -128,7 +130,7 @@ def _options(
 
 def _callbacks() -> Iterator[str]:
     """Slots that are filled, and what else there is to fill one with; masks and rewards are groups."""
-    slots = yaml.safe_load((CONF_DIR / "base.yaml").read_text())["callbacks"]
+    slots = yaml.safe_load((CONF_DIR / "base.yaml").read_text(encoding="utf-8"))["callbacks"]
     filled = {node["_target_"]: slot for slot, node in slots.items()}
     yield (
         "Named slots: `callbacks.NAME=null` empties one, `callbacks.NAME._target_=my_pkg.MyCallback` fills one. "
@@ -149,7 +151,9 @@ def _callbacks() -> Iterator[str]:
 
 def _group_targets() -> set[str]:
     files = [file for group in GROUPS for file in sorted((CONF_DIR / group).glob("*.yaml"))]
-    return {target for file in files for target in re.findall(r"^_target_: (\S+)", file.read_text(), re.M)}
+    return {
+        target for file in files for target in re.findall(r"^_target_: (\S+)", file.read_text(encoding="utf-8"), re.M)
+    }
 
 
 def _callback_classes() -> Iterator[tuple[str, type[L.Callback]]]:
@@ -163,7 +167,7 @@ def _callback_classes() -> Iterator[tuple[str, type[L.Callback]]]:
 def _about(path: Path) -> str:
     """The comment a file begins with."""
     lines = []
-    for line in path.read_text().splitlines():
+    for line in path.read_text(encoding="utf-8").splitlines():
         if not line.startswith("#"):
             break
         lines.append(line.removeprefix("#").strip())
@@ -172,7 +176,7 @@ def _about(path: Path) -> str:
 
 def _comments(path: Path) -> dict[str, str]:
     """Comments behind the options of a group's file."""
-    found = re.findall(r"^(\w+):.*?\s# (.*)$", path.read_text(), re.M)
+    found = re.findall(r"^(\w+):.*?\s# (.*)$", path.read_text(encoding="utf-8"), re.M)
     return dict(found)
 
 
@@ -231,5 +235,5 @@ def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
 if __name__ == "__main__":
     if len(sys.argv) > 1:
         sys.exit("error: this tool takes no arguments")
-    PAGE.write_text(page())
+    PAGE.write_text(page(), encoding="utf-8")
     print(f"wrote {PAGE.relative_to(ROOT)}")

@@ -19,7 +19,7 @@ def section(title: str) -> str:
     Raises:
         ValueError: there is no such heading.
     """
-    text = README.read_text()
+    text = README.read_text(encoding="utf-8")
     if f"\n## {title}\n" not in text:
         raise ValueError(f"README.md has no section '{title}'")
     body = text.split(f"\n## {title}\n")[1].split("\n## ")[0]

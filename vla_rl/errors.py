@@ -22,9 +22,11 @@ class Preempted(Exception):
 
 
 def closest(name: str, allowed: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """The allowed name most like `name`, or None where nothing is alike (a ratio of `cutoff` and more, of 1)."""
-    matches = difflib.get_close_matches(name, list(allowed), n=1, cutoff=cutoff)
-    return matches[0] if matches else None
+    """The allowed name most like `name`, in upper or lower case; None where nothing is alike (`cutoff`: least ratio, of
+    1)."""
+    by_lower = {choice.lower(): choice for choice in allowed}
+    matches = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=cutoff)
+    return by_lower[matches[0]] if matches else None
 
 
 def did_you_mean(name: str, allowed: Iterable[str]) -> str:

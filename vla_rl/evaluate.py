@@ -28,6 +28,7 @@ import lightning as L
 
 from vla_rl.config.instantiate import build, check
 from vla_rl.config.schema import Node
+from vla_rl.errors import UserError
 from vla_rl.evaluation.evaluator import Evaluated, Evaluator
 from vla_rl.evaluation.plan import EvaluationPlan, checkpoint_name, plan_evaluation
 from vla_rl.evaluation.report import Arm, Report, write_report
@@ -45,6 +46,8 @@ def main(argv: list[str]) -> None:
     options, rest = own_options(EvaluateConfig, argv)
     config = compose(rest)
     check(config)
+    if config.resume is not None:
+        raise UserError(f"an evaluation begins anew each time, and resume={config.resume} is given: resume=null")
     plan = plan_evaluation(config, options, given=[argument.partition("=")[0] for argument in rest])
     config.sim = plan.sim
     L.seed_everything(config.seed, verbose=False)

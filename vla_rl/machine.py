@@ -58,6 +58,6 @@ def _cpu_quota(group: Path) -> float | None:
 def _read(file: Path) -> str:
     """The file's text, empty where there is none."""
     try:
-        return file.read_text().strip()
+        return file.read_text(encoding="utf-8").strip()
     except OSError:
         return ""

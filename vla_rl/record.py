@@ -28,6 +28,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from vla_rl.checks import check_count, check_number
 from vla_rl.config.compose import only_options
 from vla_rl.config.schema import RecordConfig
 from vla_rl.demos.demo import Demo
@@ -41,6 +42,7 @@ EPISODES_PER_JOB = 4  # of one task, so that a worker seldom builds another envi
 
 def main(argv: list[str]) -> None:
     options = only_options(RecordConfig, argv)
+    check_options(options)
     planned = episodes(options)
     suites.check_gl()
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # inherited by the workers, which share the cores
@@ -59,6 +61,24 @@ def main(argv: list[str]) -> None:
     print(json.dumps({"suite": options.suite, "noise": options.noise, "tasks": table}))
 
 
+def check_options(options: RecordConfig) -> None:
+    """Raise UserError for what would fail, or mean nothing, after the first episodes; makes the folder of `out`."""
+    default = RecordConfig()
+    for name, least in (("workers", 1), ("camera_px", 1), ("linger_steps", 0), ("seed", 0)):
+        check_count(name, getattr(options, name), getattr(default, name), least=least)
+    for name, most in (("noise", None), ("placement_noise_m", None), ("hesitation", 1)):
+        check_number(name, getattr(options, name), 0.1, least=0, most=most)
+    if options.out is None:
+        return
+    out = Path(options.out)
+    if out.suffix != ".npz" or out.is_dir():
+        raise UserError(f"out must name an .npz file, got {out} (out=demos.npz)")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise UserError(f"the folder of {out} cannot be made: {e.strerror} (out=demos.npz)") from e
+
+
 def episodes(options: RecordConfig) -> list[tuple[int, int]]:
     """(task, initial state) of every episode asked for."""
     if bool(options.out) == options.check:
@@ -70,8 +90,6 @@ def episodes(options: RecordConfig) -> list[tuple[int, int]]:
     wanted = end - first if options.episodes_per_task is None else options.episodes_per_task
     if not 1 <= wanted <= end - first:
         raise UserError(f"{wanted} episodes exceed init_states=[{first},{end}]: init_states=[0,{max(wanted, 1)}]")
-    if options.workers < 1:
-        raise UserError(f"workers must be at least 1, got {options.workers}: workers=2")
     return [(task, state) for task in tasks for state in range(first, first + wanted)]
 
 

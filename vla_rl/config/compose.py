@@ -51,7 +51,9 @@ def compose(argv: list[str]) -> Config:
     confs = [str(value) for key, value in arguments if key == "conf"]
     if not confs:
         raise UserError(f"no conf given, for example conf=pcm_object_tiny. Confs: {', '.join(conf_names())}")
-    path = _conf_path(confs[-1], relative_to=Path())
+    if len(confs) > 1:
+        raise UserError(f"one conf can be given, got {', '.join(confs)}: conf={confs[-1]}")
+    path = _conf_path(confs[0], relative_to=Path())
     tree = merge(asdict(Config()), {"conf": path.stem} | _load_conf(path, below=[]))
     tree = _apply(tree, [(key, value) for key, value in arguments if key != "conf"])
     tree = _resolve(tree)
@@ -149,7 +151,7 @@ def _parse(argument: str) -> tuple[str, Any]:
         parsed = cast(Tree, OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"])))
         return key, _todays(parsed["value"])
     except yaml.YAMLError as e:
-        raise UserError(f"{argument}: the value is not valid YAML ({_first_line(e)})") from e
+        raise UserError(f"{argument}: the value is not valid YAML ({_first_line(e)}); quote a value with spaces") from e
 
 
 def _conf_path(name: str, relative_to: Path) -> Path:

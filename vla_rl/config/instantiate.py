@@ -51,9 +51,25 @@ def build(node: Node | None, key: str, **extra: Any) -> Any:
 
 
 def build_callbacks(config: Config) -> list[Any]:
-    """Critic, mask, reward, then the slots of `callbacks`, null ones left out."""
-    named = [(key, node) for key, node in _nodes(config) if key not in ("policy", "sim", "trainer", "logger")]
-    return [build(node, key) for key, node in named]
+    """Critic, mask, reward, then the slots of `callbacks`, null ones left out.
+
+    Raises:
+        UserError: a target that is no callback, or a reward that scores nothing.
+    """
+    from lightning.pytorch import Callback  # here: it takes seconds to import
+
+    named = {key: node for key, node in _nodes(config) if key not in ("policy", "sim", "trainer", "logger")}
+    built = {key: build(node, key) for key, node in named.items()}
+    for key, callback in built.items():
+        if not isinstance(callback, Callback):
+            raise UserError(
+                f"{named[key]['_target_']} is no callback of Lightning: {key}=null, or another {key}._target_"
+            )
+    if "reward" in built and not hasattr(built["reward"], "score"):
+        raise UserError(
+            f"{named['reward']['_target_']} has no score, so it is no reward: reward=none, or another reward._target_"
+        )
+    return list(built.values())
 
 
 def check(config: Config) -> None:
@@ -127,6 +143,12 @@ def resolve(value: Any, choices: Mapping[str, Any], option: str) -> Any:
     if isinstance(value, str) and "." in value:
         return import_path(value, f"({option}={value})")
     raise UserError(no_such_choice(value, choices, option, also=", or my_pkg.my_function"))
+
+
+def option_defaults(path: str) -> dict[str, Any]:
+    """Defaults of a target's options; none where Python cannot tell."""
+    parameters = _parameters(import_path(path, f"(_target_={path})")) or {}
+    return {name: p.default for name, p in parameters.items() if p.default is not p.empty}
 
 
 def _check_node(node: Node, key: str) -> None:

@@ -15,8 +15,22 @@ from vla_rl.errors import UserError
 
 Node = dict[str, Any]
 LARGEST_SEED = 2**32 - 1  # that NumPy takes
-# what the update does itself, which a Trainer is refused for -> what is meant
-OWN_UPDATE = {"gradient_clip_val": "optim.grad_clip=1.0", "accumulate_grad_batches": "grpo.minibatches=4"}
+# what a run does itself, which its Trainer is refused for -> what is meant
+NOT_THE_TRAINERS = {
+    "gradient_clip_val": "optim.grad_clip=1.0",
+    "accumulate_grad_batches": "grpo.minibatches=4",
+    "limit_train_batches": "grpo.minibatches=4",
+    "overfit_batches": "grpo.minibatches=4",
+    "max_steps": "iterations=40",
+    "min_steps": "iterations=40",
+    "min_epochs": "iterations=40",
+    "fast_dev_run": "iterations=1",
+    "limit_val_batches": "evaluation.sampled_episodes=4",
+    "limit_test_batches": "evaluation.sampled_episodes=4",
+    "val_check_interval": "evaluation.every_iterations=4",
+}
+# in which Lightning leaves weights, forwards and gradients alone
+PRECISIONS = ("32-true", "32", 32)
 # nodes with ready-made files: conf/<group>/<name>.yaml
 GROUPS = ("policy", "sim", "critic", "mask", "reward", "trainer", "logger")
 
@@ -217,9 +231,15 @@ def validate(config: Config) -> None:
 
 
 def _trainer(node: Node | None) -> None:
-    for name, instead in OWN_UPDATE.items():
+    for name, instead in NOT_THE_TRAINERS.items():
         if node is not None and node.get(name) is not None:
-            raise UserError(f"trainer.{name} has no place here, the update does that itself: {instead}")
+            raise UserError(f"trainer.{name} has no place here, the run does that itself: {instead}")
+    precision = None if node is None else node.get("precision")
+    if precision is not None and precision not in PRECISIONS:
+        raise UserError(
+            f"trainer.precision={precision} has no place here: it would change the numbers of the update and not those "
+            "of the rollouts; the type of the weights is policy.dtype: trainer.precision=32-true policy.dtype=bfloat16"
+        )
 
 
 def _critic(config: Config) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from typing import Any, SupportsFloat
 
 import lightning as L
 import torch
@@ -18,8 +18,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from vla_rl.config.instantiate import resolve
 from vla_rl.config.schema import EvaluationConfig, GRPOConfig, RolloutConfig
 from vla_rl.distributed.collectives import gather_lists
-from vla_rl.distributed.lockstep import LockstepActor
-from vla_rl.distributed.parameters import is_sharded
+from vla_rl.distributed.lockstep import in_lockstep
 from vla_rl.errors import UserError
 from vla_rl.functional.advantages import ADVANTAGES
 from vla_rl.functional.group_filters import GROUP_FILTERS, best_and_worst
@@ -29,7 +28,7 @@ from vla_rl.rollout.collect import TimeSplit, collect
 from vla_rl.rollout.epoch import Collected, HeldoutBatch, HeldoutBatches, RolloutEpoch
 from vla_rl.rollout.plan import heldout_episodes, plan_iteration
 from vla_rl.rollout.trainer_state import callbacks_of
-from vla_rl.types import Episode, Policy, RolloutGroup, SimulatorPool, Trajectory
+from vla_rl.types import Actor, Episode, Policy, RolloutGroup, SimulatorPool, Trajectory
 
 
 def check_policy(pool: SimulatorPool, policy: Policy) -> None:
@@ -56,6 +55,16 @@ def check_init_states(pool: SimulatorPool, rollout: RolloutConfig) -> None:
                 f"rollout.{name}=[{low},{high}] goes beyond the {pool.init_states} initial states of a task: "
                 "rollout.train_init_states=[0,40] rollout.heldout_init_states=[40,50], or draw them from seeds with "
                 "sim.placement_noise_m=0.02"
+            )
+
+
+def check_rewards(trajectories: Sequence[Trajectory], callback: RolloutCallback) -> None:
+    """Raise UserError for a reward that `callback` has set to something else than a finite number."""
+    for t in trajectories:
+        if not isinstance(t.reward, SupportsFloat) or not math.isfinite(t.reward):
+            raise UserError(
+                f"{type(callback).__name__}.score set the reward of an episode (task {t.episode.task}, initial state "
+                f"{t.episode.init_state}) to {t.reward}, which is no finite number: give 0 where there is no reward"
             )
 
 
@@ -86,7 +95,7 @@ class RolloutDataModule(L.LightningDataModule):
         check_policy(pool, policy)
         check_init_states(pool, rollout)
         self.pool, self.policy = pool, policy
-        self._actor: LockstepActor | None = None  # what rollouts ask in the place of the policy
+        self._actor: Actor | None = None  # what rollouts ask in the place of the policy
         self._async = AsyncRollouts(pool, rollout.temperature)
         self._interrupted: dict[str, Any] = {}  # what the run that goes on was collecting ahead
         self.rollout, self.grpo, self.evaluation = rollout, grpo, evaluation
@@ -247,6 +256,7 @@ class RolloutDataModule(L.LightningDataModule):
         groups = [RolloutGroup(trajectories[i : i + size]) for i in range(0, len(trajectories), size)]
         for callback in self._callbacks:
             callback.score(groups)
+            check_rewards(trajectories, callback)
         for group in groups:
             advantage_G = self._advantage(group.reward_G, self.grpo.advantage_eps)
             for trajectory, advantage in zip(group.trajectories, advantage_G.tolist(), strict=True):
@@ -271,12 +281,8 @@ class RolloutDataModule(L.LightningDataModule):
     @contextmanager
     def _in_lockstep(self) -> Iterator[None]:
         """Collections whose ranks ask the policy equally often, where it is sharded."""
-        if not is_sharded(self.policy):
+        with in_lockstep(self.policy, self.attached_trainer) as self._actor:
             yield
-            return
-        self._actor = LockstepActor(self.policy, self.attached_trainer.strategy)
-        yield
-        self._actor.finish()  # not after an exception: the other ranks end with this one
         self._actor = None
 
     @property

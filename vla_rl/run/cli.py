@@ -20,6 +20,7 @@ from vla_rl.config.compose import compose, conf_names, group_names, to_yaml
 from vla_rl.config.instantiate import check_early
 from vla_rl.config.schema import GROUPS, Config
 from vla_rl.errors import Preempted, RunError, UserError, did_you_mean
+from vla_rl.run.launch import check_rank_variables
 from vla_rl.run.parent import end_with_launcher
 
 PRINT_CONFIG = "--print-config"
@@ -35,9 +36,11 @@ def answer_early(about: str, parse: Callable[[list[str]], Config] | None = compo
         about: what the verb does, for `--help` (the module's docstring).
         parse: from the arguments to the config; None for a verb that takes no conf.
     """
-    end_with_launcher()
+    _make_alone()
+    by_lightning = end_with_launcher()
     argv = sys.argv[1:]
     with exit_codes():
+        check_rank_variables(by_lightning=by_lightning)
         _check_packages()
         if _asks_for_help(argv):
             print(help_text(about))
@@ -133,6 +136,17 @@ def help_text(about: str) -> str:
 
 def _asks_for_help(argv: list[str]) -> bool:
     return bool({"-h", "--help"} & set(argv))
+
+
+def _make_alone() -> None:
+    """Keep out what the caller has left: a closed stdin, stdout or stderr, whose number the next file that is opened
+    would get, and a way to show figures, as notebooks leave it to their children. Programs write figures to files."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number
+    os.environ["MPLBACKEND"] = "agg"
 
 
 def _check_packages() -> None:

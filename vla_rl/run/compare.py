@@ -41,8 +41,8 @@ class Run:
         for name in ("config.yaml", "metrics.jsonl", "summary.json"):
             if not (folder / name).is_file():
                 raise UserError(f"{folder} holds no finished run: it has no {name} (give run folders of vla_rl.fit)")
-        config = translate(yaml.safe_load((folder / "config.yaml").read_text()))
-        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        config = translate(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
+        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
         mask, budget = mask_name(config["mask"]), (config["mask"] or {}).get("budget")
         return cls(
             arm=mask if budget is None else f"{mask} {_shown(budget)}",
@@ -50,7 +50,7 @@ class Run:
             budget=budget if isinstance(budget, int) else None,
             seed=config["seed"],
             rows=rows,
-            summary=json.loads((folder / "summary.json").read_text()),
+            summary=json.loads((folder / "summary.json").read_text(encoding="utf-8")),
             values=_flat(config),
         )
 
@@ -86,9 +86,9 @@ def mask_name(node: dict[str, Any] | None) -> str:
     if node is None:
         return "none"
     for name in group_names("mask"):
-        tree = yaml.safe_load((CONF_DIR / "mask" / f"{name}.yaml").read_text()) or {}
+        tree = yaml.safe_load((CONF_DIR / "mask" / f"{name}.yaml").read_text(encoding="utf-8")) or {}
         if base := tree.pop("extends", None):
-            tree = yaml.safe_load((CONF_DIR / "mask" / f"{base}.yaml").read_text()) | tree
+            tree = yaml.safe_load((CONF_DIR / "mask" / f"{base}.yaml").read_text(encoding="utf-8")) | tree
         if tree | {"budget": None} == node | {"budget": None}:
             return name
     return node["_target_"].rpartition(".")[2]

@@ -125,7 +125,7 @@ def run_all(runs: Sequence[PlannedRun]) -> Iterator[tuple[PlannedRun, bool]]:
 
 def sweep_readme(done: Sequence[PlannedRun], planned: int, tables: Sequence[Table]) -> str:
     """Markdown: the tables, the figures beside it, the versions, and the command of every run."""
-    versions = json.loads((done[0].folder / "versions.json").read_text())
+    versions = json.loads((done[0].folder / "versions.json").read_text(encoding="utf-8"))
     lines = [
         "# Runs compared",
         "",
@@ -153,7 +153,7 @@ def _check_same(run: PlannedRun) -> None:
     path = run.folder / "config.yaml"
     if not path.exists():
         return
-    stored: dict[str, Any] = translate(yaml.safe_load(path.read_text()))
+    stored: dict[str, Any] = translate(yaml.safe_load(path.read_text(encoding="utf-8")))
     wanted = json.loads(json.dumps(asdict(run.config)))  # as YAML reads it back: tuples are lists
     differing = differing_keys(stored, wanted)
     if stored.get("iterations") != wanted["iterations"]:

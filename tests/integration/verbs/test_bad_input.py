@@ -18,6 +18,11 @@ OFFICIAL = ["sim.placement_noise_m=0", "rollout.train_init_states=[0,40]"]
 
 MISTAKES = [
     ([], "conf=pcm_object_tiny"),
+    ([TINY, "conf=base"], "one conf can be given, got pcm_object_tiny, base: conf=base"),
+    ([TINY, "mask=PCM"], "did you mean 'pcm'?"),
+    ([TINY, "sim.tasks=[0,", "5]"], "quote a value with spaces"),
+    ([TINY, "callbacks.mine._target_=datetime.timedelta"], "datetime.timedelta is no callback of Lightning"),
+    ([TINY, "reward._target_=callbacks.Timing"], "callbacks.Timing has no score, so it is no reward: reward=none"),
     (["conf=pcm_objct"], "did you mean 'pcm_object'?"),
     ([TINY, "mask=pmc"], "(mask=pcm)"),
     ([TINY, "itrations=3"], "did you mean 'iterations'?"),

@@ -119,6 +119,7 @@ def refused(monkeypatch, capsys, tmp_path):
         (["protocol=of"], "did you mean 'oft'?"),
         (["protocol=oft", "sim.horizon=100"], "leave sim.horizon out"),
         (["protocol=oft", "init_states=[0,51]"], "init_states=[0,50]"),
+        (["resume=runs/mine"], "resume=null"),
         (["decoding=beam"], "decoding must be one of greedy, sampled"),
         (["checkpoint=/nonexistent"], "missing checkpoint '/nonexistent'"),
         (["checkpoint=[shipped:object_tiny,/nonexistent]"], "missing checkpoint '/nonexistent'"),

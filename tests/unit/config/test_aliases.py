@@ -40,7 +40,8 @@ def test_a_stored_config_composes_to_what_its_conf_gives_today():
     assert len(caught) == 1  # of ten old paths
     check(stored)
     today = compose(["conf=pcm_object_tiny"])
-    assert stored.callbacks == today.callbacks | {"checkpoint": today.callbacks["checkpoint"]}
+    later = {"before_after"}  # slots that came after version 0.1
+    assert stored.callbacks == {slot: node for slot, node in today.callbacks.items() if slot not in later}
     for node in ("policy", "sim", "mask"):
         assert getattr(stored, node)["_target_"] == getattr(today, node)["_target_"]
 

@@ -14,6 +14,7 @@ from vla_rl.config.compose import compose, conf_names, group_names, merge, save_
 from vla_rl.config.instantiate import build, build_callbacks, check
 from vla_rl.config.schema import GROUPS, Config
 from vla_rl.errors import UserError
+from vla_rl.rollout.callback import RolloutCallback
 from vla_rl.run.cli import help_text, run_entry
 
 TINY = "conf=pcm_object_tiny"
@@ -22,6 +23,11 @@ MASKS = "entropy, full_padded, global, none, pcm, pcm_paper_literal, random, ran
 PCM_OPTIONS = (
     "budget, floor, refresh_every, labeller, vector, gripper, group_weight, debias, collapse, missing, estimator"
 )
+
+
+class Watcher(RolloutCallback):
+    def __init__(self, depth: int) -> None:
+        self.depth = depth
 
 
 class Greedy:
@@ -190,7 +196,10 @@ NAMES = [
     ),
     ([TINY, "iterations"], "expected key=value, got 'iterations' (for example mask.budget=8)"),
     ([TINY, "mask..budget=3"], "expected key=value, got 'mask..budget=3' (for example mask.budget=8)"),
-    ([TINY, "seed=[1"], "seed=[1: the value is not valid YAML (while parsing a flow sequence)"),
+    (
+        [TINY, "seed=[1"],
+        "seed=[1: the value is not valid YAML (while parsing a flow sequence); quote a value with spaces",
+    ),
     ([TINY, "seed=${sed}"], "seed: Interpolation key 'sed' not found"),
     (
         [TINY, "policy=openvla_oft_7b"],
@@ -266,11 +275,21 @@ VALUES = [
     (["seed=20261125080000"], "seed must be an integer >= 0 and <= 4294967295, got 20261125080000 (seed=1)"),
     (
         ["trainer.gradient_clip_val=1"],
-        "trainer.gradient_clip_val has no place here, the update does that itself: optim.grad_clip=1.0",
+        "trainer.gradient_clip_val has no place here, the run does that itself: optim.grad_clip=1.0",
     ),
     (
         ["trainer.accumulate_grad_batches=2"],
-        "trainer.accumulate_grad_batches has no place here, the update does that itself: grpo.minibatches=4",
+        "trainer.accumulate_grad_batches has no place here, the run does that itself: grpo.minibatches=4",
+    ),
+    (
+        ["trainer.fast_dev_run=true"],
+        "trainer.fast_dev_run has no place here, the run does that itself: iterations=1",
+    ),
+    (["trainer.max_steps=5"], "trainer.max_steps has no place here, the run does that itself: iterations=40"),
+    (
+        ["trainer.precision=16-mixed"],
+        "trainer.precision=16-mixed has no place here: it would change the numbers of the update and not those of the "
+        "rollouts; the type of the weights is policy.dtype: trainer.precision=32-true policy.dtype=bfloat16",
     ),
     (["iterations=-1"], "iterations must be an integer >= 0, got -1 (iterations=40)"),
     (["grpo.minibatches=0"], "grpo.minibatches must be an integer >= 1, got 0 (grpo.minibatches=4)"),
@@ -425,10 +444,17 @@ def test_check_finds_wrong_names_without_building() -> None:
 
 
 def test_callbacks_are_built_in_order_without_the_null_ones() -> None:
-    node = lambda depth: {"_target_": HERE, "depth": depth}  # noqa: E731
+    node = lambda depth: {"_target_": f"{__name__}.Watcher", "depth": depth}  # noqa: E731
     config = Config(policy={"_target_": "never.Built"}, mask=node(1), reward=node(2))
     config.callbacks = {"a": node(3), "b": None, "c": node(4)}
     assert [built.depth for built in build_callbacks(config)] == [1, 2, 3, 4]
+
+
+def test_what_is_no_callback_or_no_reward_is_refused() -> None:
+    with pytest.raises(UserError, match=r"Greedy is no callback of Lightning: mask=null, or another mask._target_$"):
+        build_callbacks(Config(mask={"_target_": HERE, "depth": 1}))
+    with pytest.raises(UserError, match=r"^callbacks.Timing has no score, so it is no reward: reward=none"):
+        build_callbacks(Config(reward={"_target_": "callbacks.Timing"}))
 
 
 def test_an_import_that_fails_inside_a_target_is_not_blamed_on_the_config(tmp_path: Path, monkeypatch) -> None:

@@ -70,6 +70,17 @@ def test_batches_hold_each_useful_trajectory_once_and_no_other():
         assert sum(advantages) == pytest.approx(0, abs=1e-5)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), None, "high"])
+def test_a_reward_that_is_no_number_is_refused_by_the_name_of_who_gave_it(value):
+    class Mine(RolloutCallback):
+        def score(self, groups):
+            groups[2].trajectories[1].reward = value
+
+    message = rf"^Mine.score set the reward of an episode \(task \d, initial state \d+\) to {value}, which is no finite"
+    with pytest.raises(UserError, match=message):
+        _ = data_module(callbacks=[Mine()]).train_dataloader().groups
+
+
 class AllEqual(RolloutCallback):
     """A reward without any spread: nothing can be learnt from the iteration."""
 

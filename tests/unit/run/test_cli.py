@@ -1,5 +1,6 @@
 """What all verbs share: early answers, the script `vla-rl`, exit codes."""
 
+import os
 import subprocess
 import sys
 
@@ -7,6 +8,7 @@ import pytest
 import yaml
 
 from tests.helpers.tiny_fit import ROOT
+from tests.helpers.toy_fit import Fork
 from vla_rl.config.compose import compose
 from vla_rl.run import cli
 
@@ -26,6 +28,18 @@ def run(verb: str, *argv: str, folder=ROOT) -> subprocess.CompletedProcess:
     script = f"{SEEN}\nimport runpy\nsys.argv = ['{verb}', *{list(argv)}]\n"
     script += f"runpy.run_module('vla_rl.{verb}', run_name='__main__', alter_sys=True)"
     return subprocess.run([sys.executable, "-c", script], cwd=folder, capture_output=True, text=True, check=False)
+
+
+def test_what_the_caller_has_left_is_kept_out(tmp_path):
+    def work() -> None:
+        os.close(0)
+        os.environ["MPLBACKEND"] = "module://matplotlib_inline.backend_inline"
+        cli._make_alone()
+        assert os.path.samestat(os.fstat(0), os.stat(os.devnull))
+        assert os.environ["MPLBACKEND"] == "agg"
+
+    program = Fork(work, tmp_path)
+    assert program.wait() == 0, program.errors
 
 
 @pytest.mark.parametrize("verb", ["fit", "sft", "evaluate", "doctor"])

@@ -169,9 +169,9 @@ def _write_config() -> Path:
     }
     text = "".join(f"{key}: {str(value)!r}\n" for key, value in paths.items())
     config = folder / "config.yaml"
-    if not config.is_file() or config.read_text() != text:
+    if not config.is_file() or config.read_text(encoding="utf-8") != text:
         handle, name = tempfile.mkstemp(dir=make_folder(folder))
-        with os.fdopen(handle, "w") as file:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
             file.write(text)
         os.replace(name, config)
     return folder
