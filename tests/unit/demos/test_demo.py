@@ -128,7 +128,12 @@ def test_rows_are_control_steps_and_the_commands_that_follow():
     rest = torch.tensor([0.0, 0, 0, 0, 0, 0, -1])
     assert torch.equal(batch.command_NLA[1], torch.stack([one.action_TA[3], rest, rest]))
     assert torch.equal(batch.command_NLA[2], torch.stack([other.action_TA[0], other.action_TA[1], rest]))
-    assert torch.equal(batch.observation.frame_NHWC[2], other.frame_THWC[0])
+    assert torch.equal(
+        batch.observation.frame_NHWC, torch.stack([one.frame_THWC[1], one.frame_THWC[3], other.frame_THWC[0]])
+    )
+    mixed = rows.__getitems__([4, 1, 4, 0]).observation.frame_NHWC
+    first, second = other.frame_THWC[0], one.frame_THWC[1]
+    assert torch.equal(mixed, torch.stack([first, second, first, one.frame_THWC[0]]))
     assert torch.equal(batch.observation.proprio_NP[1], one.proprio_TP[3])
     assert batch.observation.instruction_N == ["do it 4 times", "do it 4 times", "do it 2 times"]
 
