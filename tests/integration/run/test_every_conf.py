@@ -1,0 +1,42 @@
+"""Every shipped conf trains for an iteration, with a small policy and simulator in place of its own.
+
+What else it says, the mask, reward, critic, loss and callbacks, is built and runs as it is; GPUs are taken away, and
+numbers of episodes and chunks are cut down to what the small simulator has.
+"""
+
+import json
+
+import pytest
+
+from tests.helpers.toy_fit import Fork
+from vla_rl import fit
+from vla_rl.config.compose import compose, conf_names
+from vla_rl.run.cli import run_entry
+
+SMALL = [
+    "policy._target_=tests.helpers.toy.ToyPolicy",
+    "sim._target_=tests.helpers.toy.ToyPool",
+    "trainer=cpu",
+    "iterations=1",
+    "rollout.groups=6",
+    "rollout.train_init_states=[0,20]",
+    "rollout.group_size=4",
+    "grpo.minibatches=2",
+    "grpo.micro_rows=12",
+    "evaluation.sampled_episodes=4",
+    "evaluation.greedy_episodes=2",
+]
+TRAINED = [name for name in conf_names() if name != "base" and not name.startswith("sft_")]
+
+
+@pytest.mark.parametrize("conf", TRAINED)
+def test_a_conf_trains(tmp_path, conf):
+    folder = tmp_path / "run"
+    small = [*SMALL, f"conf={conf}", f"run_dir={folder}"]
+    if "budget" in (compose(small).mask or {}):
+        small.append("mask.budget=3")  # the longest episode has 6 chunks
+    program = Fork(lambda: run_entry(fit.main, "about", small), tmp_path)
+    assert program.wait() == 0, program.errors
+    row = json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])
+    assert 0 < row["chunks/kept"] <= row["chunks/real"]
+    assert json.loads((folder / "summary.json").read_text())["conf"] == conf
