@@ -13,6 +13,8 @@ from vla_rl.lazy import lazy_names
 if TYPE_CHECKING:
     from callbacks.augment import Augment as Augment
     from callbacks.checkpoint import Checkpoint as Checkpoint
+    from callbacks.critic.base import Critic as Critic
+    from callbacks.critic.head import HeadCritic as HeadCritic
     from callbacks.critic.separate import SeparateCritic as SeparateCritic
     from callbacks.masks.advantage_mask import AdvantageMask as AdvantageMask
     from callbacks.masks.advantage_mask import GlobalAdvantage as GlobalAdvantage
@@ -47,6 +49,8 @@ if TYPE_CHECKING:
 MODULES = {  # public name -> where it is defined
     "Augment": "callbacks.augment",
     "Checkpoint": "callbacks.checkpoint",
+    "Critic": "callbacks.critic.base",
+    "HeadCritic": "callbacks.critic.head",
     "SeparateCritic": "callbacks.critic.separate",
     "AdvantageMask": "callbacks.masks.advantage_mask",
     "GlobalAdvantage": "callbacks.masks.advantage_mask",

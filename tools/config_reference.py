@@ -129,7 +129,7 @@ def _options(
 
 
 def _callbacks() -> Iterator[str]:
-    """Slots that are filled, and what else there is to fill one with; masks and rewards are groups."""
+    """Slots that are filled, and what else there is to fill one with; masks, critics and rewards are groups."""
     slots = yaml.safe_load((CONF_DIR / "base.yaml").read_text(encoding="utf-8"))["callbacks"]
     filled = {node["_target_"]: slot for slot, node in slots.items()}
     yield (
@@ -157,10 +157,10 @@ def _group_targets() -> set[str]:
 
 
 def _callback_classes() -> Iterator[tuple[str, type[L.Callback]]]:
-    """Public callbacks that are no masks."""
+    """Public callbacks that are neither masks nor critics."""
     for name in sorted(callbacks.MODULES):
         value = getattr(callbacks, name)
-        if issubclass(value, L.Callback) and not issubclass(value, callbacks.ChunkMask):
+        if issubclass(value, L.Callback) and not issubclass(value, (callbacks.ChunkMask, callbacks.Critic)):
             yield f"callbacks.{name}", value
 
 

@@ -70,7 +70,8 @@ def export_policy(checkpoint: Path, out: Path) -> None:
         node = node | {"checkpoint": str(run / "policy")}
     policy = build(node, "policy")
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
-    tensors = {name.removeprefix("policy."): tensor for name, tensor in state.items()}
+    own = {name: tensor for name, tensor in state.items() if name.startswith("policy.")}  # a critic has its head there
+    tensors = {name.removeprefix("policy."): tensor for name, tensor in own.items()}
     unexpected = policy.load_state_dict(tensors, strict=False).unexpected_keys
     assert not unexpected, unexpected
     save_trained(policy, out)

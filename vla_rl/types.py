@@ -118,7 +118,8 @@ class Trajectory:
     success: bool
     reward: float  # 1.0 on success, else 0.0, until a callback's `score` shapes it
     advantage_N: Tensor = field(default_factory=lambda: torch.zeros(0))  # float32; zeros until rewards are compared
-    last_frame_HWC: Tensor | None = None  # uint8: after the last step, where no decision was made any more; for people
+    last_frame_HWC: Tensor | None = None  # uint8: after the last step, where no decision was made any more
+    last_proprio_P: Tensor | None = None  # float32: likewise
 
     def __post_init__(self) -> None:
         if not len(self.advantage_N):
@@ -282,6 +283,16 @@ class Policy(nn.Module):
 
     def log_prob(self, batch: ChunkBatch, temperature: float) -> tuple[Tensor, Tensor]:
         """Log-probability and entropy of every token, both float32 [N, L, A], differentiable."""
+        raise NotImplementedError
+
+    @property
+    def state_dims(self) -> int:
+        """D, numbers of the state in which it decides. Only of a policy that offers "state"."""
+        raise NotImplementedError
+
+    def log_prob_and_state(self, batch: ChunkBatch, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+        """`log_prob`, and by the same forward the state of each decision, float32 [N, D], for a value head: the extra
+        "state" of `act`, differentiable unless values should not move the policy. Only of a policy that offers it."""
         raise NotImplementedError
 
 

@@ -73,7 +73,8 @@ class ToyPool:
 
 class ToyPolicy(Policy):
     chunk_steps = L
-    OFFERS = frozenset({"score_sq", "hidden"})
+    OFFERS = frozenset({"score_sq", "hidden", "state"})
+    state_dims = L * A * BINS
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,7 +93,8 @@ class ToyPolicy(Policy):
                 for n, p in enumerate(observation.proprio_NP)]  # fmt: skip
         token, logprob, entropy, score_sq = (torch.stack(parts) for parts in zip(*rows, strict=True))
         action = token.float() / (BINS - 1) * 2 - 1
-        offers = {"score_sq": score_sq, "hidden": observation.proprio_NP.repeat(1, 2)}
+        state = torch.cat([self.head(p[None]) for p in observation.proprio_NP])
+        offers = {"score_sq": score_sq, "hidden": observation.proprio_NP.repeat(1, 2), "state": state}
         extras = {name: offers[name] for name in self.extras}
         return ActionChunk(token, logprob, action, action, entropy, extras)
 
@@ -108,6 +110,9 @@ class ToyPolicy(Policy):
     def log_prob(self, batch: ChunkBatch, temperature: float) -> tuple[Tensor, Tensor]:
         logp = self._log_softmax(batch.proprio_NP, temperature)
         return logp.gather(-1, batch.actions.token_NLA[..., None])[..., 0], -(logp.exp() * logp).sum(-1)
+
+    def log_prob_and_state(self, batch: ChunkBatch, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+        return *self.log_prob(batch, temperature), self.head(batch.proprio_NP)
 
 
 class ChunkPool(ToyPool):

@@ -116,13 +116,13 @@ def pick_strategy(name: str, devices: Any, num_nodes: int) -> Strategy | str:
 def shard(policy: nn.Module, mesh: torch.distributed.DeviceMesh) -> None:
     """Split the parameters of every block of `policy`, and of what lies around the blocks, over the ranks of `mesh`.
 
-    A block is an entry of an `nn.ModuleList`: a layer of Llama or of a vision tower. `log_prob` and `act` count as
-    forwards of the whole. Calling it again changes nothing.
+    A block is an entry of an `nn.ModuleList`: a layer of Llama or of a vision tower. `log_prob`, `log_prob_and_state`
+    and `act` count as forwards of the whole. Calling it again changes nothing; without parameters nothing is split.
 
     Raises:
         UserError: quantised weights.
     """
-    if is_sharded(policy):
+    if is_sharded(policy) or next(policy.parameters(), None) is None:
         return
     if not all(p.is_floating_point() for p in policy.parameters()):
         raise UserError("quantised weights cannot be sharded: trainer.strategy=ddp, or policy.quantization=null")
@@ -133,5 +133,6 @@ def shard(policy: nn.Module, mesh: torch.distributed.DeviceMesh) -> None:
     fully_shard(policy, mesh=mesh, reshard_after_forward=True)
     # the views are of the outputs of `log_prob`; nobody writes into them
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
-    for method in ("log_prob", "act"):
-        register_fsdp_forward_method(policy, method)
+    for method in ("log_prob", "log_prob_and_state", "act"):
+        if hasattr(policy, method):
+            register_fsdp_forward_method(policy, method)

@@ -6,13 +6,14 @@ Shapes: see `vla_rl.types`, and
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 Bootstrap = Literal["none", "truncated", "always"]
+BOOTSTRAPS = get_args(Bootstrap)
 
 
 def gae(reward_T: Tensor, value_T: Tensor, done_T: Tensor, next_value: float, *, gamma: float, lam: float) -> Tensor:

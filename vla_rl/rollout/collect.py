@@ -70,6 +70,7 @@ class _Recording:
             success=event.success,
             reward=float(event.success),
             last_frame_HWC=self.frame(event),
+            last_proprio_P=event.proprio_P.clone(),
         )
 
 

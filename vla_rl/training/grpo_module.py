@@ -26,6 +26,7 @@ from vla_rl.distributed.strategies import FSDP2, shard
 from vla_rl.errors import RunError
 from vla_rl.functional.losses import clipped_loss, planned_counts, token_weight
 from vla_rl.functional.statistics import SuccessRate
+from vla_rl.policy.value_head import NoValueHead, ValueHead
 from vla_rl.rollout.epoch import HeldoutBatch
 from vla_rl.rollout.trainer_state import data_of, epoch_of
 from vla_rl.training.checkpoint_io import complete_checkpoint, keep_trained
@@ -47,6 +48,7 @@ class GRPOModule(L.LightningModule):
         self.automatic_optimization = False
         self.strict_loading = False  # checkpoints hold trainable tensors only
         self.policy = policy
+        self.value_head: NoValueHead | ValueHead = NoValueHead()  # a critic that learns with the policy brings its own
         self.grpo, self.optim, self.temperature = grpo, optim, temperature
         self.rollout_statistics, self.heldout_success = RolloutStatistics(), HeldoutSuccess()
         self.heldout: dict[str, SuccessRate] = {}  # of the last validation, by decoding: sampled, greedy
@@ -56,10 +58,14 @@ class GRPOModule(L.LightningModule):
     def configure_model(self) -> None:
         if isinstance(self.trainer.strategy, FSDP2):
             assert self.device_mesh is not None
-            shard(self.policy, self.device_mesh["data_parallel"])
+            for part in (self.policy, self.value_head):
+                shard(part, self.device_mesh["data_parallel"])
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return build_optimizer(trainable_parameters(self.policy).values(), self.optim)
+        optimizer = build_optimizer(trainable_parameters(self.policy).values(), self.optim)
+        for group in self.value_head.parameter_groups():
+            optimizer.add_param_group(group)
+        return optimizer
 
     @property
     def _optimizer(self) -> LightningOptimizer:
@@ -88,7 +94,7 @@ class GRPOModule(L.LightningModule):
         totals = self.compute_gradient(batch)
         if not totals:  # every group of this step succeeded throughout or failed throughout
             return
-        totals["grad_norm"] = clip_grad_norm(trainable_parameters(self.policy).values(), self.optim.grad_clip)
+        totals["grad_norm"] = clip_grad_norm(trainable_parameters(self).values(), self.optim.grad_clip)
         if not math.isfinite(totals["loss"] + totals["grad_norm"]):
             self._skip_step(totals)
             return
@@ -148,7 +154,9 @@ class GRPOModule(L.LightningModule):
         for index, (micro, weight_NLA) in enumerate(micro_batches):
             last = index == len(micro_batches) - 1
             with nullcontext() if last else self.no_grad_sync():
-                logprob_NLA, entropy_NLA = self.policy.log_prob(micro, self.temperature)
+                logprob_NLA, entropy_NLA, terms = self.value_head.score(
+                    self.policy, micro, self.temperature, weight_NLA
+                )
                 device = logprob_NLA.device
                 weight = weight_NLA.to(device)
                 loss, stats = clipped_loss(
@@ -162,8 +170,10 @@ class GRPOModule(L.LightningModule):
                 )
                 entropy = (weight * entropy_NLA).sum()
                 # data-parallel strategies average gradients over ranks; the weights already divide by global counts
-                self.manual_backward((loss - self.grpo.entropy_coef * entropy) * self.trainer.world_size)
+                whole = loss - self.grpo.entropy_coef * entropy + sum(terms.values())
+                self.manual_backward(whole * self.trainer.world_size)
             stats |= {"loss": loss.detach(), "entropy": entropy.detach()}
+            stats |= {name: term.detach() for name, term in terms.items()}
             for name, value in stats.items():
                 totals[name] = totals.get(name, 0.0) + float(value)
         return totals

@@ -20,7 +20,8 @@ class Recorder(Callback):
         self.gradients, self.metrics = [], []
 
     def on_before_optimizer_step(self, trainer, pl_module, optimizer):
-        self.gradients.append(torch.cat([p.grad.flatten().clone() for p in pl_module.parameters()]))
+        gradients = [p.grad for p in pl_module.parameters() if p.grad is not None]
+        self.gradients.append(torch.cat([gradient.flatten().clone() for gradient in gradients]))
 
     def on_train_epoch_end(self, trainer, pl_module):
         self.metrics.append({k: float(v) for k, v in trainer.callback_metrics.items()})

@@ -25,7 +25,14 @@ from vla_rl.policy.openvla_oft.action_head import (
 )
 from vla_rl.policy.openvla_oft.actions import Statistics
 from vla_rl.policy.openvla_oft.model import OpenVLAOFT
-from vla_rl.policy.openvla_oft.policy import CheckpointFiles, OpenVLAOFTPolicy, row_by_row, single_threaded, summary
+from vla_rl.policy.openvla_oft.policy import (
+    CheckpointFiles,
+    OpenVLAOFTPolicy,
+    row_by_row,
+    single_threaded,
+    state_of,
+    summary,
+)
 from vla_rl.policy.weights import fill, open_shard, save_tensors
 from vla_rl.types import ActionChunk, ChunkBatch, Observation
 
@@ -73,15 +80,18 @@ class L1Policy(OpenVLAOFTPolicy):
                 command_NLA=self.command(value.double()),
                 entropy_NLA=laplace_entropy(scale),
                 # score_sq: of the derivative by the mean
-                extras=self._fill_extras(score_sq=lambda: scale**-2, hidden=lambda: summary(hidden)),
+                extras=self._fill_extras(
+                    score_sq=lambda: scale**-2, hidden=lambda: summary(hidden), state=lambda: state_of(hidden).cpu()
+                ),
             )
 
-    def log_prob(self, batch: ChunkBatch, temperature: float) -> tuple[Tensor, Tensor]:
+    def _score(self, batch: ChunkBatch, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
         observation = Observation(batch.frame_NHWC, batch.proprio_NP, batch.instruction_N)
-        mean, scale = self.distribution(observation).unbind(-1)
+        distribution, hidden = self._distribution_and_hidden(observation)
+        mean, scale = distribution.unbind(-1)
         scale = scale * temperature
         value = from_token(batch.actions.token_NLA.cpu()).to(mean.device)
-        return laplace_log_prob(value, mean, scale), laplace_entropy(scale)
+        return laplace_log_prob(value, mean, scale), laplace_entropy(scale), hidden
 
     def freeze_head(self) -> None:
         """With adapters, the released head stays; only the scale learns beside them."""

@@ -56,8 +56,12 @@ class OpenVLAOFTPolicy(SupervisedPolicy):
     """
 
     # squared norm of each token's score by the outputs of the head [N, L, A]; mean and standard deviation of the last
-    # hidden states over the slots [N, 2 D]
-    OFFERS = frozenset({"score_sq", "hidden"})
+    # hidden states over the slots [N, 2 D]; the one that the first action token is read from [N, D]
+    OFFERS = frozenset({"score_sq", "hidden", "state"})
+
+    @property
+    def state_dims(self) -> int:
+        return self.model.config.llama.width
 
     @property
     def chunk_steps(self) -> int:
@@ -140,7 +144,9 @@ class OpenVLAOFTPolicy(SupervisedPolicy):
                 command_NLA=self.command(action),
                 entropy_NLA=token_entropy(logprob),
                 extras=self._fill_extras(
-                    score_sq=lambda: token_score_sq(logprob, token), hidden=lambda: summary(hidden)
+                    score_sq=lambda: token_score_sq(logprob, token),
+                    hidden=lambda: summary(hidden),
+                    state=lambda: state_of(hidden).cpu(),
                 ),
             )
 
@@ -156,11 +162,21 @@ class OpenVLAOFTPolicy(SupervisedPolicy):
 
     def log_prob(self, batch: ChunkBatch, temperature: float) -> tuple[Tensor, Tensor]:
         """Log-probability of every token of `batch` and entropy of its distribution, both float32 [N, L, A]."""
+        logprob_NLA, entropy_NLA, _ = self._score(batch, temperature)
+        return logprob_NLA, entropy_NLA
+
+    def log_prob_and_state(self, batch: ChunkBatch, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+        logprob_NLA, entropy_NLA, hidden = self._score(batch, temperature)
+        return logprob_NLA, entropy_NLA, state_of(hidden)
+
+    def _score(self, batch: ChunkBatch, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Log-probabilities, entropies, and the hidden states of the slots."""
         observation = Observation(batch.frame_NHWC, batch.proprio_NP, batch.instruction_N)
-        logprob = (self.logits(observation) / temperature).log_softmax(-1)
+        logits, hidden = self._logits_and_hidden(observation)
+        logprob = (logits / temperature).log_softmax(-1)
         token = batch.actions.token_NLA.to(logprob.device)
         entropy = -(logprob.exp() * logprob).sum(-1)
-        return logprob.gather(-1, token[..., None])[..., 0], entropy
+        return logprob.gather(-1, token[..., None])[..., 0], entropy, hidden
 
     def command(self, action: Tensor) -> Tensor:
         """What the simulator executes for normalised actions (float64) [..., A]: float32 in [-1, 1]."""
@@ -242,6 +258,11 @@ def summary(hidden_NKD: Tensor) -> Tensor:
     """Mean and standard deviation over the slots, float32 [N, 2 D] on the host."""
     hidden_NKD = hidden_NKD.float()
     return torch.cat([hidden_NKD.mean(1), hidden_NKD.std(1, correction=0)], dim=-1).cpu()
+
+
+def state_of(hidden_NKD: Tensor) -> Tensor:
+    """What a value head reads: the hidden state of the first slot, which has seen the prompt and no action, float32."""
+    return hidden_NKD[:, 0].float()
 
 
 def row_by_row(

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from callbacks.critic.separate import SeparateCritic, features
+from callbacks.critic.separate import WIDEST, SeparateCritic, features, projected
 from callbacks.critic.value_nets import cross_fitted
 from tests.helpers.make import make_trajectory
 from vla_rl.errors import UserError
@@ -159,11 +159,37 @@ def test_shaped_rewards_are_expected_in_their_own_units():
 
 def test_features_of_a_decision():
     t = make_trajectory([0, 4, 8], uid=2, last_steps=8)
-    feature_ND = features(t, longest=5)
+    feature_ND = features(t, longest=5, seed=0)
     assert feature_ND.shape == (3, 4 + 8 + 3)
     assert feature_ND[:, -3:].tolist() == [[0.0, 0.0, 0.0], [0.25, 0.0625, 0.0], [0.5, 0.25, 0.5]]
     assert torch.equal(feature_ND[:, :4], t.actions.extras["hidden"])
     assert torch.equal(feature_ND[:, 4:12], t.proprio_NP)
+
+
+def test_wide_hidden_states_are_projected_and_keep_their_distances():
+    hidden_ND = torch.randn(6, 4096, generator=torch.Generator().manual_seed(0))
+    narrow = projected(hidden_ND, seed=1)
+    assert narrow.shape == (6, WIDEST) and torch.equal(narrow, projected(hidden_ND, seed=1))
+    ratio = torch.pdist(narrow) / torch.pdist(hidden_ND)
+    assert (ratio - 1).abs().max() < 0.15  # a standard error is 1 / sqrt(2 * 512) = .03
+    assert projected(hidden_ND[:, :WIDEST], seed=1).equal(hidden_ND[:, :WIDEST])  # as they are
+
+
+def test_variance_is_explained_where_both_outcomes_last_long_enough():
+    """12 successes and 12 failures; from decision 5 on three successes are left, which say nothing."""
+    groups = episodes()
+    for i, t in enumerate(t for t in all_of(groups) if t.success):
+        if i >= 3:
+            shorter(t, 4)
+    critic = critic_of()
+    critic.set_advantages(groups)
+    said = {name for name in critic._metrics if name.startswith("critic/explained_variance/")}
+    assert said == {f"critic/explained_variance/decision_{n}" for n in (1, 2, 3, 4)}
+
+
+def shorter(t, chunks):
+    t.proprio_NP, t.executed_N = t.proprio_NP[:chunks], t.executed_N[:chunks]
+    t.actions, t.gripper_closed_NL = t.actions.rows(slice(chunks)), t.gripper_closed_NL[:chunks]
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from types import SimpleNamespace
 
 import lightning as L
 import pytest
@@ -11,6 +12,7 @@ import torch
 from callbacks.masks.pcm import PCM
 from callbacks.policytrim.callback import PolicyTrim
 from callbacks.policytrim.options import windows_of
+from tests.helpers.make import make_trajectory
 from tests.helpers.toy import ToyPolicy, ToyPool
 from tests.helpers.trim_fit import BOTH, Groups, fit, rows, weights
 from vla_rl.config.compose import compose
@@ -18,6 +20,7 @@ from vla_rl.config.schema import EvaluationConfig, GRPOConfig, OptimConfig, Roll
 from vla_rl.functional.phases import trajectory_phases
 from vla_rl.rollout.datamodule import RolloutDataModule
 from vla_rl.training.grpo_module import GRPOModule
+from vla_rl.types import RolloutGroup
 
 # --------------------------------------------------------------------------------------------------------- stage 1
 
@@ -221,6 +224,26 @@ def test_no_reward_is_the_default_of_the_main_job_whatever_the_conf():
 
 
 # --------------------------------------------------------------------------------------------------- divergence
+
+
+@pytest.mark.parametrize(
+    ("advantages", "expected"),
+    [
+        (([1.0, 1.0, 1.0], [-1.0, -1.0]), ([1.1, 1.1, 1.1], [-1.1, -1.1])),  # an episode has one advantage
+        (([3.0, 0.0, -1.0], [-2.0, 0.5]), ([3.1, 0.1, -0.9], [-2.1, 0.4])),  # a critic gave each chunk its own
+    ],
+)
+def test_the_divergence_holds_back_all_chunks_of_an_episode_alike(monkeypatch, advantages, expected):
+    """Divergences .1 and .5, mean .3, coefficient .5: +.1 for the first episode, -.1 for the second."""
+    trim = PolicyTrim(kl_coef=0.5)
+    trim.data = SimpleNamespace(rollout=SimpleNamespace(group_size=2))
+    monkeypatch.setattr(trim.reference, "divergence", lambda data, trajectories, filler: [0.1, 0.5])
+    members = [make_trajectory([0] * len(a), uid=uid, success=uid == 0) for uid, a in enumerate(advantages)]
+    for trajectory, own in zip(members, advantages, strict=True):
+        trajectory.advantage_N = torch.tensor(own)
+    trim._hold_back([RolloutGroup(members)])
+    for trajectory, own in zip(members, expected, strict=True):
+        assert trajectory.advantage_N.tolist() == pytest.approx(own, abs=1e-6)
 
 
 def test_divergence_from_the_start_of_the_stage_holds_back(tmp_path):

@@ -160,6 +160,15 @@ def test_it_is_a_policy_whose_log_prob_agrees_with_act(policy):
     assert 0.06 < distance < 0.10
 
 
+def test_a_value_head_reads_the_same_state_in_rollouts_and_training(policy, monkeypatch):
+    observation = observe(2)
+    monkeypatch.setattr(policy, "extras", frozenset({"state"}))
+    chunk = policy.act(observation, [1, 2], temperature=1.6)
+    _, _, state_ND = policy.log_prob_and_state(batch_of(observation, chunk), temperature=1.6)
+    assert state_ND.shape == (2, policy.state_dims) and state_ND.requires_grad
+    torch.testing.assert_close(state_ND, chunk.extras["state"], atol=1e-4, rtol=1e-4)
+
+
 def test_with_adapters_the_head_stays_and_the_scale_learns(folder, tmp_path):
     lora = {"r": 4, "alpha": 8}
     policy = load_policy(str(folder), action_head="l1", lora=lora)

@@ -91,6 +91,20 @@ def test_log_prob_agrees_with_act(tiny_policy, observation, chunk):
     assert (entropy_NLA < 5.5452).all()
 
 
+def test_the_state_for_a_value_head_is_what_the_first_token_is_read_from(tiny_policy, observation, chunk, monkeypatch):
+    monkeypatch.setattr(tiny_policy, "extras", frozenset({"state"}))
+    state_ND = tiny_policy.act(observation, None, temperature=1.0).extras["state"]
+    assert state_ND.shape == (5, tiny_policy.state_dims) and state_ND.dtype == torch.float32
+    first = tiny_policy.model.language_model.lm_head(state_ND).argmax(-1)
+    assert torch.equal(first, tiny_policy.logits(observation)[:, 0, 0].argmax(-1))
+    batch = batch_of(observation, chunk)
+    logprob_NLA, entropy_NLA, trained_ND = tiny_policy.log_prob_and_state(batch, temperature=1.6)
+    torch.testing.assert_close(trained_ND, state_ND, atol=1e-4, rtol=1e-4)
+    assert trained_ND.requires_grad
+    for own, same in zip((logprob_NLA, entropy_NLA), tiny_policy.log_prob(batch, temperature=1.6), strict=True):
+        assert torch.equal(own, same)
+
+
 def test_log_prob_of_one_row_is_that_of_act_bit_for_bit(tiny_policy, observation):
     first = row(observation, 0)
     chunk = tiny_policy.act(first, [3], temperature=1.6)
