@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,6 +17,7 @@ from vla_rl.distributed.random_state import random_states, set_random_state
 from vla_rl.errors import Preempted, RunError
 from vla_rl.policy import save_trained
 from vla_rl.run.extras import extra
+from vla_rl.run.folder import replace_folder
 from vla_rl.run.resume import checkpoints
 from vla_rl.training.signals import StopRequest, end_at_sigterm
 
@@ -95,7 +94,7 @@ class Checkpoint(LightningCheckpoint):
         self._random_states, state = random_states(trainer), full_state(policy, trained_only=adapted)
         try:
             if trainer.is_global_zero:
-                _replace_folder(run / "policy", lambda folder: save_trained(policy, folder, state))
+                replace_folder(run / "policy", lambda folder: save_trained(policy, folder, state))
             trainer.save_checkpoint(run / "checkpoints" / _name(done), weights_only=False)
             if trainer.is_global_zero:
                 self._tidy(run)
@@ -128,15 +127,3 @@ class Checkpoint(LightningCheckpoint):
 
 def _name(done: int) -> str:
     return f"iteration-{done}.ckpt"
-
-
-def _replace_folder(folder: Path, write: Callable[[Path], None]) -> None:
-    """Write aside, then swap: a run killed in between leaves a whole folder, the old one or the new one."""
-    new, old = folder.with_suffix(".new"), folder.with_suffix(".old")
-    for leftover in (new, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    write(new)
-    if folder.exists():
-        folder.rename(old)
-    new.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)

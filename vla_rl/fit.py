@@ -12,7 +12,6 @@ from vla_rl.run.cli import answer_early, run_entry
 if __name__ == "__main__":
     answer_early(__doc__)  # before the imports below, which take seconds
 
-import time
 from contextlib import closing
 
 import lightning as L
@@ -25,6 +24,7 @@ from vla_rl.functional.statistics import SuccessRate
 from vla_rl.policy.memory_check import rows_that_fit
 from vla_rl.rollout.datamodule import RolloutDataModule
 from vla_rl.rollout.trainer_state import callbacks_of
+from vla_rl.run.clock import RunClock
 from vla_rl.run.folder import open_run_folder, run_folder, success_before, write_success_before, write_summary
 from vla_rl.run.resume import checkpoint_to_resume, iterations_done, resume_folder, set_aside_newer
 from vla_rl.run.summary import run_report
@@ -33,7 +33,7 @@ from vla_rl.training.trainer import build_trainer, check_ranks, interruptible
 
 
 def main(argv: list[str]) -> None:
-    began = time.perf_counter()
+    clock = RunClock()
     config = compose(argv)
     check(config)
     L.seed_everything(config.seed, verbose=False)
@@ -41,7 +41,7 @@ def main(argv: list[str]) -> None:
     folder = run_folder(config.run_dir, config.conf, resumed)
     checkpoint = checkpoint_to_resume(config, folder)
     done = iterations_done(checkpoint) if checkpoint else 0
-    trainer = build_trainer(config, folder, build_callbacks(config), done)
+    trainer = build_trainer(config, folder, [*build_callbacks(config), clock], done)
     check_ranks(config, trainer)
     # building the simulators checks suite, tasks, assets and GL; it starts none yet
     with interruptible(trainer), closing(build(config.sim, "sim")) as pool:
@@ -67,9 +67,8 @@ def main(argv: list[str]) -> None:
                 write_success_before(folder, before)
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
             after = measure("after training", trainer, module, data)
-            seconds = time.perf_counter() - began
             path = write_summary(
-                folder, conf=config.conf, seed=config.seed, before=before, after=after, seconds=seconds
+                folder, conf=config.conf, seed=config.seed, before=before, after=after, seconds=clock.seconds
             )
             if trainer.is_global_zero:  # the others may be here before the summary is written
                 print(run_report(folder))

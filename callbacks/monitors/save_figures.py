@@ -15,9 +15,12 @@ from vla_rl.run.extras import extra
 def save_figures(draw: Callable[[], Mapping[str, Figure]], trainer: L.Trainer) -> None:
     """To `figures/<name>.png` in the run folder, to TensorBoard and Weights & Biases.
 
+    In TensorBoard at the step of the iteration's scalars: batches so far, whether an optimizer step was taken or not.
+
     Args:
         draw: returns the figures by name.
     """
+    step = max(0, trainer.fit_loop.total_batch_idx)
     with extra("drawing figures"):
         folder = Path(trainer.default_root_dir) / "figures"
         folder.mkdir(parents=True, exist_ok=True)
@@ -26,6 +29,6 @@ def save_figures(draw: Callable[[], Mapping[str, Figure]], trainer: L.Trainer) -
             figure.savefig(path, dpi=150)
             for logger in trainer.loggers:
                 if isinstance(logger, TensorBoardLogger):
-                    logger.experiment.add_figure(f"figures/{name}", figure, global_step=trainer.global_step)
+                    logger.experiment.add_figure(f"figures/{name}", figure, global_step=step)
                 elif isinstance(logger, WandbLogger):
                     logger.log_image(f"figures/{name}", [str(path)])

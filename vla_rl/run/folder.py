@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
-import time
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -45,12 +47,17 @@ def run_folder(run_dir: str | None, conf: str, resumed: Path | None = None) -> P
         return Path(os.environ[FOLDER_OF_RANK_ZERO])
     if given is None and (started_processes() or 1) > 1:
         raise UserError("processes started by torchrun or srun have to share a run folder: run_dir=runs/mine")
-    folder = Path(given or Path("runs") / conf / time.strftime("%Y-%m-%d_%H-%M-%S"))
+    folder = Path(given or Path("runs") / conf / _now())
     if _rank() == 0:
         if not resumed:
             _check_unused(folder)
         os.environ[FOLDER_OF_RANK_ZERO] = str(folder)  # Lightning starts the other ranks with this environment
     return folder
+
+
+def _now() -> str:
+    """To the microsecond: runs that a script starts together have folders of their own."""
+    return datetime.now().strftime("%Y-%m-%d_%H-%M-%S-%f")
 
 
 @contextmanager
@@ -111,6 +118,32 @@ def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
         part.unlink(missing_ok=True)  # where it failed
 
 
+def replace_folder(folder: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` make a folder beside `folder`, then swap the two: whoever looks finds the old or the new one, whole.
+
+    Where the file system cannot swap, a process killed between two renames leaves `.new` and `.old` beside it.
+    """
+    new, old = folder.with_suffix(".new"), folder.with_suffix(".old")
+    for leftover in (new, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    write(new)
+    if not folder.exists():
+        new.rename(folder)
+    elif not exchange(new, folder):
+        folder.rename(old)
+        new.rename(folder)
+    for leftover in (new, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+
+
+def exchange(one: Path, other: Path) -> bool:
+    """Swap what is at two paths in a single step (Linux's renameat2); False where that is not possible."""
+    current_folder, flag_exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    call = getattr(ctypes.CDLL(None), "renameat2", None)
+    paths = (current_folder, os.fsencode(one), current_folder, os.fsencode(other))
+    return call is not None and call(*paths, flag_exchange) == 0
+
+
 def write_json(path: Path, value: Any) -> None:
     """Atomic (`atomic_write`)."""
     atomic_write(path, lambda part: part.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8"))
@@ -145,7 +178,7 @@ def write_summary(
 
     Args:
         before, after: `{"sampled": ..., "greedy": ...}` on initial states never trained on.
-        seconds: of the whole program, evaluations included.
+        seconds: of the whole run, evaluations and the processes before a resume included.
     """
     rows = folder / "metrics.jsonl"  # one row of logged tags per iteration, written by the `metrics_file` callback
     metrics = [json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()] if rows.exists() else []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -17,6 +18,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests.helpers import toy_fit
 from tests.helpers.results import result
 from vla_rl import fit
+from vla_rl.run import folder as run_files
 from vla_rl.run.cli import run_entry
 
 KILLS = 5
@@ -86,7 +88,7 @@ class KilledWhileSaving(L.Callback):
         if trainer.current_epoch != 1 or "KILL_AT_RENAME" not in os.environ:
             return
         left = [int(os.environ["KILL_AT_RENAME"])]
-        rename = os.rename, os.replace
+        rename = os.rename, os.replace, run_files.exchange
 
         def counted(which):
             def call(source, target, **options):
@@ -97,17 +99,18 @@ class KilledWhileSaving(L.Callback):
 
             return call
 
-        os.rename, os.replace = counted(0), counted(1)
+        os.rename, os.replace, run_files.exchange = counted(0), counted(1), counted(2)
 
 
 def test_killed_between_any_two_steps_of_a_save(tmp_path, monkeypatch):
     short = ["iterations=2", "callbacks.kill._target_=tests.integration.run.test_resume.KilledWhileSaving"]
     toy_fit.run(tmp_path / "whole", *short)
-    for rename in range(7):  # metrics; the policy, twice; the checkpoint; links to it and to the best, twice
+    for rename in range(7):  # metrics; the policy; the checkpoint; links to it and to the best, twice
         folder = tmp_path / f"killed{rename}"
         monkeypatch.setenv("KILL_AT_RENAME", str(rename))
         assert toy_fit.start(folder, *short).wait() == -signal.SIGKILL
         monkeypatch.delenv("KILL_AT_RENAME")
+        assert (folder / "policy" / "model.safetensors").is_file()
         toy_fit.run(folder, *short, "resume=auto")
         assert result(folder) == result(tmp_path / "whole")
 
@@ -183,7 +186,9 @@ def test_a_checkpoint_of_ones_choice(uninterrupted, stopped, tmp_path):
 
 def test_a_finished_run_may_go_on_for_longer(uninterrupted, tmp_path):
     toy_fit.run(tmp_path / "run", "iterations=4", "evaluation.every_iterations=2")
+    seconds = json.loads((tmp_path / "run" / "summary.json").read_text())["seconds"]
     toy_fit.run(tmp_path / "run", "resume=auto")
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["seconds"] > seconds
     assert result(tmp_path / "run") == result(uninterrupted[0])
 
 

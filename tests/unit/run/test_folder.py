@@ -12,7 +12,7 @@ import torch
 from vla_rl.config.compose import compose
 from vla_rl.errors import UserError
 from vla_rl.functional.statistics import SuccessRate
-from vla_rl.run.folder import open_run_folder, run_folder, write_json, write_summary
+from vla_rl.run.folder import open_run_folder, replace_folder, run_folder, write_json, write_summary
 from vla_rl.run.provenance import versions
 
 ROW = {"iteration": 0, "time/rollout_s": 1.5, "time/update_s": 0.5, "chunks/real": 20.0, "chunks/kept": 6.0}
@@ -67,8 +67,26 @@ def environment(monkeypatch):
 
 def test_the_default_folder_is_named_after_conf_and_time():
     folder = run_folder(None, "pcm_object_tiny")
-    assert re.fullmatch(r"runs/pcm_object_tiny/\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", str(folder))
+    assert re.fullmatch(r"runs/pcm_object_tiny/\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d-\d{6}", str(folder))
     assert not folder.exists()
+
+
+def test_two_runs_of_one_conf_started_together_have_two_folders():
+    assert run_folder(None, "mine") != run_folder(None, "mine")
+
+
+@pytest.mark.parametrize("can_exchange", [True, False])
+def test_a_folder_is_replaced_whole(tmp_path, monkeypatch, can_exchange):
+    seen = []
+    if not can_exchange:
+        monkeypatch.setattr("vla_rl.run.folder.exchange", lambda one, other: False)
+    rename = Path.rename
+    monkeypatch.setattr(Path, "rename", lambda self, to: (seen.append((tmp_path / "a").exists()), rename(self, to))[1])
+    for content in ("old", "new"):
+        replace_folder(tmp_path / "a", lambda folder, text=content: (folder.mkdir(), (folder / text).touch()))
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["new"]
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert seen == ([False] if can_exchange else [False, True, False])  # whether it was there, at each rename
 
 
 def test_a_folder_with_a_run_in_it_is_refused(tmp_path):
@@ -133,7 +151,7 @@ def test_a_run_folder_belongs_to_one_program_at_a_time(tmp_path):
 def test_other_ranks_take_the_folder_of_the_first_and_write_nothing(tmp_path, monkeypatch):
     folder = run_folder(None, "mine")
     monkeypatch.setattr("vla_rl.run.folder.rank_zero_only.rank", 1)
-    monkeypatch.setattr("vla_rl.run.folder.time.strftime", lambda _: "later")
+    monkeypatch.setattr("vla_rl.run.folder._now", lambda: "later")
     assert run_folder(None, "mine") == folder
     with open_run_folder(tmp_path / "run", compose(["conf=pcm_object_tiny"])):
         assert not (tmp_path / "run").exists()
