@@ -19,6 +19,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from vla_rl.config.compose import compose
 from vla_rl.config.instantiate import build, build_callbacks, check
+from vla_rl.config.supervised import refuse_supervised
 from vla_rl.distributed.strategies import FSDP2
 from vla_rl.functional.statistics import SuccessRate
 from vla_rl.policy.memory_check import rows_that_fit
@@ -35,6 +36,7 @@ from vla_rl.training.trainer import build_trainer, check_ranks, interruptible
 def main(argv: list[str]) -> None:
     clock = RunClock()
     config = compose(argv)
+    refuse_supervised(config)
     check(config)
     L.seed_everything(config.seed, verbose=False)
     resumed = resume_folder(config)

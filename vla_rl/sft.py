@@ -9,22 +9,24 @@ from __future__ import annotations
 
 from typing import cast
 
+from vla_rl.config.supervised import compose_supervised
 from vla_rl.run.cli import answer_early, run_entry
 
 if __name__ == "__main__":
-    answer_early(__doc__)  # before the imports below, which take seconds
+    answer_early(__doc__, parse=compose_supervised)  # before the imports below, which take seconds
 
 import math
 import sys
 
 import lightning as L
 
-from vla_rl.config.compose import compose
-from vla_rl.config.instantiate import build
+from vla_rl.config.instantiate import build, check
+from vla_rl.config.schema import Config
 from vla_rl.distributed.strategies import FSDP2
 from vla_rl.errors import UserError
 from vla_rl.figures.demonstrations import describe, draw_first_frames
 from vla_rl.policy.memory_check import rows_that_fit
+from vla_rl.rollout.callback import RolloutCallback
 from vla_rl.run.folder import open_run_folder, run_folder, write_json
 from vla_rl.run.resume import checkpoint_to_resume, iterations_done, resume_folder, set_aside_newer
 from vla_rl.training.checkpoint_io import AtomicCheckpointIO
@@ -34,14 +36,12 @@ from vla_rl.training.loggers import run_loggers
 from vla_rl.training.sft_module import SFTModule
 from vla_rl.training.trainer import interruptible, make_trainer
 
-GRAD_CLIP = 1.0  # largest norm of the gradient
 ITERATION_STEPS = 100
 
 
 def main(argv: list[str]) -> None:
-    config = compose(argv)
-    if config.sft.demos is None:
-        raise UserError("no demonstrations given: sft.demos=FILE, an .npz file from python -m vla_rl.record")
+    config = compose_supervised(argv)
+    check(config)
     L.seed_everything(config.seed, verbose=False)
     resumed = resume_folder(config)
     folder = run_folder(config.run_dir, config.conf, resumed)
@@ -49,27 +49,24 @@ def main(argv: list[str]) -> None:
     done = iterations_done(checkpoint) if checkpoint else 0
     trainer = make_trainer(
         config,
-        # of the slots this one alone: the others look at rollouts
-        callbacks=[build(config.callbacks.get("checkpoint"), "callbacks.checkpoint"), LossLines()],
+        callbacks=[*build_slots(config), LossLines()],
         default_root_dir=folder,
         logger=run_loggers(config, folder, done * ITERATION_STEPS),
         max_epochs=math.ceil(config.sft.steps / ITERATION_STEPS),
         reload_dataloaders_every_n_epochs=1,  # each iteration's own batches
         use_distributed_sampler=False,  # which the data module shares out
-        gradient_clip_val=GRAD_CLIP,
         num_sanity_val_steps=0,
         log_every_n_steps=1,
         plugins=[AtomicCheckpointIO()],
         enable_progress_bar=sys.stderr.isatty(),
         enable_model_summary=False,
     )
-    if isinstance(trainer.strategy, FSDP2):
-        raise UserError("supervised training does not run under fsdp2: trainer.strategy=ddp")
     rows_that_fit(
         config.policy,
         rows=config.sft.batch_rows,
-        optimizer="adamw",
+        optimizer=config.optim.optimizer,
         device=trainer.strategy.root_device,
+        shards=trainer.world_size if isinstance(trainer.strategy, FSDP2) else 1,
         key="sft.batch_rows",
     )
     policy = build(config.policy, "policy")
@@ -83,7 +80,7 @@ def main(argv: list[str]) -> None:
         seed=config.seed,
         workers=config.sft.workers,
     )
-    module = SFTModule(policy, config.sft)
+    module = SFTModule(policy, config.optim, config.sft.steps)
     with open_run_folder(folder, config, resumed=resumed is not None), interruptible(trainer):
         set_aside_newer(folder, checkpoint)
         if trainer.is_global_zero:
@@ -97,13 +94,28 @@ def main(argv: list[str]) -> None:
             print(f"held-out loss {measured['sft/heldout_loss']:.3f}, policy {folder / 'policy'}")
 
 
+def build_slots(config: Config) -> list[L.Callback]:
+    """The callbacks of the config.
+
+    Raises:
+        UserError: one that needs rollouts.
+    """
+    slots = {name: build(node, f"callbacks.{name}") for name, node in config.callbacks.items() if node is not None}
+    for name, callback in slots.items():
+        if isinstance(callback, RolloutCallback):
+            raise UserError(
+                f"{type(callback).__name__} needs rollouts, and supervised training has none: callbacks.{name}=null"
+            )
+    return list(slots.values())
+
+
 class LossLines(L.Callback):
     """A line per iteration where the output is no terminal (a log file), and Lightning's bar is off."""
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.is_global_zero and not sys.stderr.isatty():
             loss, heldout = (float(trainer.callback_metrics[f"sft/{name}"]) for name in ("loss", "heldout_loss"))
-            steps = f"step {trainer.global_step}/{cast(SFTModule, pl_module).sft.steps}"
+            steps = f"step {trainer.global_step}/{cast(SFTModule, pl_module).steps}"
             print(f"{steps}  loss {loss:.3f}  held-out loss {heldout:.3f}", flush=True)
 
 

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from callbacks.masks.base import ChunkMask
+from vla_rl.rollout.callback import RolloutCallback
 from vla_rl.rollout.trainer_state import data_of
 from vla_rl.types import ChunkBatch, Trajectory
 
 
-class FullPadded(L.Callback):
+class FullPadded(RolloutCallback):
     """Pads every trajectory to the longest episode's chunks; forward and backward are paid for all, the gradient stays.
 
     A padding row repeats a real one with no token that counts; its `chunk_N` goes on where the trajectory ended.

@@ -9,13 +9,14 @@ import lightning as L
 
 from callbacks.masks.base import labeller_of
 from vla_rl.figures.video import annotate, write_mp4
+from vla_rl.rollout.callback import RolloutCallback
 from vla_rl.rollout.epoch import HeldoutBatch
 from vla_rl.rollout.trainer_state import callbacks_of
 from vla_rl.run.extras import extra
 from vla_rl.types import Trajectory
 
 
-class BeforeAfter(L.Callback):
+class BeforeAfter(RolloutCallback):
     """Writes `videos/heldout/<decoding>_task<t>_state<s>_<uid>_before.mp4` and `..._after.mp4` in the run folder.
 
     For each decoding it takes the first episode that fails in the evaluation before training. Later evaluations, which

@@ -19,12 +19,13 @@ from callbacks.masks.base import ChunkMask
 from vla_rl.checks import check_count
 from vla_rl.distributed.collectives import all_reduce_sum
 from vla_rl.distributed.parameters import full_tensor, is_sharded
+from vla_rl.rollout.callback import RolloutCallback
 from vla_rl.rollout.trainer_state import callbacks_of, epoch_of
 from vla_rl.training.grpo_module import GRPOModule
 from vla_rl.types import ChunkBatch
 
 
-class Diagnostics(L.Callback):
+class Diagnostics(RolloutCallback):
     """Costs one more forward and backward of a whole minibatch and of its masked part at each measurement.
 
     Args:

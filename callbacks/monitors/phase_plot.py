@@ -27,11 +27,12 @@ from vla_rl.figures.phases import (
     draw_phase_divergence,
 )
 from vla_rl.functional.phases import Labeller
+from vla_rl.rollout.callback import RolloutCallback
 from vla_rl.rollout.trainer_state import callbacks_of
 from vla_rl.types import ChunkBatch
 
 
-class PhasePlot(L.Callback):
+class PhasePlot(RolloutCallback):
     """Counts and draws; changes nothing. Its counts are in the checkpoint, so plots go on after a resume.
 
     Args:

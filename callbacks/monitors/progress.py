@@ -10,11 +10,12 @@ from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
 from callbacks.monitors.timing import PARTS
+from vla_rl.rollout.callback import RolloutCallback
 from vla_rl.rollout.trainer_state import data_of
 from vla_rl.types import Trajectory
 
 
-class RolloutProgress(ProgressBar):
+class RolloutProgress(ProgressBar, RolloutCallback):
     """Moves once per iteration, and shows the episodes of the iteration under way as they end.
 
     Where the output is no terminal (a log file), it prints one line per iteration instead.

@@ -9,11 +9,12 @@ import lightning as L
 
 from callbacks.monitors.save_figures import save_figures
 from vla_rl.figures.comparison import draw_cost, draw_success
+from vla_rl.rollout.callback import RolloutCallback
 from vla_rl.rollout.trainer_state import data_of
 from vla_rl.run.compare import Run
 
 
-class RunPlot(L.Callback):
+class RunPlot(RolloutCallback):
     """Draws `figures/success` and `figures/cost` at the end of training, from the `metrics.jsonl` of the run."""
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

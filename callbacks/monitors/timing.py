@@ -11,6 +11,7 @@ import lightning as L
 import torch
 from torch import Tensor, nn
 
+from vla_rl.rollout.callback import RolloutCallback
 from vla_rl.rollout.trainer_state import data_of, epoch_of
 
 PARTS = ("simulate", "infer", "preprocess", "update", "idle")
@@ -45,7 +46,7 @@ def _now(tensor: Tensor) -> float:
     return time.perf_counter()
 
 
-class Timing(L.Callback):
+class Timing(RolloutCallback):
     """Logs `split/simulate_s`, `infer`, `preprocess`, `update`, `idle` of the first rank, and their sum
     `time/iteration_s`.
 

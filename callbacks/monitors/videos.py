@@ -21,12 +21,13 @@ from vla_rl.checks import check_count
 from vla_rl.config.schema import VideoConfig
 from vla_rl.figures.strips import draw_strips
 from vla_rl.figures.video import annotate, choose, file_name, gif, write_mp4
+from vla_rl.rollout.callback import RolloutCallback
 from vla_rl.rollout.trainer_state import callbacks_of, epoch_of
 from vla_rl.run.extras import extra
 from vla_rl.types import ChunkBatch, RolloutGroup, Trajectory
 
 
-class Videos(L.Callback):
+class Videos(RolloutCallback):
     """Watches and writes; changes nothing. With several ranks, the episodes are those of the first one.
 
     Args:

@@ -14,13 +14,14 @@ from callbacks.policytrim.figures import draw_reward, draw_steps, draw_windows
 from vla_rl.checks import check_count
 from vla_rl.distributed.collectives import gather_lists
 from vla_rl.evaluation.windows import WindowResult, measure_windows
+from vla_rl.rollout.callback import RolloutCallback
 from vla_rl.rollout.trainer_state import callbacks_of, data_of, epoch_of
 from vla_rl.run.folder import write_json
 
 BEFORE, EXTENDED, AFTER = "before training", "after stage 1", "after training"
 
 
-class TrimReport(L.Callback):
+class TrimReport(RolloutCallback):
     """Measures; changes nothing. Writes `windows.json`, and draws `figures/steps`, `windows` and `trim_reward`.
 
     Without PolicyTrim (`reward=none`, to compare) it reports on the whole chunk.

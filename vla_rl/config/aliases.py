@@ -7,6 +7,7 @@ runs of version 0.1 resume and their configs still work. To be dropped with vers
 from __future__ import annotations
 
 import warnings
+from collections.abc import Collection
 from typing import Any
 
 PUBLIC = {  # path of version 0.1 -> public name
@@ -55,6 +56,8 @@ MOVED = {  # module of version 0.1 -> module that has what else a config may nam
     "vla_rl.policy.policy": "vla_rl.policy.openvla_oft.policy",
     "vla_rl.policy.tiny": "vla_rl.policy.openvla_oft.tiny",
 }
+# keys of supervised training that are gone; what a run of reinforcement learning has stored of them never acted
+GONE = ("sft.lr", "sft.weight_decay")
 _warned = False
 
 
@@ -81,6 +84,18 @@ def translate(tree: Any) -> Any:
     if path != tree:
         _warn(tree, path)
     return path
+
+
+def without_gone(tree: dict[str, Any], given: Collection[str] = ()) -> dict[str, Any]:
+    """The tree of a config without the keys in `GONE`, where they did not act: it is not of supervised training.
+
+    Args:
+        given: keys of the command line, which stay.
+    """
+    sft = tree.get("sft") or {}
+    if sft.get("demos") is not None:
+        return tree
+    return tree | {"sft": {key: value for key, value in sft.items() if (k := f"sft.{key}") not in GONE or k in given}}
 
 
 def _warn(old: str, new: str) -> None:

@@ -21,9 +21,9 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from vla_rl.config.aliases import translate
+from vla_rl.config.aliases import translate, without_gone
 from vla_rl.config.convert import to_dataclass
-from vla_rl.config.schema import GROUPS, Config, validate
+from vla_rl.config.schema import GROUPS, SUPERVISED, Config, validate
 from vla_rl.errors import UserError, closest, did_you_mean
 
 _PACKAGE = Path(__file__).parents[1]
@@ -56,7 +56,7 @@ def compose(argv: list[str]) -> Config:
     path = _conf_path(confs[0], relative_to=Path())
     tree = merge(asdict(Config()), {"conf": path.stem} | _load_conf(path, below=[]))
     tree = _apply(tree, [(key, value) for key, value in arguments if key != "conf"])
-    tree = _resolve(tree)
+    tree = without_gone(_resolve(tree), given=[key for key, _ in arguments])
     _require_given(tree, "")
     config = to_dataclass(Config, tree)
     validate(config)
@@ -113,7 +113,12 @@ def save_resolved(config: Config, path: Path) -> None:
 
 
 def to_yaml(config: Config) -> str:
-    return OmegaConf.to_yaml(OmegaConf.create(asdict(config)))
+    return OmegaConf.to_yaml(OmegaConf.create(recorded(config)))
+
+
+def recorded(config: Config) -> Tree:
+    """What is written down of a config: in supervised training (it has `sft.demos`) only what that uses."""
+    return {key: value for key, value in asdict(config).items() if config.sft.demos is None or key in SUPERVISED}
 
 
 def conf_names() -> list[str]:

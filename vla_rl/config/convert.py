@@ -7,6 +7,7 @@ import typing
 from dataclasses import fields, is_dataclass
 from typing import Any, Literal, TypeVar, cast
 
+from vla_rl.config.aliases import GONE
 from vla_rl.config.schema import GROUPS
 from vla_rl.errors import UserError, closest
 
@@ -32,6 +33,9 @@ def to_dataclass(schema: type[T], tree: Any, key: str = "") -> T:
     hints = typing.get_type_hints(schema)
     prefix = f"{key}." if key else ""
     for name in tree:
+        if f"{prefix}{name}" in GONE:
+            raise UserError(f"{prefix}{name} is gone, supervised training takes its optimizer from optim: "
+                            f"optim.{name}={tree[name]} optim.betas=[0.9,0.95] optim.grad_clip=1.0")  # fmt: skip
         if name not in hints:
             match = closest(str(name), hints)
             hint = f"; did you mean '{prefix}{match}'?" if match else f". Keys: {', '.join(prefix + h for h in hints)}"

@@ -33,6 +33,8 @@ NOT_THE_TRAINERS = {
 PRECISIONS = ("32-true", "32", 32)
 # nodes with ready-made files: conf/<group>/<name>.yaml
 GROUPS = ("policy", "sim", "critic", "mask", "reward", "trainer", "logger")
+# what supervised training uses; all but `sft` is of reinforcement learning, too
+SUPERVISED = ("conf", "seed", "run_dir", "resume", "optim", "sft", "policy", "trainer", "logger", "callbacks")
 
 
 @dataclass(slots=True)
@@ -69,13 +71,13 @@ class GRPOConfig:
 
 @dataclass(slots=True)
 class OptimConfig:
-    """AdamW of reinforcement learning."""
+    """AdamW, of reinforcement learning and of supervised training."""
 
-    lr: float = 1e-5
+    lr: float = 1e-5  # in supervised training the peak, which decays along a cosine to 0
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
     grad_clip: float = 2.0  # largest norm of the gradient
-    max_skipped_steps: int = 3  # in a row, whose loss or gradient is no number; then the run stops
+    max_skipped_steps: int = 3  # in a row, whose loss or gradient is no number; then reinforcement learning stops
     optimizer: Literal["adamw", "adamw8bit"] = "adamw"  # 8 bits: its moments take a quarter of the memory
 
 
@@ -102,9 +104,7 @@ class SFTConfig:
     statistics: str | None = None  # dataset_statistics.json that normalises a policy of random weights; null = measured
     workers: int = 0  # processes that read batches ahead, of each rank
     steps: int = 800  # optimizer steps
-    batch_rows: int = 16  # chunks per optimizer step
-    lr: float = 1e-3  # peak; decays along a cosine to 0
-    weight_decay: float = 0.0
+    batch_rows: int = 16  # chunks per optimizer step, on each rank
 
 
 @dataclass(slots=True)
@@ -310,8 +310,6 @@ def _optim(config: Config) -> None:
     check_number("optim.lr", config.optim.lr, 1e-5, above=0)
     check_number("optim.grad_clip", config.optim.grad_clip, 2.0, above=0)
     check_count("optim.max_skipped_steps", config.optim.max_skipped_steps, 3)
-    check_number("sft.lr", config.sft.lr, 1e-3, above=0)
     if not all(0 <= beta < 1 for beta in config.optim.betas):
         raise UserError(f"optim.betas must lie in [0, 1), got {list(config.optim.betas)}: optim.betas=[0.9,0.999]")
-    for section in ("optim", "sft"):
-        check_number(f"{section}.weight_decay", getattr(config, section).weight_decay, 0, least=0)
+    check_number("optim.weight_decay", config.optim.weight_decay, 0, least=0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
@@ -36,4 +36,10 @@ def full_state(module: nn.Module, *, trained_only: bool = False) -> dict[str, An
     if not is_sharded(module):
         return module.state_dict()
     options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=trained_only)
-    return get_model_state_dict(module, options=options)
+    state = cast(dict[str, Tensor], get_model_state_dict(module, options=options))
+    return {name: _without_padding(value) for name, value in state.items()}
+
+
+def _without_padding(tensor: Tensor) -> Tensor:
+    """Gathered from uneven shards, a tensor is a part of a longer storage, which safetensors refuses: then a copy."""
+    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()

@@ -116,8 +116,7 @@ def pick_strategy(name: str, devices: Any, num_nodes: int) -> Strategy | str:
 def shard(policy: nn.Module, mesh: torch.distributed.DeviceMesh) -> None:
     """Split the parameters of every block of `policy`, and of what lies around the blocks, over the ranks of `mesh`.
 
-    A block is an entry of an `nn.ModuleList`: a layer of Llama or of a vision tower. `log_prob`, `log_prob_and_state`
-    and `act` count as forwards of the whole. Calling it again changes nothing; without parameters nothing is split.
+    for method in ("log_prob", "log_prob_and_state", "act", "imitation_loss"):
 
     Raises:
         UserError: quantised weights.
@@ -133,6 +132,6 @@ def shard(policy: nn.Module, mesh: torch.distributed.DeviceMesh) -> None:
     fully_shard(policy, mesh=mesh, reshard_after_forward=True)
     # the views are of the outputs of `log_prob`; nobody writes into them
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
-    for method in ("log_prob", "log_prob_and_state", "act"):
+    for method in ("log_prob", "log_prob_and_state", "act", "imitation_loss"):
         if hasattr(policy, method):
             register_fsdp_forward_method(policy, method)

@@ -17,7 +17,9 @@ HOOKS = ("check_run", "plan_rollouts", "score", "set_advantages")
 
 
 class RolloutCallback(L.Callback):
-    """A Lightning callback that also takes part in planning and scoring rollouts. Override what you need.
+    """A Lightning callback that takes part in planning and scoring rollouts, or reads them. Override what you need.
+
+    Supervised training, which has no rollouts, refuses it.
 
     Order in an iteration: `plan_rollouts`, the episodes run, `score`, advantages are computed, `set_advantages`.
 

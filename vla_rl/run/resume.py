@@ -19,7 +19,8 @@ import torch
 import yaml
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
-from vla_rl.config.aliases import translate
+from vla_rl.config.aliases import translate, without_gone
+from vla_rl.config.compose import recorded
 from vla_rl.config.instantiate import option_defaults
 from vla_rl.config.schema import Config
 from vla_rl.errors import UserError
@@ -193,8 +194,8 @@ def _completed(stored: Any, now: Any, default: Any, key: str, added: dict[str, A
 
 
 def _check_same(config: Config, folder: Path) -> None:
-    now = _plain(asdict(config))
-    keys = differing_keys(_with_defaults(translate(_stored(folder)), now, folder), now)
+    now = _plain(recorded(config))
+    keys = differing_keys(_with_defaults(without_gone(translate(_stored(folder))), now, folder), now)
     if keys:
         raise UserError(
             f"the run in {folder} was started with another config; these differ: {', '.join(keys)} "

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 from torch.utils.tensorboard import SummaryWriter
 
-from vla_rl.config.compose import to_yaml
+from vla_rl.config.compose import recorded, to_yaml
 from vla_rl.config.instantiate import build
 from vla_rl.config.schema import Config
 from vla_rl.errors import UserError
@@ -85,5 +84,5 @@ def run_loggers(config: Config, folder: Path, steps: int = 0) -> list[Logger]:
     loggers: list[Logger] = [OneFileTensorBoard(folder, config, steps)]
     if config.logger is not None:
         loggers.append(build(config.logger, "logger", save_dir=folder))
-        loggers[-1].log_hyperparams(asdict(config))
+        loggers[-1].log_hyperparams(recorded(config))
     return loggers

@@ -10,24 +10,34 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from vla_rl.config.schema import SFTConfig
-from vla_rl.distributed.parameters import trainable_parameters
+from vla_rl.config.schema import OptimConfig
+from vla_rl.distributed.parameters import clip_grad_norm, trainable_parameters
+from vla_rl.distributed.strategies import FSDP2, shard
 from vla_rl.training.checkpoint_io import complete_checkpoint, keep_trained
 from vla_rl.training.demo_datamodule import DemoBatch
+from vla_rl.training.optimizer import build_optimizer
 from vla_rl.types import SupervisedPolicy
 
 WARMUP_STEPS = 20
-BETAS = (0.9, 0.95)  # the second moment forgets fast: a run has only hundreds of steps
 
 
 class SFTModule(L.LightningModule):
-    """The policy and its imitation loss; one scheduled AdamW step per batch."""
+    """The policy and its imitation loss; one scheduled AdamW step per batch.
 
-    def __init__(self, policy: SupervisedPolicy, sft: SFTConfig) -> None:
+    Args:
+        steps: of the whole run, for the schedule of the learning rate.
+    """
+
+    def __init__(self, policy: SupervisedPolicy, optim: OptimConfig, steps: int) -> None:
         super().__init__()
         self.strict_loading = False  # checkpoints hold trainable tensors only
         self.policy = policy
-        self.sft = sft
+        self.optim, self.steps = optim, steps
+
+    def configure_model(self) -> None:
+        if isinstance(self.trainer.strategy, FSDP2):
+            assert self.device_mesh is not None
+            shard(self.policy, self.device_mesh["data_parallel"])
 
     def training_step(self, batch: DemoBatch) -> Tensor:
         loss = self._loss(batch)
@@ -47,11 +57,13 @@ class SFTModule(L.LightningModule):
         keep_trained(checkpoint, self)
 
     def configure_optimizers(self) -> Any:
-        parameters = trainable_parameters(self.policy).values()
-        optimizer = torch.optim.AdamW(parameters, lr=self.sft.lr, betas=BETAS, weight_decay=self.sft.weight_decay)
-        scale = partial(warm_cosine, steps=self.sft.steps)
+        optimizer = build_optimizer(trainable_parameters(self.policy).values(), self.optim)
+        scale = partial(warm_cosine, steps=self.steps)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, scale)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_gradient_clipping(self, *_: Any, **__: Any) -> None:
+        clip_grad_norm(trainable_parameters(self.policy).values(), self.optim.grad_clip)
 
 
 def warm_cosine(step: int, steps: int) -> float:

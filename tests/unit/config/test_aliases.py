@@ -10,6 +10,7 @@ from vla_rl.config import aliases
 from vla_rl.config.aliases import MOVED, PUBLIC, current_path, translate
 from vla_rl.config.compose import compose, save_resolved
 from vla_rl.config.instantiate import check, import_path
+from vla_rl.errors import UserError
 from vla_rl.run.resume import resume_folder
 
 STORED = ROOT / "tests" / "data" / "config_of_version_0.1.yaml"
@@ -66,6 +67,18 @@ def test_everything_else_stays_without_a_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert translate(tree) == tree
+
+
+def test_keys_that_are_gone_are_read_where_they_never_acted(tmp_path):
+    config = compose(["conf=pcm_object_tiny", f"resume={tmp_path}"])
+    save_resolved(config, tmp_path / "config.yaml")
+    text = (tmp_path / "config.yaml").read_text(encoding="utf-8").replace("\nsft:\n", "\nsft:\n  lr: 0.5\n")
+    (tmp_path / "config.yaml").write_text(text, encoding="utf-8")
+    assert "  lr: 0.5\n" in text
+    assert resume_folder(compose([f"conf={tmp_path / 'config.yaml'}", f"resume={tmp_path}"])) == tmp_path
+    for arguments in (["sft.demos=a.npz"], ["sft.lr=0.5"]):  # of supervised training; given on the command line
+        with pytest.raises(UserError, match=r"^sft.lr is gone, .*: optim.lr=0.5 optim.betas="):
+            compose([f"conf={tmp_path / 'config.yaml'}", *arguments])
 
 
 def test_a_run_of_version_0_1_resumes(tmp_path):

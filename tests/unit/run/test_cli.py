@@ -50,19 +50,28 @@ def test_help_does_not_wait_for_heavy_imports(verb):
     assert done.stdout.endswith("heavy: []\n")
 
 
-@pytest.mark.parametrize("verb", ["fit", "sft", "evaluate", "doctor"])
+SUPERVISED = "conf=sft_object_tiny"
+ANY, ROLLOUTS = ("fit", "sft", "evaluate", "doctor"), ("fit", "evaluate", "doctor")
+
+
 @pytest.mark.parametrize(
-    ("argument", "message"),
+    ("verb", "argument", "message"),
     [
-        ("itrations=3", "did you mean 'iterations'?"),
-        ("mask.budgte=3", "PCM has no option 'budgte'; did you mean 'budget'?"),
-        ("mask._target_=callbacks.PCN", "module 'callbacks' has no 'PCN'; did you mean 'PCM'?"),
-        ("mask._target_=my_pkgg.Mine", "no module named 'my_pkgg'"),
-        ("optim.lr=0", "optim.lr=1e-05"),
+        (verb, argument, message)
+        for verbs, argument, message in (
+            (ANY, "itrations=3", "did you mean 'iterations'?"),
+            (ANY, "optim.lr=0", "optim.lr=1e-05"),
+            (ANY, "callbacks.mine._target_=my_pkgg.Mine", "no module named 'my_pkgg'"),
+            (ROLLOUTS, "mask.budgte=3", "PCM has no option 'budgte'; did you mean 'budget'?"),
+            (ROLLOUTS, "mask._target_=callbacks.PCN", "module 'callbacks' has no 'PCN'; did you mean 'PCM'?"),
+            (["sft"], "callbacks.checkpoint.kep=3", "Checkpoint has no option 'kep'; did you mean 'keep'?"),
+            (["sft"], "mask=pcm", "supervised training does not use mask; leave it out: mask=null"),
+        )
+        for verb in verbs
     ],
 )
 def test_a_mistake_is_answered_before_heavy_imports(verb, argument, message):
-    done = run(verb, TINY, argument)
+    done = run(verb, SUPERVISED if verb == "sft" else TINY, argument)
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert message in done.stderr
@@ -76,15 +85,20 @@ def test_an_option_of_evaluate_is_checked_as_early():
     assert done.stdout == "heavy: []\n"
 
 
-@pytest.mark.parametrize("verb", ["fit", "sft", "evaluate", "doctor"])
-def test_print_config_prints_a_conf_that_gives_the_same_and_runs_nothing(verb, tmp_path):
-    done = run(verb, TINY, "--print-config", "mask.budget=5")
+@pytest.mark.parametrize(
+    ("verb", "conf", "argument"),
+    [*((verb, TINY, "mask.budget=5") for verb in ROLLOUTS), ("sft", SUPERVISED, "sft.steps=5")],
+)
+def test_print_config_prints_a_conf_that_gives_the_same_and_runs_nothing(verb, conf, argument, tmp_path):
+    done = run(verb, conf, "--print-config", argument)
     assert (done.returncode, done.stderr) == (0, "")
     text, _, heavy = done.stdout.rpartition("heavy: ")
     assert heavy == "[]\n"
-    assert yaml.safe_load(text)["mask"]["budget"] == 5
-    (tmp_path / "pcm_object_tiny.yaml").write_text(text, encoding="utf-8")
-    assert compose([f"conf={tmp_path / 'pcm_object_tiny.yaml'}"]) == compose([TINY, "mask.budget=5"])
+    section, name = argument.partition("=")[0].split(".")
+    assert yaml.safe_load(text)[section][name] == 5
+    again = tmp_path / f"{conf.removeprefix('conf=')}.yaml"
+    again.write_text(text, encoding="utf-8")
+    assert compose([f"conf={again}"]) == compose([conf, argument])
 
 
 def test_doctor_has_a_default_conf():

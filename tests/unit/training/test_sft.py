@@ -6,11 +6,13 @@ import signal
 import lightning as L
 import pytest
 import torch
+import yaml
 
 from tests.helpers.results import timeless
 from tests.helpers.toy_fit import Fork, start_ranks
 from tests.unit.demos.test_demo import make_demo
-from vla_rl import sft
+from vla_rl import fit, sft
+from vla_rl.config.schema import SUPERVISED
 from vla_rl.demos.formats.npz import save_demos
 from vla_rl.demos.load import load_demos
 from vla_rl.errors import UserError
@@ -119,14 +121,97 @@ def weights(policy):
     return torch.cat([p.detach().flatten() for p in policy.parameters()])
 
 
-def test_two_processes_share_each_steps_rows(demos, whole, tmp_path):
-    arguments = [*SHORT, f"sft.demos={demos}", "sft.batch_rows=2"]  # on each
-    ranks = start_ranks(tmp_path / "two", 2, arguments=arguments, main=sft.main)
-    assert [rank.wait() for rank in ranks] == [0, 0], ranks[0].errors + ranks[1].errors
+def run_ranks(folder, *arguments):
+    ranks = start_ranks(folder, 2, arguments=arguments, main=sft.main)
+    codes = [rank.wait() for rank in ranks]
+    assert codes == [0, 0], ranks[0].errors + ranks[1].errors
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_two_processes_share_each_steps_rows(demos, whole, tmp_path, strategy):
+    run_ranks(tmp_path / "two", *SHORT, f"sft.demos={demos}", "sft.batch_rows=2", f"trainer.strategy={strategy}")
     L.seed_everything(1, verbose=False)
     start = weights(load_policy(None))
     one, two = (weights(load_policy(str(folder / "policy"))) for folder in (whole, tmp_path / "two"))
     assert (one - two).norm() < 0.01 * (one - start).norm()
+
+
+def test_shards_stopped_and_resumed_are_uninterrupted(demos, tmp_path):
+    arguments = [*SHORT, f"sft.demos={demos}", "sft.steps=4", "trainer.strategy=fsdp2"]
+    run_ranks(tmp_path / "whole", *arguments)
+    ranks = start_ranks(tmp_path / "stopped", 2, arguments=arguments, main=sft.main)
+    ranks[0].wait_until_printed("step 2/4")
+    for rank in ranks:
+        rank.kill()
+    assert [rank.wait() for rank in ranks] == [-signal.SIGKILL] * 2
+    run_ranks(tmp_path / "stopped", *arguments, f"resume={tmp_path / 'stopped'}")
+    assert left(tmp_path / "stopped") == left(tmp_path / "whole")
+
+
+class Steps(L.Callback):
+    """The optimizer of the run, and the norm of the gradient at its steps."""
+
+    def __init__(self):
+        self.norms = []
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        self.optimizer, steps.last = optimizer, self
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        gradients = [p.grad.flatten() for p in pl_module.parameters() if p.grad is not None]
+        self.norms.append(float(torch.cat(gradients).norm()))
+
+
+class steps:  # what the run's own callback has seen
+    last = None
+
+
+def test_the_optimizer_is_the_one_that_is_asked_for(demos, tmp_path):
+    sft.main([
+        "conf=sft_object_tiny", f"sft.demos={demos}", "sft.steps=2", "sft.batch_rows=4", f"run_dir={tmp_path / 'run'}",
+        "optim.optimizer=adamw8bit", "optim.betas=[0.5,0.75]", "optim.weight_decay=0.25", "optim.grad_clip=0.01",
+        "optim.lr=0.02", "callbacks.steps._target_=tests.unit.training.test_sft.Steps",
+    ])  # fmt: skip
+    optimizer = steps.last.optimizer
+    assert type(optimizer).__name__ == "AdamW8bit"
+    (group,) = optimizer.param_groups
+    assert (group["betas"], group["weight_decay"], group["initial_lr"]) == ((0.5, 0.75), 0.25, 0.02)
+    assert steps.last.norms == pytest.approx([0.01] * 2, rel=1e-3)
+
+
+def test_the_run_folder_records_what_acted(trained):
+    stored = yaml.safe_load((trained / "config.yaml").read_text())
+    assert sorted(stored) == sorted(SUPERVISED)
+    assert stored["optim"]["betas"] == [0.9, 0.95]
+    assert list(stored["callbacks"]) == ["checkpoint"]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["mask=pcm"], "supervised training does not use mask; leave it out: mask=null"),
+        (["rollout.temperature=0.5"], "does not use rollout.temperature; leave it out: rollout.temperature=1.6"),
+        (["rollout.train_init_states=[0,9]"], "leave it out: rollout.train_init_states=[0,40]"),
+        (["optim.max_skipped_steps=9"], "leave it out: optim.max_skipped_steps=3"),
+        (["iterations=3", "grpo.epochs=2"], "does not use iterations, grpo.epochs; leave it out: iterations=200"),
+        (["sft.lr=0.5"], "sft.lr is gone, supervised training takes its optimizer from optim: optim.lr=0.5"),
+        (["optim.bets=[0.9,0.9]"], "unknown key 'optim.bets'; did you mean 'optim.betas'?"),
+        (["callbacks.checkpoint.kep=2"], "Checkpoint has no option 'kep'; did you mean 'keep'?"),
+        (["callbacks.mine._target_=tests.no_such.Thing"], "no module named 'tests.no_such'"),
+        (["callbacks.plot._target_=callbacks.PhasePlot"], "PhasePlot needs rollouts, .*: callbacks.plot=null"),
+        (["callbacks.progress._target_=callbacks.RolloutProgress"], "RolloutProgress needs rollouts"),
+        (["callbacks.augment._target_=callbacks.Augment"], "Augment needs rollouts"),
+    ],
+)
+def test_what_would_not_act_is_refused_before_anything_is_written(demos, tmp_path, given, message):
+    with pytest.raises(UserError, match=message.replace("[0,40]", r"\[0,40\]")):
+        sft.main(["conf=sft_object_tiny", f"sft.demos={demos}", f"run_dir={tmp_path / 'run'}", *given])
+    assert not (tmp_path / "run").exists()
+
+
+def test_reinforcement_learning_refuses_values_of_supervised_training(tmp_path):
+    with pytest.raises(UserError, match="^sft.steps is for python -m vla_rl.sft.*: sft.steps=800$"):
+        fit.main(["conf=pcm_object_tiny", "sft.steps=5", f"run_dir={tmp_path / 'run'}"])
 
 
 def test_a_run_that_would_save_nothing(demos, tmp_path):
@@ -147,7 +232,7 @@ def test_adapters_of_a_frozen_bfloat16_policy_learn_like_the_7b(trained, tmp_pat
     base = str(trained / "policy")
     lora = {"r": 4, "alpha": 4}
     arguments = [f"policy.checkpoint={base}", "policy.lora={r: 4, alpha: 4}", "policy.dtype=bfloat16"]
-    arguments += ["policy.gradient_checkpointing=true", "sft.steps=12", "sft.batch_rows=4", "sft.lr=0.01"]
+    arguments += ["policy.gradient_checkpointing=true", "sft.steps=12", "sft.batch_rows=4", "optim.lr=0.01"]
     sft.main(["conf=sft_object_tiny", f"sft.demos={demos}", *arguments, f"run_dir={tmp_path / 'run'}"])
     adapter = tmp_path / "run" / "policy"
     assert sorted(f.name for f in adapter.iterdir()) == ["adapter_config.json", "adapter_model.safetensors"]
