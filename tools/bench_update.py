@@ -94,7 +94,7 @@ class MadeUpData(L.LightningDataModule):
 
     def train_dataloader(self) -> RolloutEpoch:
         iteration = self.trainer.current_epoch
-        chosen = self.trajectories if iteration else self.trajectories[-len(LENGTHS) :]
+        chosen = self.trajectories if iteration else self.trajectories[-1:]
         group = RolloutGroup(chosen)
         steps = max(1, len(chosen) // TRAJECTORIES_PER_STEP)
         return RolloutEpoch(iteration, steps, 1, self.seed, lambda: Collected([group], chosen, TimeSplit()))

@@ -109,6 +109,9 @@ class MadeData(L.LightningDataModule):
         """Made trajectories have the extras already."""
         assert name in make_trajectory([0]).actions.extras
 
+    def transfer_batch_to_device(self, batch, device, dataloader_idx):
+        return batch
+
     def train_dataloader(self) -> MadeEpoch:
         iteration = self.trainer.current_epoch
         return MadeEpoch(iteration, self.groups_of(iteration), self.passes)
@@ -122,9 +125,6 @@ class MadeModule(L.LightningModule):
         self.scale = torch.nn.Parameter(torch.zeros(DIMS))
         self.seen: list[ChunkBatch] = []
         self.gradients: list[torch.Tensor] = []
-
-    def transfer_batch_to_device(self, batch, device, dataloader_idx):
-        return batch
 
     def training_step(self, batch, batch_idx):
         self.seen.append(batch)

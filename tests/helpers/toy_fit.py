@@ -102,7 +102,9 @@ class Fork:
                 os.dup2(os.open(path, os.O_WRONLY | os.O_TRUNC), number)
             sys.stdout, sys.stderr = (os.fdopen(number, "w", buffering=1, closefd=False) for number in (1, 2))
             warnings.showwarning = _print_warning  # as in a process of its own, whatever pytest does with them
-            warnings.filterwarnings("default", category=UserWarning)
+            warnings.resetwarnings()
+            for unseen in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+                warnings.simplefilter("ignore", unseen)
             torch.set_num_threads(1)
             work()
             code = 0

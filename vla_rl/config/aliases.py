@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Collection
 from typing import Any
 
-PUBLIC = {  # path of version 0.1 -> public name
+NAMES = {  # path of version 0.1 -> public name, or where the name went without the rest of its module
     "callbacks.activation_memory.ActivationMemory": "callbacks.ActivationMemory",
     "callbacks.augment.Augment": "callbacks.Augment",
     "callbacks.checkpoint.Checkpoint": "callbacks.Checkpoint",
@@ -33,9 +33,13 @@ PUBLIC = {  # path of version 0.1 -> public name
     "callbacks.trace.Trace": "callbacks.Trace",
     "callbacks.trim_report.TrimReport": "callbacks.TrimReport",
     "callbacks.videos.Videos": "callbacks.Videos",
+    "vla_rl.grpo.clipped_loss": "vla_rl.functional.losses.clipped_loss",
+    "vla_rl.grpo.token_weight": "vla_rl.functional.losses.token_weight",
     "vla_rl.loggers.wandb": "vla_rl.wandb_logger",
     "vla_rl.policy.load.load_policy": "vla_rl.load_policy",
     "vla_rl.policy.load_policy": "vla_rl.load_policy",
+    "vla_rl.selection.cumulative_share": "vla_rl.functional.divergence.cumulative_share",
+    "vla_rl.selection.knee": "vla_rl.functional.divergence.knee",
     "vla_rl.sim.pool.LiberoPool": "vla_rl.LiberoPool",
     "vla_rl.strategies.FSDP2": "vla_rl.FSDP2",
 }
@@ -44,13 +48,17 @@ MOVED = {  # module of version 0.1 -> module that has what else a config may nam
     "callbacks.budget": "callbacks.masks.budget",
     "callbacks.global_mask": "callbacks.masks.global_mask",
     "callbacks.step_baseline": "callbacks.policytrim.step_baseline",
+    "callbacks.trace": "callbacks.monitors.trace",
     "vla_rl.chunk_scores": "vla_rl.functional.token_scores",
+    "vla_rl.divergence": "vla_rl.functional.divergence",
     "vla_rl.groups": "vla_rl.functional.group_filters",
     "vla_rl.grpo": "vla_rl.functional.advantages",
+    "vla_rl.loggers": "vla_rl.training.loggers",
     "vla_rl.phases": "vla_rl.functional.phases",
     "vla_rl.rewards": "vla_rl.functional.rewards",
     "vla_rl.selection": "vla_rl.functional.sampling",
     "vla_rl.strategies": "vla_rl.distributed.strategies",
+    "vla_rl.policy.checkpoint": "vla_rl.policy.openvla_oft.checkpoint",
     "vla_rl.policy.l1_policy": "vla_rl.policy.openvla_oft.l1_policy",
     "vla_rl.policy.load": "vla_rl.policy.openvla_oft.load",
     "vla_rl.policy.policy": "vla_rl.policy.openvla_oft.policy",
@@ -69,7 +77,7 @@ def current_path(path: str) -> str:
         ('callbacks.PCM', 'vla_rl.functional.advantages.rloo_advantage', 'my_pkg.Mine')
     """
     module, _, name = path.rpartition(".")
-    return PUBLIC.get(path) or f"{MOVED.get(module, module)}.{name}"
+    return NAMES.get(path) or f"{MOVED.get(module, module)}.{name}"
 
 
 def translate(tree: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
 
+from vla_rl.checks import check_count, check_number
 from vla_rl.errors import UserError
 from vla_rl.policy.adapter import FACTORS, PREFIX, TENSORS, Adapter, read_adapter
 from vla_rl.policy.openvla_oft.llama import RowsLinear
@@ -39,10 +39,8 @@ def check_lora(lora: Any) -> None:
     if not isinstance(lora, dict) or not {"r", "alpha"} <= lora.keys() <= {"r", "alpha", "targets"}:
         raise UserError(f"policy.lora takes r and alpha, and targets if need be; got {lora!r}: {fix}")
     r, alpha = lora["r"], lora["alpha"]
-    if isinstance(r, bool) or not isinstance(r, int) or r < 1:
-        raise UserError(f"policy.lora.r must be a number of at least 1, got {r!r}: {fix}")
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not 0 < alpha < math.inf:
-        raise UserError(f"policy.lora.alpha must be a finite number above 0, got {alpha!r}: {fix}")
+    check_count("policy.lora.r", r, 32)
+    check_number("policy.lora.alpha", alpha, 32, above=0)
     targets = lora.get("targets", TARGETS)
     is_list = isinstance(targets, Sequence) and not isinstance(targets, str)
     if not is_list or not targets or not all(isinstance(target, str) for target in targets):

@@ -15,6 +15,7 @@ from typing import cast
 import torch
 from torch import nn
 
+from vla_rl.checks import check_choice
 from vla_rl.errors import UserError
 from vla_rl.policy.openvla_oft.model import OpenVLAOFT
 
@@ -25,11 +26,7 @@ BYTES_PER_WEIGHT = {"nf4": 0.5 + 1 / 64 + 4 / (64 * 256), "int8": 1 + 4 / 4096}
 
 def check_quantization(kind: str) -> None:
     """Raise UserError unless `kind` is known and its library works here."""
-    if kind not in BYTES_PER_WEIGHT:
-        raise UserError(
-            f"policy.quantization {kind!r} is not one of {', '.join(BYTES_PER_WEIGHT)}: policy.quantization=nf4, "
-            "or policy.quantization=null for weights as they are"
-        )
+    check_choice("policy.quantization", kind, BYTES_PER_WEIGHT)
     bnb = _bitsandbytes(kind)
     if torch.cuda.is_available() and not getattr(bnb.cextension.lib, "compiled_with_cuda", False):
         raise UserError(

@@ -169,7 +169,7 @@ def _share_start(run: PlannedRun, runs: Sequence[PlannedRun]) -> None:
     if run.folder.exists():
         return
     for other in runs:
-        if other.finished and _start(other.config) == _start(run.config):
+        if (other.folder / BEFORE).exists() and other.finished and _start(other.config) == _start(run.config):
             run.folder.mkdir(parents=True)
             shutil.copy(other.folder / BEFORE, run.folder)
             return

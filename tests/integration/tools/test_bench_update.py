@@ -12,6 +12,10 @@ import pytest
 import torch
 
 from tests.helpers.tiny_fit import ROOT
+from tests.helpers.toy_fit import Fork
+from tools import bench_update
+from vla_rl.errors import UserError
+from vla_rl.run.cli import run_entry
 
 
 def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -20,11 +24,12 @@ def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
 
 
-def test_the_small_policy_on_a_cpu():
-    done = bench("policy=openvla_oft_tiny", "trajectories=4", "grpo.micro_rows=12")
-    assert done.returncode == 0
-    assert done.stderr == ""
-    line = json.loads(done.stdout.splitlines()[-1])
+def test_the_small_policy_on_a_cpu(tmp_path):
+    argv = ["policy=openvla_oft_tiny", "trajectories=4", "grpo.micro_rows=12"]
+    program = Fork(lambda: run_entry(bench_update.main, "about", argv), tmp_path)
+    assert program.wait() == 0
+    assert program.errors == ""
+    line = json.loads(program.printed.splitlines()[-1])
     # 4 x 12; three of 16 and one of 64; 4 x 64
     assert line["rows"] == {"pcm": 48, "full": 112, "full_padded": 256}
     for way in ("full_padded", "full"):
@@ -39,9 +44,8 @@ def test_the_small_policy_on_a_cpu():
 
 
 def test_a_mistake_is_one_line():
-    done = bench("policy=openvla_oft_tiny", "trajectories=few")
-    assert done.returncode == 2
-    assert done.stderr == "error: trajectories must be a whole number of at least 4, got 'few': trajectories=80\n"
+    with pytest.raises(UserError, match="^trajectories must be a whole number .* got 'few': trajectories=80$"):
+        bench_update.main(["policy=openvla_oft_tiny", "trajectories=few"])
 
 
 @pytest.mark.gpu

@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 
+from tests.helpers import toy_fit
 from tests.helpers.tiny_fit import ROOT
 from vla_rl import fit
 from vla_rl.run.cli import run_entry
@@ -81,7 +82,7 @@ MISTAKES = [
     ([TINY, "policy.lora={r: 4}"], "policy.lora={r: 32, alpha: 32}"),
     ([TINY, "policy.lora={r: 4, alpha: 4, targets: [q_prj]}"], "policy.lora.targets=[q_proj,"),
     ([TINY, "policy.adapter=folder"], "policy.lora={r: 32, alpha: 32}"),
-    ([TINY, "policy.dtype=float16"], "policy.dtype=float32"),
+    ([TINY, "policy.dtype=float16"], "policy.dtype=bfloat16"),
     ([TINY, "policy.image_pipeline=tf"], "policy.image_pipeline=fast"),
     ([TINY, "policy.action_head=l2"], "policy.action_head=tokens"),
     ([TINY, "policy.action_head=l1"], "must have one action_head--"),
@@ -155,17 +156,21 @@ def test_gl_without_a_driver(refused, monkeypatch):
     assert "apt-get install libegl1" in refused([TINY])
 
 
-@pytest.mark.parametrize(
-    ("argv", "fix"),
-    [
-        ([TINY, "mask.budget=1000"], "is the most"),  # found last, when everything but simulators has been built
-        ([TINY, "policy.checkpoint=null"], "policy.checkpoint=shipped:object_tiny"),  # even later: at its first action
-    ],
-)
-def test_the_program_itself_says_no_more(tmp_path, argv, fix):
-    command = [sys.executable, "-m", "vla_rl.fit", *argv, "sim.workers=1", f"run_dir={tmp_path / 'run'}"]
+def test_the_program_itself_says_no_more(tmp_path):
+    # found last, when everything but simulators has been built
+    argv = [TINY, "mask.budget=1000", "sim.workers=1", f"run_dir={tmp_path / 'run'}"]
+    command = [sys.executable, "-m", "vla_rl.fit", *argv]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: ")
-    assert fix in line
+    assert "is the most" in line
     assert done.returncode == 2
+
+
+def test_a_policy_without_statistics_is_found_at_its_first_action(tmp_path):
+    toy = ["sim._target_=tests.helpers.toy.ChunkPool", "policy._target_=vla_rl.load_policy", "policy.checkpoint=null"]
+    program = toy_fit.start(tmp_path / "run", *toy)
+    assert program.wait() == 2
+    (line,) = program.errors.splitlines()
+    assert line.startswith("error: ")
+    assert "policy.checkpoint=shipped:object_tiny" in line

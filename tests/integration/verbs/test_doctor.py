@@ -76,17 +76,16 @@ def test_a_gl_library_that_draws_nothing(capsys, monkeypatch):
     assert "egl: draws nothing: exit status 1" in result["detail"]
 
 
-def test_wrong_mujoco_version(tmp_path: Path):
+def test_wrong_mujoco_version(tmp_path: Path, capsys, monkeypatch):
     """Another version's metadata is found first."""
     folder = tmp_path / "mujoco-3.4.0.dist-info"
     folder.mkdir()
     (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: mujoco\nVersion: 3.4.0\n")
-    paths = [str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])]
-    code, results = run_doctor(PYTHONPATH=os.pathsep.join(paths))
-    assert code == 1
-    assert results["versions"]["status"] == "fail"
-    assert results["versions"]["detail"].startswith("mujoco 3.4.0, needed ==3.3.2 (other MuJoCo versions render darker")
-    assert results["versions"]["remedy"] == "pip install 'mujoco==3.3.2'"
+    monkeypatch.syspath_prepend(tmp_path)
+    code, result = run_check("versions", capsys=capsys, monkeypatch=monkeypatch)
+    assert (code, result["status"]) == (1, "fail")
+    assert result["detail"].startswith("mujoco 3.4.0, needed ==3.3.2 (other MuJoCo versions render darker")
+    assert result["remedy"] == "pip install 'mujoco==3.3.2'"
 
 
 def test_a_package_that_is_missing_and_one_that_changes_no_results(capsys, monkeypatch):

@@ -36,11 +36,6 @@ def run(command: list[str], cwd: Path, **environment: str) -> str:
     return done.stdout
 
 
-def python(installed: Path, *arguments: str) -> str:
-    """What Python prints in another folder, with the installed wheel before the source tree, and nothing of `cwd`."""
-    return run([sys.executable, "-P", *arguments], installed.parent, PYTHONPATH=str(installed))
-
-
 def test_it_holds_the_packages_confs_and_checkpoints_and_nothing_else(wheel):
     names = set(ZipFile(wheel).namelist())
     assert {name.split("/")[0] for name in names} == {"vla_rl", "callbacks", "vla_rl-0.2.0.dist-info"}
@@ -53,25 +48,50 @@ def test_it_holds_the_packages_confs_and_checkpoints_and_nothing_else(wheel):
         assert files <= names
 
 
-def test_help_lists_the_confs(installed):
-    printed = python(installed, "-m", "vla_rl.fit", "--help")
+RUN_VERBS = """
+import json, runpy, sys
+for argv in json.loads(sys.argv[1]):
+    sys.argv = argv
+    try:
+        runpy.run_module(f"vla_rl.{argv[0]}", run_name="__main__", alter_sys=True)
+    except SystemExit as e:
+        assert not e.code, f"{argv[0]} ended with {e.code}"
+"""
+SHORT = ["conf=pcm_object_tiny", "sim.horizon=16", "sim.workers=1", "sim.tasks=[0]"]
+FIT = ["iterations=1", "rollout.groups=1", "rollout.group_size=2", "grpo.minibatches=1", "mask.budget=1"]
+NO_EVALUATION = ["evaluation.sampled_episodes=0", "evaluation.greedy_episodes=0"]
+RECORD = ["tasks=[0]", "init_states=[0,2]", "episodes_per_task=2", "placement_noise_m=0.01", "workers=1"]
+VERBS = [
+    ["record", "out=demos.npz", *RECORD],
+    ["sft", *SHORT, "sft.demos=demos.npz", "sft.steps=1", "policy.checkpoint=null", *NO_EVALUATION, "run_dir=sft"],
+    ["fit", *SHORT, *FIT, *NO_EVALUATION, "run_dir=fit"],
+    ["evaluate", *SHORT, "checkpoint=[fit/policy,sft/policy]", "init_states=[10000,10001]", "run_dir=evaluate"],
+    ["export", "checkpoint=fit/checkpoints/last.ckpt", "out=exported"],
+    ["compare", "fit", "out=compare"],
+    ["doctor", *SHORT, "policy.checkpoint=exported"],
+]
+
+
+def test_every_verb_runs_in_an_empty_folder(installed, tmp_path):
+    """One after the other in one process, which imports torch and the simulator once."""
+    command = [sys.executable, "-P", "-c", RUN_VERBS, json.dumps(VERBS)]
+    printed = run(command, tmp_path, PYTHONPATH=str(installed))
+    assert "8 pass, 0 warn, 0 fail" in printed
+    made = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    assert {
+        *("demos.npz", "sft/policy/model.safetensors", "fit/policy/model.safetensors", "fit/summary.json"),
+        *("evaluate/report.html", "exported/model.safetensors", "compare/table.md"),
+    } <= made
+    assert (tmp_path / "exported" / "model.safetensors").read_bytes() == (
+        tmp_path / "fit" / "policy" / "model.safetensors"
+    ).read_bytes()
+
+
+def test_the_script_runs_the_same_verbs(installed, tmp_path):
+    script = [str(installed / "bin" / "vla-rl")]
+    listed = run([*script, "--help"], tmp_path, PYTHONPATH=str(installed))
+    for verb, *_ in VERBS:
+        assert f"\n  {verb} " in listed
+    printed = run([*script, "fit", "--help"], tmp_path, PYTHONPATH=str(installed))
     assert "conf=    base, pcm_goal, pcm_goal_tiny, pcm_object, pcm_object_tiny," in printed
     assert "mask=    entropy, full_padded, global, none, pcm, pcm_paper_literal, random," in printed
-
-
-def test_it_composes_and_loads_what_it_ships(installed):
-    script = """
-import json
-import callbacks.masks.pcm, vla_rl
-from vla_rl.config.instantiate import build, build_callbacks
-from vla_rl.config.compose import compose
-config = compose(["conf=pcm_object_tiny"])
-mask, *_ = build_callbacks(config)
-policy = build(config.policy, "policy")
-files = [vla_rl.__file__, callbacks.masks.pcm.__file__]
-print(json.dumps([files, mask.budget.of(100), config.mask["budget"], policy.chunk_steps]))
-"""
-    files, built, composed, chunk_steps = json.loads(python(installed, "-c", script))
-    assert files == [str(installed / "vla_rl" / "__init__.py"), str(installed / "callbacks" / "masks" / "pcm.py")]
-    assert built == composed
-    assert chunk_steps == 8

@@ -1,5 +1,8 @@
 """Inclusion probabilities, estimators and the knee, with numbers worked out by hand."""
 
+from collections import Counter
+from functools import cache
+
 import pytest
 import torch
 
@@ -76,20 +79,27 @@ class TestProportional:
         assert (share_N - inclusion_N).abs().max() < 0.02
 
 
+@cache
+def drawn(name, draws):
+    """How often each set of 4 chunks is drawn."""
+    generator = seeded_generator(name)
+    return Counter(tuple(ESTIMATORS[name].draw(WEIGHTS, 4, generator).tolist()) for _ in range(draws))
+
+
 def estimate(name, value_N, draws=20_000):
     """Mean and spread over draws of one trajectory's loss: value_N per token, two tokens a chunk, the last has one."""
     tokens_N = torch.tensor([2] * 11 + [1])
-    estimator, budget = ESTIMATORS[name], 4
-    inclusion_N = estimator.inclusion(WEIGHTS, budget)
-    generator = seeded_generator(name)
+    estimator = ESTIMATORS[name]
+    inclusion_N = estimator.inclusion(WEIGHTS, 4)
     losses = []
-    for _ in range(draws):
-        rows = estimator.draw(WEIGHTS, budget, generator)
+    for rows, times in drawn(name, draws).items():
+        rows = torch.tensor(rows)
         weight_K = share_K = torch.ones(len(rows), dtype=torch.float64)
         if estimator.loss_weights:
             weight_K, share_K = estimator.loss_weights(inclusion_N[rows], tokens_N[rows], int(tokens_N.sum()))
-        losses.append((value_N[rows] * tokens_N[rows] * weight_K).sum() / (tokens_N[rows] * share_K).sum())
-    losses = torch.stack(losses)
+        loss = (value_N[rows] * tokens_N[rows] * weight_K).sum() / (tokens_N[rows] * share_K).sum()
+        losses.append(loss.expand(times))
+    losses = torch.cat(losses)
     return float(losses.mean()), float(losses.std()), float((value_N * tokens_N).sum() / tokens_N.sum())
 
 

@@ -14,6 +14,8 @@ import callbacks
 import vla_rl
 from tests.helpers.docs_commands import PAGES, ROOT
 from tools import config_reference, site_hooks
+from vla_rl.run.compare import Run
+from vla_rl.run.tables import comparison_tables
 
 
 def test_the_configuration_reference_is_up_to_date():
@@ -110,3 +112,14 @@ def test_the_api_page_has_every_public_name(site):
     for package in (vla_rl, callbacks):
         for name in package.MODULES:
             assert f'id="{package.__name__}.{name}"' in page, f"docs/api.md lacks ::: {package.__name__}.{name}"
+
+
+@pytest.mark.filterwarnings("ignore:the config has paths of version 0.1")  # the runs are of that version
+def test_the_table_of_masks_is_what_the_stored_runs_give():
+    runs = [Run.read(folder.parent) for folder in sorted((ROOT / "benchmarks" / "masks").glob("*/*/summary.json"))]
+    assert len(runs) == 20
+    order = ("none", "random B=8", "single_phase B=8", "pcm B=8")
+    runs.sort(key=lambda run: order.index(run.arm))
+    written = comparison_tables(runs)[0].to_markdown().split("\n\n")[0]
+    for page in ("README.md", "benchmarks/masks/README.md"):
+        assert written in (ROOT / page).read_text(encoding="utf-8"), page

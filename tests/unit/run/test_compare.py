@@ -1,8 +1,6 @@
 """Comparing finished runs: names, thresholds, intervals, the tables and the figures."""
 
 import json
-import subprocess
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -195,11 +193,10 @@ def test_one_run_without_a_summary_yet(tmp_path):
     assert {path.name for path in (folder / "figures").iterdir()} == {"success.png", "cost.png"}
 
 
-def test_the_verb(tmp_path):
+def test_the_verb(tmp_path, capsys):
     folders = [write_run(tmp_path / "a"), write_run(tmp_path / "mask=random", mask="mask=random")]
-    command = [sys.executable, "-m", "vla_rl.compare", *map(str, folders), f"out={tmp_path / 'out'}", "table=markdown"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert "| random B=12 | 1 |" in done.stdout
+    compare.main([*map(str, folders), f"out={tmp_path / 'out'}", "table=markdown"])
+    assert "| random B=12 | 1 |" in capsys.readouterr().out
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"table.md", "success.png", "cost.png", "arms.png"}
     assert "| random B=12 | 1 |" in (tmp_path / "out" / "table.md").read_text()
 

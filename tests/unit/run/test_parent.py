@@ -55,12 +55,11 @@ def test_a_rank_ends_with_its_launcher(tmp_path):
     (tmp_path / "launcher.py").write_text(LAUNCHING)
     command = [sys.executable, str(tmp_path / "launcher.py"), str(tmp_path / "rank.py")]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    launcher = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
-    rank = Path("/proc", launcher.stdout.readline().strip())
-    assert launcher.stdout.readline() == "on\n"
-    assert rank.exists()
-    launcher.send_signal(signal.SIGKILL)
-    launcher.wait()
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as launcher:
+        rank = Path("/proc", launcher.stdout.readline().strip())
+        assert launcher.stdout.readline() == "on\n"
+        assert rank.exists()
+        launcher.send_signal(signal.SIGKILL)
     end = time.monotonic() + 10
     while rank.exists() and time.monotonic() < end:
         time.sleep(0.02)

@@ -21,6 +21,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from torch import Tensor, nn
 
 from vla_rl.checkpoints.shipped import shipped_folder
+from vla_rl.checks import check_choice
 from vla_rl.errors import UserError
 from vla_rl.policy import adapter as adapter_files
 from vla_rl.policy.entries import check_object, read_json, read_text
@@ -64,8 +65,8 @@ def load_pretrained(
     Example:
         >>> policy = load_pretrained("Haozhan72/Openvla-oft-SFT-libero-object-traj1", dtype="bfloat16")
     """
-    check_choice("dtype", dtype, DTYPES)
-    check_choice("action_head", action_head, ACTION_HEADS)
+    check_choice("policy.dtype", dtype, DTYPES)
+    check_choice("policy.action_head", action_head, ACTION_HEADS)
     folder, l1 = resolve_checkpoint(str(checkpoint)), action_head == "l1"
     config, files = _read_files(folder, l1)
     model, head = _without_weights(config, DTYPES[dtype])
@@ -104,7 +105,7 @@ def inspect_checkpoint(
     Raises:
         UserError: see `load_pretrained`, and `vla_rl.policy.lora.load_adapter`.
     """
-    check_choice("action_head", action_head, ACTION_HEADS)
+    check_choice("policy.action_head", action_head, ACTION_HEADS)
     folder, l1 = resolve_checkpoint(checkpoint), action_head == "l1"
     config, files = _read_files(folder, l1)
     model, head = _without_weights(config, torch.float32)
@@ -121,12 +122,6 @@ def inspect_checkpoint(
         add_lora(model, **({"targets": L1_TARGETS} if l1 else {}) | lora)
         fitting_tensors(model, adapter_files.read_adapter(Path(adapter).expanduser()))
     return len(expected)
-
-
-def check_choice(option: str, value: Any, allowed: Mapping[str, Any] | tuple[str, ...]) -> None:
-    """Raise UserError, with an override that works, unless `value` is one of `allowed`."""
-    if value not in list(allowed):
-        raise UserError(f"{option} {value!r} is not one of {', '.join(allowed)}: policy.{option}={next(iter(allowed))}")
 
 
 def save_trained(policy: nn.Module, folder: str | Path, state: Mapping[str, Tensor] | None = None) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from vla_rl.checks import check_choice, check_count
 from vla_rl.errors import UserError
 from vla_rl.policy.cache import VisionCache
-from vla_rl.policy.openvla_oft.checkpoint import ACTION_HEADS, DTYPES, check_choice, load_pretrained
+from vla_rl.policy.openvla_oft.checkpoint import ACTION_HEADS, DTYPES, load_pretrained
 from vla_rl.policy.openvla_oft.l1_policy import L1Policy
 from vla_rl.policy.openvla_oft.policy import OpenVLAOFTPolicy
 from vla_rl.policy.openvla_oft.processor import PIPELINES
@@ -123,16 +124,12 @@ def check_options(
         raise UserError(f"policy.adapter must be a folder, got {adapter!r}: policy.adapter=null for fresh adapters")
     if unnorm_key is not None and not isinstance(unnorm_key, str):
         raise UserError(f"policy.unnorm_key must be the name of a dataset, got {unnorm_key!r}: policy.unnorm_key=null")
-    check_choice("dtype", dtype, DTYPES)
-    check_choice("image_pipeline", image_pipeline, PIPELINES)
-    check_choice("action_head", action_head, ACTION_HEADS)
-    if chunk_steps is not None and (type(chunk_steps) is not int or chunk_steps < 1):
-        raise UserError(
-            f"policy.chunk_steps must be a whole number, at least 1, got {chunk_steps!r}: policy.chunk_steps=8"
-        )
-    if not isinstance(vision_cache_rows, int) or vision_cache_rows < 0:
-        raise UserError(f"policy.vision_cache_rows must be a whole number of frames, got {vision_cache_rows!r}: "
-                         "policy.vision_cache_rows=0")  # fmt: skip
+    check_choice("policy.dtype", dtype, DTYPES)
+    check_choice("policy.image_pipeline", image_pipeline, PIPELINES)
+    check_choice("policy.action_head", action_head, ACTION_HEADS)
+    if chunk_steps is not None:
+        check_count("policy.chunk_steps", chunk_steps, 8)
+    check_count("policy.vision_cache_rows", vision_cache_rows, 0, least=0)
     if lora is not None:
         from vla_rl.policy.lora import check_lora  # here: peft takes seconds to import
 

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import gymnasium
 import numpy as np
 
-from vla_rl.errors import UserError, did_you_mean
+from vla_rl.checks import check_choice, check_number
+from vla_rl.errors import UserError
 from vla_rl.sim.libero import suites
 
 if TYPE_CHECKING:
@@ -26,19 +27,9 @@ STEPPINGS = ("lean", "stock")
 ROBOT_GEOMS = ("collision", "visual")
 
 
-def _check_option(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        hint = did_you_mean(str(value), allowed)
-        raise UserError(f"no {name} {value!r}{hint} Allowed: {', '.join(allowed)}; e.g. sim.{name}={allowed[0]}")
-
-
 def check_placement_noise(suite: str, placement_noise_m: float) -> None:
     """Raise UserError unless placements with this radius can be drawn in this suite."""
-    if not 0 <= placement_noise_m < 0.2:
-        raise UserError(
-            f"placement_noise_m={placement_noise_m} is not a radius on the table; allowed: 0 (official states) up to"
-            " 0.2 m; e.g. sim.placement_noise_m=0.03"
-        )
+    check_number("sim.placement_noise_m", placement_noise_m, 0.03, least=0, below=0.2)
     if placement_noise_m and suite != "object":
         raise UserError(
             f"placements cannot be drawn for suite {suite!r}, where instructions name places; allowed: suite object, or"
@@ -128,8 +119,8 @@ class LiberoEnv(gymnasium.Env):
         stepping: str = "lean",
     ) -> None:
         suites.check_task(suite, task)
-        _check_option("stepping", stepping, STEPPINGS)
-        _check_option("robot_geoms", robot_geoms, ROBOT_GEOMS)
+        check_choice("sim.stepping", stepping, STEPPINGS)
+        check_choice("sim.robot_geoms", robot_geoms, ROBOT_GEOMS)
         check_placement_noise(suite, placement_noise_m)
         self.suite, self.task = suite, task
         self.instruction = suites.language(suite, task)

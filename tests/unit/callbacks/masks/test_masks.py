@@ -50,6 +50,7 @@ def lengths(iteration=0):
 
 
 class TestBase:
+    @pytest.mark.filterwarnings("ignore:You have overridden")  # Lightning: the module's own transfer hooks are used
     def test_order_of_hooks(self, tmp_path):
         """The mask acts after the transfer hooks and before the module's own hook and the step."""
         order = []

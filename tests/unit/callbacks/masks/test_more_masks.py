@@ -292,7 +292,7 @@ class TestOptions:
 
 def test_an_iteration_with_nothing_to_teach_is_skipped_with_a_warning(tmp_path):
     recorder = Recorder()
-    with pytest.warns(UserWarning, match="iteration 2 skipped: every group has equal rewards \(zero advantage\)"):
+    with pytest.warns(UserWarning, match=r"iteration 2 skipped: every group has equal rewards \(zero advantage\)"):
         _, _module, _, _ = fit_toy(tmp_path, callbacks=[PCM(budget=2), Rewards(1, 1, 1, 1), recorder])
     assert not recorder.gradients
 

@@ -247,7 +247,7 @@ def test_files_that_do_not_fit(copy, capsys):
 def test_mistakes(policy, folder):
     with pytest.raises(ValueError, match="policy.action_head=l1 sim.wrist_camera=true"):
         load_pretrained(folder)
-    with pytest.raises(ValueError, match="'l2' is not one of tokens, l1"):
+    with pytest.raises(ValueError, match="no action_head named 'l2'. Choices: tokens, l1"):
         load_pretrained(folder, action_head="l2")
     with pytest.raises(UserError, match="no action tokens"):
         policy.logits(observe(1))

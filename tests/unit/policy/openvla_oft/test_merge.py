@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +8,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from tests.unit.policy.conftest import make_observation
+from vla_rl import export
+from vla_rl.errors import UserError
 from vla_rl.policy import load_policy, load_pretrained, save_policy, save_trained
 from vla_rl.policy.openvla_oft.merge import merge_adapter
 
@@ -131,11 +131,11 @@ def test_what_cannot_be_merged(folder, adapter, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_the_verb(folder, adapter, tmp_path):
-    command = [sys.executable, "-m", "vla_rl.export", f"checkpoint={folder}", f"adapter={adapter}"]
-    run = lambda: subprocess.run([*command, f"out={tmp_path / 'out'}"], cwd=ROOT, capture_output=True, text=True)  # noqa: E731
-    assert run().stdout == f"policy {tmp_path / 'out'}: {CHANGED} tensors merged\n"
+def test_the_verb(folder, adapter, tmp_path, capsys):
+    arguments = [f"checkpoint={folder}", f"adapter={adapter}", f"out={tmp_path / 'out'}"]
+    export.main(arguments)
+    assert capsys.readouterr().out == f"policy {tmp_path / 'out'}: {CHANGED} tensors merged\n"
     assert load_file(next((tmp_path / "out").glob("*.safetensors")))
-    again = run()
-    assert again.returncode == 2
-    assert again.stderr == f"error: {tmp_path / 'out'} exists already; name a new folder: out={tmp_path / 'out'}-2\n"
+    with pytest.raises(UserError) as refused:
+        export.main(arguments)
+    assert str(refused.value) == f"{tmp_path / 'out'} exists already; name a new folder: out={tmp_path / 'out'}-2"

@@ -125,5 +125,5 @@ def test_both_pipelines_are_chosen_by_name():
     assert type(load_policy(None).pixels) is Pixels
     policy = load_policy(None, image_pipeline="oft")
     assert type(policy.pixels) is PublishedPixels
-    with pytest.raises(ValueError, match="'tf' is not one of fast, oft: policy.image_pipeline=fast"):
+    with pytest.raises(ValueError, match="no image_pipeline named 'tf'. Choices: fast, oft .policy.image_pipeline="):
         load_policy(None, image_pipeline="tf")
