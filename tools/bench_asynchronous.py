@@ -52,7 +52,7 @@ def measure(folder: Path, overrides: list[str]) -> dict[str, float]:
     """Means over the iterations but the first and the last."""
     done = subprocess.run([sys.executable, "-m", "vla_rl.fit", *overrides, f"run_dir={folder}"], check=False)
     if done.returncode:
-        raise RunError(f"the run with {overrides[-1]} ended with exit status {done.returncode}; what it said is above")
+        raise RunError(f"the run with {overrides[-1]} ended with exit status {done.returncode}; see its output above")
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()][1:-1]
     return {tag: sum(row.get(tag, 0.0) for row in rows) / len(rows) for tag in TAGS}
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vla_rl.checks import check_count
 from vla_rl.config.schema import Config, EvaluateConfig, Node
 from vla_rl.errors import UserError
 from vla_rl.evaluation.protocols import PROTOCOLS, departures, find_protocol, sim_values
@@ -94,8 +95,7 @@ def plan_evaluation(config: Config, options: EvaluateConfig, given: Collection[s
             f"init_states must be a range with 0 <= first < end, got {list(init_states)}: init_states=[0,50]"
         )
     for name in ("first", "failures", "per_group"):
-        if getattr(options.videos, name) < 0:
-            raise UserError(f"videos.{name} must be at least 0, got {getattr(options.videos, name)}: videos.{name}=2")
+        check_count(f"videos.{name}", getattr(options.videos, name), 2, least=0)
     return EvaluationPlan(
         protocol=options.protocol,
         decoding=decoding,

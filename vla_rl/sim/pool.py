@@ -220,7 +220,7 @@ class ProcessPool:
             state.episode = None
             raise RuntimeError(
                 f"simulator worker {slot} {why}, {state.restarts} times in {where}; a slow machine needs a longer"
-                f" sim.timeout_s={2 * self._timeout_s:g}; the worker's last words:\n{last_words}"
+                f" sim.timeout_s={2 * self._timeout_s:g}; the worker's last output:\n{last_words}"
             )
         log.warning("simulator worker %d %s in %s; replaying in a new one", slot, why, where)
         self._begin(slot)

@@ -149,7 +149,7 @@ def _check_graspable(target: Body) -> None:
     if width_m > GRIPPER_OPENING_M:
         raise UserError(
             f"the demonstrator cannot grasp a target {width_m:.3f} m wide along y, only up to {GRIPPER_OPENING_M} m, "
-            "as all of the object suite are: --suite object"
+            "as all of the object suite are: suite=object"
         )
 
 
@@ -205,7 +205,7 @@ class DemonstrationEnv(LiberoEnv):
 
     def __init__(self, suite: str, task: int, *, render: bool = True, **options: Any) -> None:
         if suite != "object":
-            raise UserError(f"the demonstrator solves the object suite only, not {suite!r}: --suite object")
+            raise UserError(f"the demonstrator solves the object suite only, not {suite!r}: suite=object")
         super().__init__(suite, task, **options)
         self._render = render
 

@@ -85,12 +85,12 @@ def test_a_target_that_slips_is_grasped_again():
 
 
 def test_a_target_wider_than_the_hand_is_refused():
-    with pytest.raises(UserError, match="0.080 m wide along y.*--suite object"):
+    with pytest.raises(UserError, match="0.080 m wide along y.*suite=object"):
         Demonstrator(scene((0.0, 0.0, 0.2), half=(0.02, 0.04, 0.05)))
 
 
 def test_other_suites_are_refused_before_anything_is_built():
-    with pytest.raises(UserError, match="--suite object"):
+    with pytest.raises(UserError, match="suite=object"):
         DemonstrationEnv("goal", 0)
 
 
