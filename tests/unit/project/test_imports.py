@@ -1,6 +1,7 @@
 """Imports go up only: a package may import those below it. Read from the sources; nothing is imported."""
 
 import ast
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
@@ -37,6 +38,7 @@ OWNERS = {  # library -> the only package that may import it
 }
 
 
+@cache
 def imports(path):
     """Dotted names of all modules the file imports, inside functions as well."""
     names = set()
