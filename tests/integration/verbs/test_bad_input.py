@@ -87,7 +87,7 @@ MISTAKES = [
     ([TINY, "policy.action_head=l2"], "policy.action_head=tokens"),
     ([TINY, "policy.action_head=l1"], "must have one action_head--"),
     ([TINY, "policy.quantization=nf4"], "policy.lora={r: 32, alpha: 32}"),
-    ([TINY, "policy.quantization=int3", "policy.lora={r: 4, alpha: 4}"], "policy.quantization=nf4"),
+    ([TINY, "policy.quantization=int3", "policy.lora={r: 4, alpha: 4}"], "policy.quantization=int8"),
     ([TINY, "policy.vision_cache_rows=-1"], "policy.vision_cache_rows=0"),
     ([TINY, "policy.vision_cache_rows=8"], "policy.lora.targets=[q_proj,"),
     ([TINY, "sim.wrist_camera=true"], "sim.wrist_camera=false"),
@@ -168,8 +168,8 @@ def test_the_program_itself_says_no_more(tmp_path):
 
 
 def test_a_policy_without_statistics_is_found_at_its_first_action(tmp_path):
-    toy = ["sim._target_=tests.helpers.toy.ChunkPool", "policy._target_=vla_rl.load_policy", "policy.checkpoint=null"]
-    program = toy_fit.start(tmp_path / "run", *toy)
+    toy = ["sim._target_=tests.helpers.toy.ChunkPool", "mask.budget=1"]
+    program = toy_fit.start(tmp_path / "run", *toy, "policy._target_=vla_rl.load_policy", "policy.checkpoint=null")
     assert program.wait() == 2
     (line,) = program.errors.splitlines()
     assert line.startswith("error: ")

@@ -15,6 +15,7 @@ import torch
 from matplotlib.image import imread
 
 from tests.helpers.tiny_fit import ROOT
+from tests.helpers.toy_fit import Fork
 from vla_rl import evaluate, fit
 from vla_rl.policy import load_policy, save_trained
 from vla_rl.run.cli import run_entry
@@ -39,7 +40,9 @@ def runs(tmp_path_factory) -> tuple[Path, Path, str]:
     both = f"checkpoint=[shipped:object_tiny,{root / 'spoilt'}]"
     arguments = [both, "init_states=[10000,10003]", "videos.first=1", "sim.horizon=144"]
     printed = run(root / "one", *arguments, "sim.workers=2")
-    run(root / "two", *arguments, "sim.workers=1")
+    argv = [TINY, *arguments, f"run_dir={root / 'two'}", "sim.workers=1"]
+    again = Fork(lambda: run_entry(evaluate.main, "about", argv), root)  # it has imported everything already
+    assert again.wait() == 0, again.errors
     return root / "one", root / "two", printed
 
 

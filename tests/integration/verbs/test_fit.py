@@ -20,10 +20,13 @@ from callbacks.policytrim.callback import PolicyTrim
 from tests.helpers import make, tiny_fit, trim_fit
 from tests.helpers.results import MEASURED, rows
 from tests.helpers.toy import ToyPolicy, ToyPool
+from tests.helpers.toy_fit import Fork
 from vla_rl.config.compose import compose
+from vla_rl.fit import main
 from vla_rl.functional.phases import PHASES
 from vla_rl.policy import load_policy
 from vla_rl.rollout.datamodule import RolloutDataModule
+from vla_rl.run.cli import run_entry
 from vla_rl.run.provenance import source_state, versions
 from vla_rl.training.grpo_module import GRPOModule
 from vla_rl.training.trainer import build_trainer
@@ -126,7 +129,9 @@ def test_the_trained_policy_loads_and_the_checkpoint_holds_the_same(run):
 
 def test_the_same_seed_repeats_the_run_whatever_the_workers(run, tmp_path):
     folder, _ = run
-    tiny_fit.fit(tmp_path / "run", *EVALUATION, "sim.workers=1")
+    argv = [*tiny_fit.ARGUMENTS, *EVALUATION, f"run_dir={tmp_path / 'run'}", "sim.workers=1"]
+    again = Fork(lambda: run_entry(main, "about", argv), tmp_path)  # it has imported everything already
+    assert again.wait() == 0, again.errors
     for name, value in load_file(folder / "policy" / "model.safetensors").items():
         assert torch.equal(value, load_file(tmp_path / "run" / "policy" / "model.safetensors")[name])
     timeless = [[{tag: value for tag, value in row.items() if not tag.startswith(MEASURED)} for row in rows(of)]

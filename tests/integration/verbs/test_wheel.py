@@ -32,7 +32,7 @@ def installed(wheel, tmp_path_factory) -> Path:
 
 def run(command: list[str], cwd: Path, **environment: str) -> str:
     done = subprocess.run(command, cwd=cwd, env=os.environ | environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 

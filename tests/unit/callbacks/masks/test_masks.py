@@ -50,12 +50,11 @@ def lengths(iteration=0):
 
 
 class TestBase:
-    @pytest.mark.filterwarnings("ignore:You have overridden")  # Lightning: the module's own transfer hooks are used
     def test_order_of_hooks(self, tmp_path):
         """The mask acts after the transfer hooks and before the module's own hook and the step."""
         order = []
 
-        class Module(MadeModule):
+        class Data(MadeData):
             def transfer_batch_to_device(self, batch, device, dataloader_idx):
                 order.append(("transfer_batch_to_device", len(batch)))
                 return batch
@@ -64,6 +63,7 @@ class TestBase:
                 order.append(("on_after_batch_transfer", len(batch)))
                 return batch
 
+        class Module(MadeModule):
             def on_train_batch_start(self, batch, batch_idx):
                 order.append(("module.on_train_batch_start", len(batch)))
 
@@ -82,7 +82,7 @@ class TestBase:
         def one_group(iteration):
             return [RolloutGroup([make_trajectory([0] * 5, uid=0), make_trajectory([0] * 7, uid=1, success=False)])]
 
-        made_trainer(tmp_path, [Mask(budget=2)]).fit(Module(), datamodule=MadeData(one_group))
+        made_trainer(tmp_path, [Mask(budget=2)]).fit(Module(), datamodule=Data(one_group))
         assert order == [
             ("update", 12),
             ("transfer_batch_to_device", 5),
