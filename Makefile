@@ -1,5 +1,5 @@
 # make fit    set everything up, then train the small policy in the LIBERO simulator
-# make test   set everything up, then check everything: lint, types, and tests with coverage, which build the site too
+# make test   set everything up, then check everything: lint, types, documentation, tests with coverage
 # make setup  the set-up alone, into .venv
 # make lint, make types, make docs   one of the checks alone
 # ARGS="mask=random seed=2" is passed on to the program of `make fit`, ARGS="-k masks" to pytest.
@@ -13,7 +13,7 @@ SOURCES := vla_rl callbacks tools tests
 fit: setup
 	$(VENV)/bin/python -m vla_rl.fit conf=pcm_object_tiny $(ARGS)
 
-test: lint types
+test: lint types docs
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered $(FLOOR) $(ARGS)
 
 lint: setup

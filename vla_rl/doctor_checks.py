@@ -124,7 +124,11 @@ def check_simulator(config: Config) -> CheckResult:
 
     if config.sim is None or config.sim["_target_"] != POOL:
         return CheckResult("simulator", "warn", "not checked: the simulator is not LIBERO", f"sim._target_={POOL}")
-    node = config.sim | {"workers": 1, "chunk_steps": CHUNK_STEPS}
+    node = config.sim | {
+        "workers": 1,
+        "chunk_steps": CHUNK_STEPS,
+        "horizon": 9 * CHUNKS_TIMED,
+    }  # 1 and 8 steps at a time
     with closing(build(node, "sim")) as pool:
         began = time.perf_counter()
         pool.start(0, Episode(uid=0, task=pool.tasks[0], init_state=0, seed=0))

@@ -19,9 +19,12 @@ from vla_rl.run.cli import help_text, run_entry
 
 TINY = "conf=pcm_object_tiny"
 CONFS = ", ".join(conf_names())
-MASKS = "entropy, full_padded, global, none, pcm, pcm_paper_literal, random, random_padded, score_norm, single_phase"
+MASKS = (
+    "advantage, entropy, full_padded, global, global_advantage, none, pcm, pcm_credit, pcm_paper_literal, random, "
+    "random_padded, score_norm, single_phase"
+)
 PCM_OPTIONS = (
-    "budget, floor, refresh_every, labeller, vector, gripper, group_weight, debias, collapse, missing, estimator"
+    "budget, floor, refresh_every, labeller, vector, gripper, group_weight, debias, collapse, missing, score, estimator"
 )
 
 
@@ -64,6 +67,7 @@ PAPER_MASK = {
     "collapse": "mean",
     "missing": "carry",
     "estimator": "paper",
+    "score": "divergence",
 }
 
 

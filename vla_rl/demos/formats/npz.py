@@ -46,7 +46,7 @@ def read_npz(path: Path) -> list[Demo]:
         UserError: not a file of demonstrations, or values that are not finite.
     """
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             about = json.loads(stored["about"].item())
             arrays = [stored[name] for name in ("frame_delta", "proprio", "action")]
     except (KeyError, ValueError, TypeError, AttributeError, EOFError, OSError, zipfile.BadZipFile, zlib.error) as e:
