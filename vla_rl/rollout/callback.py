@@ -35,6 +35,11 @@ class RolloutCallback(L.Callback):
             if hook := closest(name, HOOKS, cutoff=0.85):
                 raise TypeError(f"{cls.__name__}.{name} would never be called: did you mean the hook '{hook}'?")
 
+    @property
+    def scores(self) -> bool:
+        """Whether it may be a reward: it shapes rewards."""
+        return type(self).score is not RolloutCallback.score
+
     def check_run(self, data: RolloutDataModule, callbacks: Sequence[L.Callback]) -> None:
         """Refuse, with a `UserError`, what cannot work; nothing has been written yet.
 

@@ -72,7 +72,7 @@ def test_it_prints_success_before_and_after_and_a_line_per_iteration(run):
 def test_the_run_folder_is_complete(run):
     folder, _ = run
     top = {"config.yaml", "versions.json", "metrics.jsonl", "summary.json", "checkpoints", "policy", "figures"}
-    assert {path.name for path in folder.iterdir()} == top | {"tensorboard", "success_before.json", ".lock"}
+    assert {path.name for path in folder.iterdir()} == top | {"tensorboard", "success_before.json", "videos", ".lock"}
     names = ["best.ckpt", "iteration-1.ckpt", "iteration-2.ckpt", "last.ckpt"]  # the first one is the best: a tie
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == names
     assert json.loads((folder / "versions.json").read_text()) == versions() | source_state()
