@@ -1,7 +1,7 @@
 """Latency and throughput of `python -m vla_rl.serve` with 1 to 8 clients at once, and what the server's memory does.
 
     python tools/bench_serve.py                                          # the small policy, on this machine's CPU
-    python tools/bench_serve.py --clients 8 --requests 200 conf=pcm_object checkpoint=FOLDER
+    python tools/bench_serve.py conf=pcm_object checkpoint=FOLDER --clients 8 --requests 200
 
 Each client sends its next request when it has the answer to the last. What is not an option of the tool goes to the
 server, which runs in a process of its own. The last line is JSON: by number of clients, milliseconds (median and 95%
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=200, help="of each client")
     parser.add_argument("--px", type=int, default=224, help="side of a picture")
     parser.add_argument("server", nargs="*", help="key=value arguments of vla_rl.serve")
-    options = parser.parse_intermixed_args()
+    options = parser.parse_args()
     loads = {}
     memory = []
     with serving(options.server) as (url, process):

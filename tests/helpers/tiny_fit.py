@@ -12,8 +12,8 @@ from pathlib import Path
 from vla_rl.rollout.callback import RolloutCallback
 
 ROOT = Path(__file__).parents[2]
-ARGUMENTS = [
-    "conf=pcm_object_tiny",
+CONF = "conf=pcm_object_tiny"
+SMALL = [
     "iterations=2",
     "rollout.groups=2",
     "rollout.group_size=2",
@@ -24,6 +24,7 @@ ARGUMENTS = [
     "sim.workers=2",
     "reward._target_=tests.helpers.tiny_fit.EverySecond",
 ]
+ARGUMENTS = [CONF, *SMALL]
 
 
 class EverySecond(RolloutCallback):
@@ -35,17 +36,17 @@ class EverySecond(RolloutCallback):
                 trajectory.reward = float(i % 2)
 
 
-def start_fit(folder: Path, *overrides: str) -> subprocess.Popen[str]:
+def start_fit(folder: Path, *overrides: str, conf: str = CONF) -> subprocess.Popen[str]:
     """The program in a process group of its own, as in a terminal."""
-    command = [sys.executable, "-m", "vla_rl.fit", *ARGUMENTS, f"run_dir={folder}", *overrides]
+    command = [sys.executable, "-m", "vla_rl.fit", conf, *SMALL, f"run_dir={folder}", *overrides]
     return subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
 
 
-def fit(folder: Path, *overrides: str) -> str:
+def fit(folder: Path, *overrides: str, conf: str = CONF) -> str:
     """Run it to its end; what it printed."""
-    program = start_fit(folder, *overrides)
+    program = start_fit(folder, *overrides, conf=conf)
     printed, errors = program.communicate()
     assert program.returncode == 0, errors
     assert errors == ""

@@ -89,7 +89,8 @@ def mask_name(node: dict[str, Any] | None) -> str:
         tree = yaml.safe_load((CONF_DIR / "mask" / f"{name}.yaml").read_text(encoding="utf-8")) or {}
         if base := tree.pop("extends", None):
             tree = yaml.safe_load((CONF_DIR / "mask" / f"{base}.yaml").read_text(encoding="utf-8")) | tree
-        if tree | {"budget": None} == node | {"budget": None}:
+        asked = {key: tree.get(key) for key in node}  # options that came after the run have their defaults
+        if asked | {"budget": None} == node | {"budget": None}:
             return name
     return node["_target_"].rpartition(".")[2]
 

@@ -170,7 +170,7 @@ def test_the_optimizer_is_the_one_that_is_asked_for(demos, tmp_path):
     sft.main([
         "conf=sft_object_tiny", f"sft.demos={demos}", "sft.steps=2", "sft.batch_rows=4", f"run_dir={tmp_path / 'run'}",
         "optim.optimizer=adamw8bit", "optim.betas=[0.5,0.75]", "optim.weight_decay=0.25", "optim.grad_clip=0.01",
-        "optim.lr=0.02", "callbacks.steps._target_=tests.unit.training.test_sft.Steps",
+        "optim.lr=0.02", "callbacks.steps._target_=tests.integration.verbs.test_sft.Steps",
     ])  # fmt: skip
     optimizer = steps.last.optimizer
     assert type(optimizer).__name__ == "AdamW8bit"

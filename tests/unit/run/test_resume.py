@@ -37,8 +37,9 @@ def test_a_value_that_came_after_the_run_began_has_its_default(begun):
     text = stored.read_text()
     assert "  normalise_by: kept\n" in text
     stored.write_text(text.replace("  normalise_by: kept\n", ""))
-    assert resume_folder(compose([TINY, f"resume={begun / 'c'}"])) == begun / "c"
-    with pytest.raises(UserError, match="these differ: grpo.normalise_by "):
+    with pytest.warns(UserWarning, match="without grpo.normalise_by=kept; it goes on with these defaults"):
+        assert resume_folder(compose([TINY, f"resume={begun / 'c'}"])) == begun / "c"
+    with pytest.raises(UserError, match="these differ: grpo.normalise_by "), pytest.warns(UserWarning):
         resume_folder(compose([TINY, f"resume={begun / 'c'}", "grpo.normalise_by=planned"]))
 
 
@@ -60,7 +61,7 @@ def test_keys_that_an_older_version_did_not_have_take_their_defaults(tmp_path):
         line = f"without grpo.{added}; it goes on with these defaults"
         with pytest.warns(UserWarning, match=re.escape(line)):
             assert resume_folder(compose([conf, f"resume={tmp_path}"])) == tmp_path
-    with pytest.raises(UserError, match="these differ: grpo.resample_rounds, mask.missing "):
+    with pytest.raises(UserError, match="these differ: grpo.resample_rounds, mask.missing "), pytest.warns(UserWarning):
         resume_folder(compose([TINY, f"resume={tmp_path}", "grpo.resample_rounds=3", "mask.missing=floor"]))
 
 

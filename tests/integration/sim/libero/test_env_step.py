@@ -110,10 +110,18 @@ def test_lean_stepping_agrees_with_stock_stepping(assets):
     [
         (("objct", 0), {}, r"no LIBERO suite 'objct'; did you mean 'object'\?.*sim\.suite=object"),
         (("object", 10), {}, r"suite 'object' has no task 10; allowed: 0\.\.9; e\.g\. sim\.tasks=\[0,5\]"),
-        (("object", 0), {"stepping": "leen"}, r"no stepping 'leen'; did you mean 'lean'\?.*sim\.stepping=lean"),
-        (("object", 0), {"robot_geoms": "x"}, r"no robot_geoms 'x'.*collision, visual.*sim\.robot_geoms=collision"),
+        (("object", 0), {"stepping": "leen"}, r"no stepping named 'leen'; did you mean 'lean'\?.*sim\.stepping=lean"),
+        (
+            ("object", 0),
+            {"robot_geoms": "x"},
+            r"no robot_geoms named 'x'.*collision, visual.*sim\.robot_geoms=collision",
+        ),
         (("object", 0), {"assets": "/no/such"}, r"assets folder '/no/such' does not exist.*sim\.assets=standin"),
-        (("object", 0), {"placement_noise_m": -0.1}, r"placement_noise_m=-0\.1 is not.*sim\.placement_noise_m=0\.03"),
+        (
+            ("object", 0),
+            {"placement_noise_m": -0.1},
+            r"placement_noise_m must be a number .*, got -0\.1 .sim\.placement_noise_m=0\.03",
+        ),
         (("goal", 0), {"placement_noise_m": 0.03}, r"placements cannot be drawn for suite 'goal'.*=0$"),
     ],
 )

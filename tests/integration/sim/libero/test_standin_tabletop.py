@@ -118,7 +118,7 @@ def test_the_lit_stove_is_seen():
 def test_the_tiny_confs_train(suite: str, tmp_path: Path):
     shipped = "policy.checkpoint=shipped:object_tiny"  # which knows no task of these suites
     episodes = ["evaluation.sampled_episodes=0", "evaluation.greedy_episodes=2"]
-    printed = fit(tmp_path / "run", f"conf=pcm_{suite}_tiny", shipped, "iterations=1", *episodes)
+    printed = fit(tmp_path / "run", shipped, "iterations=1", *episodes, conf=f"conf=pcm_{suite}_tiny")
     assert "iteration 1/1" in printed
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["chunks_real"] == [4 * 8]  # 4 episodes of 64 control steps, none successful

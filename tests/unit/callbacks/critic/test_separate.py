@@ -1,5 +1,6 @@
 """The separate critic on episodes that are written down: what it learns, what it must not know, its fallback."""
 
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -132,8 +133,10 @@ def test_a_critic_that_goes_on_from_its_state_is_the_same():
 )
 def test_with_nothing_to_learn_from_it_is_the_reward_minus_the_mean(groups, value, advantage):
     groups = groups()
-    with pytest.warns(UserWarning, match=f"the critic has nothing to learn from .* minus their mean {value:.3g}"):
+    with pytest.warns(UserWarning) as said:
         critic_of().set_advantages(groups)
+    line = f"the critic has nothing to learn from .* minus their mean {value:.3g}"
+    assert [warning for warning in said if re.search(line, str(warning.message))]
     for t in all_of(groups):
         assert t.actions.extras["value"].tolist() == [value] * 6
         assert t.advantage_N.tolist() == pytest.approx([advantage[t.success]] * 6, abs=1e-4)
