@@ -65,7 +65,7 @@ def build_callbacks(config: Config) -> list[Any]:
             raise UserError(
                 f"{named[key]['_target_']} is no callback of Lightning: {key}=null, or another {key}._target_"
             )
-    if "reward" in built and not getattr(built["reward"], "scores", True):
+    if "reward" in built and not getattr(built["reward"], "shapes_rewards", True):
         raise UserError(
             f"{named['reward']['_target_']} has no score, so it is no reward: reward=none, or another reward._target_"
         )

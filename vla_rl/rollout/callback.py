@@ -36,8 +36,8 @@ class RolloutCallback(L.Callback):
                 raise TypeError(f"{cls.__name__}.{name} would never be called: did you mean the hook '{hook}'?")
 
     @property
-    def scores(self) -> bool:
-        """Whether it may be a reward: it shapes rewards."""
+    def shapes_rewards(self) -> bool:
+        """Whether it scores episodes, as a reward must."""
         return type(self).score is not RolloutCallback.score
 
     def check_run(self, data: RolloutDataModule, callbacks: Sequence[L.Callback]) -> None:
