@@ -116,7 +116,9 @@ def pick_strategy(name: str, devices: Any, num_nodes: int) -> Strategy | str:
 def shard(policy: nn.Module, mesh: torch.distributed.DeviceMesh) -> None:
     """Split the parameters of every block of `policy`, and of what lies around the blocks, over the ranks of `mesh`.
 
-    for method in ("log_prob", "log_prob_and_state", "act", "imitation_loss"):
+    A block is an entry of an `nn.ModuleList`: a layer of Llama or of a vision tower. `log_prob`, `log_prob_and_state`,
+    `act` and `imitation_loss` count as forwards of the whole. Calling it again changes nothing; without parameters
+    nothing is split.
 
     Raises:
         UserError: quantised weights.

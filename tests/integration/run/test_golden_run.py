@@ -51,6 +51,9 @@ def test_a_run_of_version_0_1_goes_on(tmp_path, monkeypatch):
     folder = tmp_path / "run"
     shutil.copytree(FOLDER / "run_of_version_0.1", folder)
     monkeypatch.setattr(aliases, "_warned", False)
-    with pytest.warns(FutureWarning, match="the config has paths of version 0.1"):
+    with (
+        pytest.warns(FutureWarning, match="the config has paths of version 0.1"),
+        pytest.warns(UserWarning, match="was begun by a version without .*critic=None; it goes on with these defaults"),
+    ):
         main([f"conf={folder}/config.yaml", f"resume={folder}", f"run_dir={folder}", "iterations=3"])
     check_numbers(folder)
