@@ -16,9 +16,8 @@ from vla_rl.distributed.parameters import full_state
 from vla_rl.distributed.random_state import random_states, set_random_state
 from vla_rl.errors import Preempted, RunError
 from vla_rl.policy import save_trained
-from vla_rl.run.extras import extra
 from vla_rl.run.folder import replace_folder
-from vla_rl.run.resume import checkpoints
+from vla_rl.run.resume import checkpoints, link_checkpoint
 from vla_rl.training.signals import StopRequest, end_at_sigterm
 
 BEST = ("heldout/sampled_success", "heldout/greedy_success")  # the first that is measured during training
@@ -110,16 +109,11 @@ class Checkpoint(LightningCheckpoint):
         if not newest_first:  # iterations=0
             return
         names = {"last.ckpt": newest_first[0].name}
-        if (
-            self._best and (run / "checkpoints" / self._best["name"]).exists()
-        ):  # the run may have gone on from before it
+        # the best one is gone where the run has gone on from before it
+        if self._best and newest_first[0].with_name(self._best["name"]).exists():
             names["best.ckpt"] = self._best["name"]
         for link, name in names.items():
-            with extra(f"linking checkpoints/{link}"):  # some file systems have no links
-                part = newest_first[0].with_name(f"{link}.part")
-                part.unlink(missing_ok=True)
-                part.symlink_to(name)
-                part.replace(part.with_name(link))
+            link_checkpoint(newest_first[0].with_name(link), name)
         for path in newest_first[self.keep :]:
             if path.name not in names.values():
                 path.unlink()

@@ -7,19 +7,18 @@ trained on) -> `training/grpo_module.py` (the training step).
 
 from __future__ import annotations
 
+from vla_rl.config.supervised import compose_reinforcement
 from vla_rl.run.cli import answer_early, run_entry
 
 if __name__ == "__main__":
-    answer_early(__doc__)  # before the imports below, which take seconds
+    answer_early(__doc__, parse=compose_reinforcement)  # before the imports below, which take seconds
 
 from contextlib import closing
 
 import lightning as L
 from lightning.pytorch.utilities import rank_zero_only
 
-from vla_rl.config.compose import compose
 from vla_rl.config.instantiate import build, build_callbacks, check
-from vla_rl.config.supervised import refuse_supervised
 from vla_rl.distributed.strategies import FSDP2
 from vla_rl.functional.statistics import SuccessRate
 from vla_rl.policy.memory_check import rows_that_fit
@@ -35,8 +34,7 @@ from vla_rl.training.trainer import build_trainer, check_ranks, interruptible
 
 def main(argv: list[str]) -> None:
     clock = RunClock()
-    config = compose(argv)
-    refuse_supervised(config)
+    config = compose_reinforcement(argv)
     check(config)
     L.seed_everything(config.seed, verbose=False)
     resumed = resume_folder(config)

@@ -226,6 +226,15 @@ class ChunkBatch:
     def instruction_N(self) -> list[str]:
         return [self.trajectories[i].instruction for i in self.trajectory_N.tolist()]
 
+    @property
+    def counts_N(self) -> Tensor:
+        """Rows with a token that counts, bool; padding has none."""
+        return self.token_mask_NLA.flatten(1).any(1)
+
+    def chunks_of(self, index: int) -> Tensor:
+        """Which chunks of `trajectories[index]` are here and count, int64 [K]: after a mask, those it kept."""
+        return self.chunk_N[(self.trajectory_N == index) & self.counts_N]
+
     def select_(self, rows: Tensor) -> None:
         """Keep `rows` (int64 indices, in the order given; repeats allowed) and drop the others, in place."""
         for name in _tensors(ChunkBatch):

@@ -37,25 +37,19 @@ class BeforeAfter(RolloutCallback):
             return
         folder = Path(trainer.default_root_dir) / "videos" / "heldout"
         trajectories: list[Trajectory] = outputs["trajectories"]
-        paths = [folder / f"{batch.decoding}_{_name(t)}" for t in trajectories]
-        shown = [(t, path) for t, path in zip(trajectories, paths, strict=True) if _before(path).exists()]
+        shown = [t for t in trajectories if _path(folder, batch, t, "before").exists()]
         if trainer.global_step == 0 and not shown:
-            failures = [(t, path) for t, path in zip(trajectories, paths, strict=True) if not t.success]
-            for trajectory, path in failures[:1]:
-                folder.mkdir(parents=True, exist_ok=True)
-                self._write(_before(path), trajectory, trainer)
-        for trajectory, path in shown:
-            self._write(path.with_name(f"{path.name}_after.mp4"), trajectory, trainer)
+            for trajectory in [t for t in trajectories if not t.success][:1]:
+                self._write(_path(folder, batch, trajectory, "before"), trajectory, trainer)
+        for trajectory in shown:
+            self._write(_path(folder, batch, trajectory, "after"), trajectory, trainer)
 
     def _write(self, path: Path, trajectory: Trajectory, trainer: L.Trainer) -> None:
         with extra("writing videos"):
+            path.parent.mkdir(parents=True, exist_ok=True)
             write_mp4(path, annotate(trajectory, label=labeller_of(callbacks_of(trainer))))
 
 
-def _name(trajectory: Trajectory) -> str:
+def _path(folder: Path, batch: HeldoutBatch, trajectory: Trajectory, when: str) -> Path:
     episode = trajectory.episode
-    return f"task{episode.task}_state{episode.init_state}_{episode.uid}"
-
-
-def _before(path: Path) -> Path:
-    return path.with_name(f"{path.name}_before.mp4")
+    return folder / f"{batch.decoding}_task{episode.task}_state{episode.init_state}_{episode.uid}_{when}.mp4"

@@ -48,6 +48,4 @@ def sums(batch: ChunkBatch, index: int) -> Tensor:
     trajectory = batch.trajectories[index]
     value_N = trajectory.actions.extras["value"]
     both_2N = torch.stack([credit(value_N, trajectory.reward), undecided(value_N).float()]).double()
-    counts = batch.token_mask_NLA.flatten(1).any(1)
-    kept_N = batch.chunk_N[(batch.trajectory_N == index) & counts]
-    return torch.stack([both_2N.sum(1), both_2N[:, kept_N].sum(1)], dim=1)
+    return torch.stack([both_2N.sum(1), both_2N[:, batch.chunks_of(index)].sum(1)], dim=1)

@@ -107,6 +107,5 @@ class PhasePlot(RolloutCallback):
 def count_phases(batch: ChunkBatch, index: int, label: Labeller) -> Tensor:
     """Chunks per phase of trajectory `index` of a masked batch: int64 [2, F], all real ones and those kept."""
     phase_N = label(batch.trajectories[index])
-    counts = batch.token_mask_NLA.flatten(1).any(1)
-    kept_N = batch.chunk_N[(batch.trajectory_N == index) & counts]
-    return torch.stack([phases.bincount(minlength=len(label.phases)) for phases in (phase_N, phase_N[kept_N])])
+    kept_K = phase_N[batch.chunks_of(index)]
+    return torch.stack([phases.bincount(minlength=len(label.phases)) for phases in (phase_N, kept_K)])

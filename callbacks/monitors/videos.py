@@ -49,11 +49,10 @@ class Videos(RolloutCallback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: ChunkBatch, batch_idx: int
     ) -> None:
-        counts = batch.token_mask_NLA.flatten(1).any(1)  # padding is no chunk
-        if not counts.any():  # a batch without anything to learn from, filled with an episode of another one
+        if batch.stand_in:  # its episode may be in another batch
             return
         for index, trajectory in enumerate(batch.trajectories):
-            self._kept[trajectory.episode.uid] = batch.chunk_N[(batch.trajectory_N == index) & counts]
+            self._kept[trajectory.episode.uid] = batch.chunks_of(index)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.current_epoch % self.every_iterations or not trainer.is_global_zero:

@@ -1,4 +1,5 @@
-"""What supervised training (`python -m vla_rl.sft`) uses of a config; a value that it would not use is refused."""
+"""What supervised training (`vla_rl.sft`) and reinforcement learning (`vla_rl.fit`) use of a config; what the one or
+the other would not use is refused."""
 
 from __future__ import annotations
 
@@ -37,11 +38,17 @@ def compose_supervised(argv: list[str]) -> Config:
     return config
 
 
-def refuse_supervised(config: Config) -> None:
-    """Raise UserError where reinforcement learning is given values of supervised training, which it does not use."""
+def compose_reinforcement(argv: list[str]) -> Config:
+    """As `compose`, for reinforcement learning.
+
+    Raises:
+        UserError: as `compose`, or for a value of supervised training, which is not used.
+    """
+    config = compose(argv)
     if unused := dict(_differing(config.sft, Config().sft, "sft")):
         resets = " ".join(f"{key}={default}" for key, default in unused.items())
         raise UserError(f"{', '.join(unused)} is for python -m vla_rl.sft, not for vla_rl.fit; leave it out: {resets}")
+    return config
 
 
 def _unused(config: Config) -> Iterator[tuple[str, str]]:

@@ -81,11 +81,8 @@ def _resolve(path: str | Path) -> Path:
     found = shipped / SHIPPED_NAME if shipped else Path(path).expanduser()
     if found.exists():
         return found
-    missing = UserError(
-        f"no demonstrations at {path}: expected {KINDS}; record some with python -m vla_rl.record, then sft.demos=FILE"
-    )
     if found.suffix or not HUB_NAME.fullmatch(str(path)):
-        raise missing
+        raise _nothing_at(path)
     try:
         return Path(huggingface_hub.snapshot_download(str(path), repo_type="dataset"))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as e:
@@ -93,6 +90,12 @@ def _resolve(path: str | Path) -> Path:
             f"no demonstrations at {path}: no such file or folder, and no data set of that name is available from the "
             f"Hugging Face hub ({type(e).__name__}): sft.demos=FOLDER"
         ) from e
+
+
+def _nothing_at(path: str | Path) -> UserError:
+    return UserError(
+        f"no demonstrations at {path}: expected {KINDS}; record some with python -m vla_rl.record, then sft.demos=FILE"
+    )
 
 
 def _read(path: Path, layout: Layout) -> list[Demo]:
@@ -106,10 +109,7 @@ def _read(path: Path, layout: Layout) -> list[Demo]:
     if not found:
         versions = [folder for folder in sorted(path.iterdir()) if folder.is_dir() and _files_by_kind(folder)]
         if len(versions) != 1:  # tensorflow_datasets keeps the shards in a folder named by the version
-            raise UserError(
-                f"no demonstrations at {path}: expected {KINDS}; record some with python -m vla_rl.record, then "
-                "sft.demos=FILE"
-            )
+            raise _nothing_at(path)
         return _read(versions[0], layout)
     ((kind, files),) = found.items()
     if kind == "tfrecord":

@@ -17,6 +17,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import torch
 import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
@@ -137,3 +138,15 @@ def shard(policy: nn.Module, mesh: torch.distributed.DeviceMesh) -> None:
     for method in ("log_prob", "log_prob_and_state", "act", "imitation_loss"):
         if hasattr(policy, method):
             register_fsdp_forward_method(policy, method)
+
+
+def shard_under_fsdp2(module: L.LightningModule, *parts: nn.Module) -> None:
+    """The `configure_model` of a module whose `parts` are split over the ranks under `fsdp2`, and are whole elsewhere.
+
+    Raises:
+        UserError: quantised weights.
+    """
+    if isinstance(module.trainer.strategy, FSDP2):
+        assert module.device_mesh is not None
+        for part in parts:
+            shard(part, module.device_mesh["data_parallel"])

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from vla_rl.config.schema import VideoConfig
 from vla_rl.distributed.collectives import all_reduce_sum
 from vla_rl.distributed.lockstep import in_lockstep
-from vla_rl.distributed.strategies import FSDP2, shard
+from vla_rl.distributed.strategies import shard_under_fsdp2
 from vla_rl.figures.video import choose
 from vla_rl.rollout.collect import TimeSplit, collect
 from vla_rl.rollout.epoch import HeldoutBatch, HeldoutBatches
@@ -51,9 +51,7 @@ class Evaluator(L.LightningModule):
         self.decoding, self.temperature, self.rules = decoding, temperature, rules
 
     def configure_model(self) -> None:
-        if isinstance(self.trainer.strategy, FSDP2):
-            assert self.device_mesh is not None
-            shard(self.policy, self.device_mesh["data_parallel"])
+        shard_under_fsdp2(self, self.policy)
 
     def evaluate(self, trainer: L.Trainer, episodes: Sequence[Episode]) -> Evaluated:
         """Each episode once, whatever the number of ranks and simulators."""

@@ -24,6 +24,7 @@ from vla_rl.config.compose import recorded
 from vla_rl.config.instantiate import option_defaults
 from vla_rl.config.schema import Config
 from vla_rl.errors import UserError
+from vla_rl.run.extras import extra
 
 PATTERN = "iteration-*.ckpt"  # in a run's checkpoints/, by the number of iterations done
 SUPERSEDED = "superseded"  # folder of a run folder, for what the run had after the checkpoint that it went on from
@@ -81,6 +82,18 @@ def checkpoints(folder: Path) -> list[Path]:
     return sorted((folder / "checkpoints").glob(PATTERN), key=iterations_done, reverse=True)
 
 
+def link_checkpoint(link: Path, name: str) -> None:
+    """Let `link` point at the checkpoint `name` beside it, whatever it pointed at before; there is never none.
+
+    On a file system without links there is a warning.
+    """
+    with extra(f"linking checkpoints/{link.name}"):
+        part = link.with_name(f"{link.name}.part")
+        part.unlink(missing_ok=True)
+        part.symlink_to(name)
+        part.replace(link)
+
+
 @rank_zero_only
 def set_aside_newer(folder: Path, checkpoint: Path | None) -> None:
     """Keep what the run in `folder` had after `checkpoint`, from which it goes on, in `superseded/<n>/`.
@@ -107,7 +120,7 @@ def set_aside_newer(folder: Path, checkpoint: Path | None) -> None:
             link.rename(aside / "checkpoints" / link.name)
     last = folder / "checkpoints" / "last.ckpt"
     if not last.is_symlink():
-        last.symlink_to(checkpoint.name)
+        link_checkpoint(last, checkpoint.name)
     print(
         f"going on from iteration {iterations_done(checkpoint)}; what the run had after it, up to iteration "
         f"{iterations_done(newer[0])}, is kept in {aside} (to go on with that: resume={aside})",

@@ -22,7 +22,7 @@ from vla_rl.config.schema import GRPOConfig, OptimConfig
 from vla_rl.distributed.collectives import all_reduce_sum
 from vla_rl.distributed.lockstep import forwards_to_add
 from vla_rl.distributed.parameters import clip_grad_norm, trainable_parameters
-from vla_rl.distributed.strategies import FSDP2, shard
+from vla_rl.distributed.strategies import shard_under_fsdp2
 from vla_rl.errors import RunError
 from vla_rl.functional.losses import clipped_loss, planned_counts, token_weight
 from vla_rl.functional.statistics import SuccessRate
@@ -56,10 +56,7 @@ class GRPOModule(L.LightningModule):
         self._steps_of_trajectory = 0.0  # control steps, mean over this iteration's
 
     def configure_model(self) -> None:
-        if isinstance(self.trainer.strategy, FSDP2):
-            assert self.device_mesh is not None
-            for part in (self.policy, self.value_head):
-                shard(part, self.device_mesh["data_parallel"])
+        shard_under_fsdp2(self, self.policy, self.value_head)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         optimizer = build_optimizer(trainable_parameters(self.policy).values(), self.optim)
@@ -113,10 +110,11 @@ class GRPOModule(L.LightningModule):
         Returns:
             The loss and its statistics over all ranks; nothing, and no gradient, where no rank has a token that counts.
         """
-        kept = batch.token_mask_NLA.flatten(1).any(1)
         shares = (batch.token_mask_NLA.flatten(1).sum(1) * batch.share_N).sum()  # the tokens, unless a mask says more
         steps = 0 if batch.stand_in else sum(trajectory.steps for trajectory in batch.trajectories)
-        present = torch.tensor([len(batch.trajectory_N[kept].unique()), float(shares), steps], dtype=torch.float64)
+        present = torch.tensor(
+            [len(batch.trajectory_N[batch.counts_N].unique()), float(shares), steps], dtype=torch.float64
+        )
         present_trajectories, tokens, steps = all_reduce_sum(present, self.trainer).tolist()
         if not tokens:
             return {}

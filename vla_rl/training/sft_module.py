@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vla_rl.config.schema import OptimConfig
 from vla_rl.distributed.parameters import clip_grad_norm, trainable_parameters
-from vla_rl.distributed.strategies import FSDP2, shard
+from vla_rl.distributed.strategies import shard_under_fsdp2
 from vla_rl.training.checkpoint_io import complete_checkpoint, keep_trained
 from vla_rl.training.demo_datamodule import DemoBatch
 from vla_rl.training.optimizer import build_optimizer
@@ -35,9 +35,7 @@ class SFTModule(L.LightningModule):
         self.optim, self.steps = optim, steps
 
     def configure_model(self) -> None:
-        if isinstance(self.trainer.strategy, FSDP2):
-            assert self.device_mesh is not None
-            shard(self.policy, self.device_mesh["data_parallel"])
+        shard_under_fsdp2(self, self.policy)
 
     def training_step(self, batch: DemoBatch) -> Tensor:
         loss = self._loss(batch)

@@ -91,6 +91,7 @@ def test_a_batch_filled_with_an_episode_of_another_takes_nothing_back():
     for weight in (True, False):
         batch = ChunkBatch.from_trajectories([make_trajectory([0, 8])])
         batch.token_mask_NLA &= weight
+        batch.stand_in = not weight
         callback.on_train_batch_end(None, None, None, batch, 0)
     assert callback._kept[0].tolist() == [0, 1]
 
