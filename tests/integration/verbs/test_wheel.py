@@ -63,7 +63,7 @@ NO_EVALUATION = ["evaluation.sampled_episodes=0", "evaluation.greedy_episodes=0"
 RECORD = ["tasks=[0]", "init_states=[0,2]", "episodes_per_task=2", "placement_noise_m=0.01", "workers=1"]
 VERBS = [
     ["record", "out=demos.npz", *RECORD],
-    ["sft", *SHORT, "sft.demos=demos.npz", "sft.steps=1", "policy.checkpoint=null", *NO_EVALUATION, "run_dir=sft"],
+    ["sft", "conf=sft_object_tiny", "sft.demos=demos.npz", "sft.steps=1", "run_dir=sft"],
     ["fit", *SHORT, *FIT, *NO_EVALUATION, "run_dir=fit"],
     ["evaluate", *SHORT, "checkpoint=[fit/policy,sft/policy]", "init_states=[10000,10001]", "run_dir=evaluate"],
     ["export", "checkpoint=fit/checkpoints/last.ckpt", "out=exported"],
