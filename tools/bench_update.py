@@ -66,7 +66,7 @@ def make_trajectory(index: int, policy: Any) -> Trajectory:
         frame_NHWC=torch.randint(0, 256, (rows, px, px, 3), dtype=torch.uint8, generator=draw),
         proprio_NP=torch.randn(rows, 8, generator=draw),
         actions=ActionChunk(
-            token_NLA=torch.randint(0, 256, (rows, steps, 7), generator=draw),
+            drawn={"token": torch.randint(0, 256, (rows, steps, 7), generator=draw)},
             logprob_NLA=torch.full((rows, steps, 7), -5.545),  # of the uniform distribution
             action_NLA=(action_NLA := torch.rand(rows, steps, 7, generator=draw) * 2 - 1),
             command_NLA=action_NLA,

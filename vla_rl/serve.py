@@ -71,8 +71,8 @@ async def serve(policy: Policy, options: ServeConfig, config: Config, name: str)
     except ModuleNotFoundError as e:
         raise UserError(f"serving needs {e.name}, which is not installed: pip install 'vla-rl[serve]'") from e
 
-    temperature = config.rollout.temperature
-    batcher = Batcher(policy, greedy=options.decoding == "greedy", temperature=temperature, max_batch=options.max_batch)
+    temperature = 0.0 if options.decoding == "greedy" else config.rollout.temperature
+    batcher = Batcher(policy, temperature=temperature, max_batch=options.max_batch)
     expected = Expected(policy.images, policy.proprio_dims, options.turned)
     limits = Limits(int(options.max_message_mb * 1e6), options.requests_per_s, options.max_clients)
     metadata = {

@@ -80,7 +80,7 @@ def main(argv: list[str]) -> None:
         seed=config.seed,
         workers=config.sft.workers,
     )
-    module = SFTModule(policy, config.optim, config.sft.steps)
+    module = SFTModule(policy, config.optim, config.sft.steps, config.seed)
     with open_run_folder(folder, config, resumed=resumed is not None), interruptible(trainer):
         set_aside_newer(folder, checkpoint)
         if trainer.is_global_zero:

@@ -48,15 +48,15 @@ class ActionChunk:
     """What the policy decided, N times. A new quantity of a decision is one more field here, or an extra: trajectories
     and batches carry all of it."""
 
-    token_NLA: Tensor  # int64, bin index 0..255: what was sampled
-    logprob_NLA: Tensor  # float32, log-probability of each token at the sampling temperature
-    action_NLA: Tensor  # float32 in [-1, 1]: decoded bin centres, before un-normalisation
-    command_NLA: Tensor  # float32 in [-1, 1]: what the simulator executes
-    entropy_NLA: Tensor  # float32, entropy of each token's distribution (nats)
+    drawn: dict[str, Tensor]  # [N, ...] each: what was sampled, which only the policy itself reads (`log_prob`)
+    logprob_NLA: Tensor  # float32, log-probability of each number at the sampling temperature
+    action_NLA: Tensor  # float32: decoded, before un-normalisation; usually in [-1, 1]
+    command_NLA: Tensor  # float32: what the simulator executes
+    entropy_NLA: Tensor  # float32, entropy of each number's distribution (nats)
     extras: dict[str, Tensor] = field(default_factory=dict)  # [N, ...] each, where somebody asked (`Policy.extras`)
 
     def __len__(self) -> int:
-        return len(self.token_NLA)
+        return len(self.logprob_NLA)
 
     def row(self, n: int) -> ActionChunk:
         """Decision n alone, without the leading dimension."""
@@ -78,14 +78,15 @@ class ActionChunk:
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> ActionChunk:
         changed = {name: change(getattr(self, name)) for name in _tensors(ActionChunk)}
-        extras = {name: change(value) for name, value in self.extras.items()}
-        return ActionChunk(**changed, extras=extras)
+        drawn, extras = ({name: change(value) for name, value in named.items()} for named in (self.drawn, self.extras))
+        return ActionChunk(drawn, **changed, extras=extras)
 
     @classmethod
     def _join(cls, join: Callable[[list[Tensor]], Tensor], chunks: Sequence[ActionChunk]) -> ActionChunk:
         joined = {name: join([getattr(chunk, name) for chunk in chunks]) for name in _tensors(ActionChunk)}
+        drawn = {name: join([chunk.drawn[name] for chunk in chunks]) for name in chunks[0].drawn}
         extras = {name: join([chunk.extras[name] for chunk in chunks]) for name in chunks[0].extras}
-        return cls(**joined, extras=extras)
+        return cls(drawn, **joined, extras=extras)
 
 
 def _tensors(noun: type) -> list[str]:
@@ -145,13 +146,13 @@ class Trajectory:
     @property
     def window(self) -> int:
         """Control steps that the episode executes of each chunk."""
-        chunk_steps = self.actions.token_NLA.shape[1]
+        chunk_steps = self.actions.logprob_NLA.shape[1]
         return chunk_steps if self.episode.window is None else self.episode.window
 
     @property
     def executed_NL(self) -> Tensor:
         """bool [N, L]: which steps of each chunk were executed."""
-        return executed_mask(self.executed_N, self.actions.token_NLA.shape[1])
+        return executed_mask(self.executed_N, self.actions.logprob_NLA.shape[1])
 
 
 @dataclass(slots=True)
@@ -204,7 +205,7 @@ class ChunkBatch:
         if not trajectories:
             raise ValueError("a ChunkBatch needs at least one trajectory")
         lengths = torch.tensor([len(t) for t in trajectories])
-        dimensions = trajectories[0].actions.token_NLA.shape[-1]
+        dimensions = trajectories[0].actions.logprob_NLA.shape[-1]
         executed_NL = torch.cat([t.executed_NL for t in trajectories])
         return cls(
             frame_NHWC=torch.cat([t.frame_NHWC for t in trajectories]),
@@ -255,8 +256,9 @@ class ChunkBatch:
 class Actor(Protocol):
     """Whoever decides in rollouts: a policy, a copy of one, a policy in lockstep with other ranks."""
 
-    def act(self, observation: Observation, seed_N: Sequence[int] | None, temperature: float) -> ActionChunk:
-        """Sample one chunk per row with its own seed; `seed_N=None` decodes greedily (then temperature is ignored)."""
+    def act(self, observation: Observation, seed_N: Sequence[int], temperature: float) -> ActionChunk:
+        """Sample one chunk per row with its own seed. Temperature 0 decodes greedily: the most probable tokens, the
+        mean, or what a flow makes of its seeded noise."""
         ...
 
 
@@ -266,10 +268,12 @@ class Policy(nn.Module):
     Attributes:
         OFFERS: names of the extras that `act` can fill (`ActionChunk.extras`).
         extras: those that it fills now, because a mask or a critic asked (`RolloutDataModule.request_extra`).
+        learns_entropy: training can change the entropy of its distributions.
     """
 
     OFFERS: frozenset[str] = frozenset()
     extras: frozenset[str] = frozenset()
+    learns_entropy: bool = True
 
     @property
     def chunk_steps(self) -> int:
@@ -286,12 +290,13 @@ class Policy(nn.Module):
         """P, numbers of proprioception that it reads; 0 = none, and those of an observation are ignored."""
         return 0
 
-    def act(self, observation: Observation, seed_N: Sequence[int] | None, temperature: float) -> ActionChunk:
+    def act(self, observation: Observation, seed_N: Sequence[int], temperature: float) -> ActionChunk:
         """See `Actor`."""
         raise NotImplementedError
 
     def log_prob(self, batch: ChunkBatch, temperature: float) -> tuple[Tensor, Tensor]:
-        """Log-probability and entropy of every token, both float32 [N, L, A], differentiable."""
+        """Log-probability of every number of `batch.actions.drawn` and entropy of its distribution, both float32
+        [N, L, A], differentiable."""
         raise NotImplementedError
 
     @property
@@ -308,8 +313,13 @@ class Policy(nn.Module):
 class SupervisedPolicy(Policy):
     """A policy that also learns from demonstrations."""
 
-    def imitation_loss(self, observation: Observation, command_NLA: Tensor) -> Tensor:
-        """A scalar, differentiable: how unlikely the demonstrated commands are (mean over rows, steps, dimensions)."""
+    def imitation_loss(self, observation: Observation, command_NLA: Tensor, generator: torch.Generator) -> Tensor:
+        """A scalar, differentiable: how far the policy is from the demonstrated commands (mean over rows, steps,
+        dimensions). Cross-entropy, L1 or flow matching.
+
+        Args:
+            generator: on the host, of what the loss draws, if it draws anything.
+        """
         raise NotImplementedError
 
     def fit_normalisation(self, name: str, command_TA: Tensor, proprio_TP: Tensor) -> None:

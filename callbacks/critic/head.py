@@ -108,7 +108,7 @@ class HeadCritic(Critic):
         with in_lockstep(self.data.policy, self.trainer) as actor:
             for start in range(0, len(trajectories), size):
                 observation = _last_observation(trajectories[start : start + size])
-                states.append(actor.act(observation, None, 1.0).extras["state"])
+                states.append(actor.act(observation, [0] * len(observation.instruction_N), 0.0).extras["state"])
         return torch.cat(states)
 
     def on_after_backward(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -45,5 +45,5 @@ class WeightedMask(ChunkMask):
         inclusion_N = self.inclusion(trajectory)
         if self.estimator.loss_weights is None or inclusion_N is None or not len(kept_K):
             return super().loss_weights(trajectory, kept_K)
-        tokens_N = trajectory.executed_N * trajectory.actions.token_NLA.shape[2]
+        tokens_N = trajectory.executed_N * trajectory.actions.logprob_NLA.shape[2]
         return self.estimator.loss_weights(inclusion_N[kept_K], tokens_N[kept_K], int(tokens_N.sum()))

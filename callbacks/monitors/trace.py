@@ -63,7 +63,7 @@ class TracedPolicy:
     def __init__(self, policy: Policy, spans: Spans) -> None:
         self._policy, self._spans = policy, spans
 
-    def act(self, observation: Observation, seed_N: Sequence[int] | None, temperature: float) -> ActionChunk:
+    def act(self, observation: Observation, seed_N: Sequence[int], temperature: float) -> ActionChunk:
         with self._spans.span(MAIN, "infer", rows=len(observation.instruction_N)):
             return self._policy.act(observation, seed_N, temperature)
 

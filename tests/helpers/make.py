@@ -42,7 +42,7 @@ def make_trajectory(
         frame_NHWC=torch.full((chunks, 2, 2, 3), uid % 256, dtype=torch.uint8),
         proprio_NP=row_N[:, None].expand(-1, 8).clone(),
         actions=ActionChunk(
-            token_NLA=torch.full((chunks, STEPS, DIMS), uid % 256),
+            drawn={"token": torch.full((chunks, STEPS, DIMS), uid % 256)},
             logprob_NLA=torch.full((chunks, STEPS, DIMS), -1.0),
             action_NLA=action_NLA,
             command_NLA=action_NLA,

@@ -87,20 +87,19 @@ class ToyPolicy(Policy):
         return (self.head(proprio_NP).view(-1, L, A, BINS) / temperature).log_softmax(-1)
 
     @torch.no_grad()
-    def act(self, observation: Observation, seed_N: list[int] | None, temperature: float) -> ActionChunk:
+    def act(self, observation: Observation, seed_N: list[int], temperature: float) -> ActionChunk:
         # row by row, so that a row's floats do not depend on who else waits
-        rows = [self._act(p, None if seed_N is None else seed_N[n], temperature)
-                for n, p in enumerate(observation.proprio_NP)]  # fmt: skip
+        rows = [self._act(p, seed, temperature) for p, seed in zip(observation.proprio_NP, seed_N, strict=True)]
         token, logprob, entropy, score_sq = (torch.stack(parts) for parts in zip(*rows, strict=True))
         action = token.float() / (BINS - 1) * 2 - 1
         state = torch.cat([self.head(p[None]) for p in observation.proprio_NP])
         offers = {"score_sq": score_sq, "hidden": observation.proprio_NP.repeat(1, 2), "state": state}
         extras = {name: offers[name] for name in self.extras}
-        return ActionChunk(token, logprob, action, action, entropy, extras)
+        return ActionChunk({"token": token}, logprob, action, action, entropy, extras)
 
-    def _act(self, proprio_P: Tensor, seed: int | None, temperature: float) -> tuple[Tensor, ...]:
-        logp = self._log_softmax(proprio_P[None], temperature)[0]
-        if seed is None:
+    def _act(self, proprio_P: Tensor, seed: int, temperature: float) -> tuple[Tensor, ...]:
+        logp = self._log_softmax(proprio_P[None], temperature or 1.0)[0]
+        if not temperature:
             token = logp.argmax(-1)
         else:
             generator = torch.Generator().manual_seed(seed)
@@ -109,7 +108,7 @@ class ToyPolicy(Policy):
 
     def log_prob(self, batch: ChunkBatch, temperature: float) -> tuple[Tensor, Tensor]:
         logp = self._log_softmax(batch.proprio_NP, temperature)
-        return logp.gather(-1, batch.actions.token_NLA[..., None])[..., 0], -(logp.exp() * logp).sum(-1)
+        return logp.gather(-1, batch.actions.drawn["token"][..., None])[..., 0], -(logp.exp() * logp).sum(-1)
 
     def log_prob_and_state(self, batch: ChunkBatch, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
         return *self.log_prob(batch, temperature), self.head(batch.proprio_NP)

@@ -57,7 +57,7 @@ def test_select_shrinks_every_field_in_place(batch):
     assert batch.proprio_NP[:, 0].tolist() == [5002, 3001, 3001]
     assert batch.chunk_N.tolist() == [2, 1, 1]
     assert batch.frame_NHWC[:, 0, 0, 0].tolist() == [5, 3, 3]
-    assert batch.actions.token_NLA[:, 0, 0].tolist() == [5, 3, 3]
+    assert batch.actions.drawn["token"][:, 0, 0].tolist() == [5, 3, 3]
     assert batch.token_mask_NLA.sum((1, 2)).tolist() == [56, 21, 21]
     assert batch.actions.logprob_NLA.shape == (3, 8, 7)
     assert len(batch.trajectories) == 2  # rows go, the episodes they came from stay

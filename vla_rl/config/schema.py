@@ -60,6 +60,7 @@ class GRPOConfig:
     downsample: int | None = None  # PODS: trajectories trained on of each group, half the best, half the worst
     clip_low: float = 0.2  # the probability ratio is clipped to [1 - clip_low, 1 + clip_high]
     clip_high: float = 0.4
+    ratio: Literal["token", "chunk"] = "token"  # what the clip limits: each number's probability ratio, or each chunk's
     dual_clip: float | None = None  # ratio at which the gradient of a negative advantage stops, e.g. 3.0; null = never
     entropy_coef: float = 1e-3  # weight of the entropy bonus
     minibatches: int = 40  # optimizer steps per pass over an iteration's trajectories

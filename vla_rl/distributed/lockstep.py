@@ -43,20 +43,19 @@ class LockstepActor:
         self._policy, self._strategy = policy, strategy
         self._example: Observation | None = None  # one row of an observation
 
-    def act(self, observation: Observation, seed_N: Sequence[int] | None, temperature: float) -> ActionChunk:
+    def act(self, observation: Observation, seed_N: Sequence[int], temperature: float) -> ActionChunk:
         rows = len(observation.instruction_N)
         self._example = _repeat(observation, [0])
         most = self._agree(rows)
         index = [*range(rows), *[0] * (most - rows)]
-        seeds = None if seed_N is None else [seed_N[i] for i in index]
-        chunk = self._policy.act(_repeat(observation, index), seeds, temperature)
+        chunk = self._policy.act(_repeat(observation, index), [seed_N[i] for i in index], temperature)
         return chunk.rows(slice(rows))
 
     def finish(self) -> None:
         """Go on until no rank has an episode left."""
         while most := self._agree(0):
             assert self._example is not None  # `_agree` left every rank one
-            self._policy.act(_repeat(self._example, [0] * most), None, 1.0)
+            self._policy.act(_repeat(self._example, [0] * most), [0] * most, 0.0)
 
     def _agree(self, rows: int) -> int:
         """The most rows that any rank has; afterwards every rank has an example."""

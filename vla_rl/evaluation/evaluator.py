@@ -81,8 +81,7 @@ class Evaluator(L.LightningModule):
                     self.pool,
                     actor,
                     [batch.episodes[i] for i in own],
-                    temperature=self.temperature,
-                    greedy=batch.decoding == "greedy",
+                    temperature=0.0 if batch.decoding == "greedy" else self.temperature,
                     on_done=on_done,
                 )
         outcome_E2 = torch.zeros(len(batch.episodes), 2, dtype=torch.float64)

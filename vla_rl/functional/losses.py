@@ -98,6 +98,22 @@ def token_weight(
     )
 
 
+def one_ratio_per_chunk(
+    logprob_NLA: Tensor, old_logprob_NLA: Tensor, weight_NLA: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What `clipped_loss` takes, with one probability ratio per chunk in place of one per number (pi_RL, arXiv
+    2510.25889): the log-probabilities of the numbers that count are added up, and so are their weights.
+
+    Returns:
+        Log-probability, the old one, and weight of each chunk, [N, 1, 1].
+
+    Example: log ratios .1 and -.3 with weights .2 and .2, and one of weight 0 -> log ratio -.2 with weight .4.
+    """
+    counts_NLA = weight_NLA != 0
+    summed = [torch.where(counts_NLA, value, 0.0).sum((1, 2), keepdim=True) for value in (logprob_NLA, old_logprob_NLA)]
+    return summed[0], summed[1], weight_NLA.sum((1, 2), keepdim=True)
+
+
 def clipped_loss(
     logprob_NLA: Tensor,
     old_logprob_NLA: Tensor,

@@ -95,7 +95,7 @@ class AsyncRollouts:
         assert self._copy is not None, "nothing was started"
         return self._copy
 
-    def act(self, observation: Observation, seed_N: Sequence[int] | None, temperature: float) -> ActionChunk:
+    def act(self, observation: Observation, seed_N: Sequence[int], temperature: float) -> ActionChunk:
         """As `vla_rl.types.Policy`, by the copy."""
         if self._cancelled:
             raise Cancelled

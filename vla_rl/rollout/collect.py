@@ -80,13 +80,12 @@ def collect(
     episodes: Sequence[Episode],
     *,
     temperature: float,
-    greedy: bool = False,
     on_done: Callable[[Trajectory], None] | None = None,
 ) -> tuple[list[Trajectory], TimeSplit]:
     """Run `episodes` to their ends.
 
     Args:
-        temperature: of the sampling; ignored when `greedy`.
+        temperature: of the sampling; 0 = greedy.
         on_done: called with each trajectory as it ends (for progress bars), in order of completion.
 
     Returns:
@@ -124,15 +123,13 @@ def collect(
                 waiting.append((event.slot, recording))
         if waiting:
             tick = time.perf_counter()
-            _answer(pool, policy, waiting, temperature, greedy)
+            _answer(pool, policy, waiting, temperature)
             split.infer_s += time.perf_counter() - tick
     split.total_s = time.perf_counter() - began
     return [done[i] for i in range(len(episodes))], split
 
 
-def _answer(
-    pool: SimulatorPool, policy: Actor, waiting: list[tuple[int, _Recording]], temperature: float, greedy: bool
-) -> None:
+def _answer(pool: SimulatorPool, policy: Actor, waiting: list[tuple[int, _Recording]], temperature: float) -> None:
     """One forward for all slots that wait; each gets its commands."""
     recordings = [recording for _, recording in waiting]
     observation = Observation(
@@ -140,7 +137,7 @@ def _answer(
         proprio_NP=torch.stack([r.proprios[-1] for r in recordings]),
         instruction_N=[r.instruction for r in recordings],
     )
-    chunk = policy.act(observation, None if greedy else [r.seed() for r in recordings], temperature)
+    chunk = policy.act(observation, [r.seed() for r in recordings], temperature)
     for n, (slot, recording) in enumerate(waiting):
         recording.answers.append(chunk.row(n))
         pool.step(slot, chunk.command_NLA[n, : recording.episode.window])

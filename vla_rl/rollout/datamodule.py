@@ -274,9 +274,9 @@ class RolloutDataModule(L.LightningDataModule):
 
     def _collect(self, episodes: list[Episode], decoding: str) -> tuple[list[Trajectory], TimeSplit]:
         self._async.wait()
-        temperature, greedy = self.rollout.temperature, decoding == "greedy"
+        temperature = 0.0 if decoding == "greedy" else self.rollout.temperature
         actor = self.policy if self._actor is None else self._actor
-        return collect(self.pool, actor, episodes, temperature=temperature, greedy=greedy, on_done=self.on_done)
+        return collect(self.pool, actor, episodes, temperature=temperature, on_done=self.on_done)
 
     @contextmanager
     def _in_lockstep(self) -> Iterator[None]:

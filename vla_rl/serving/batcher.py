@@ -28,13 +28,12 @@ class Batcher:
     """Decides for many clients.
 
     Args:
-        greedy: take the most probable actions; else sample them, each request with its own seed.
-        temperature: of the sampling.
+        temperature: of the sampling, each request with its own seed; 0 = greedy.
         max_batch: rows of one forward at most.
     """
 
-    def __init__(self, policy: Actor, *, greedy: bool, temperature: float, max_batch: int) -> None:
-        self.policy, self.greedy, self.temperature, self.max_batch = policy, greedy, temperature, max_batch
+    def __init__(self, policy: Actor, *, temperature: float, max_batch: int) -> None:
+        self.policy, self.temperature, self.max_batch = policy, temperature, max_batch
         self._waiting: list[_Waiting] = []
         self._arrived = asyncio.Event()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="policy")
@@ -93,9 +92,8 @@ class Batcher:
             torch.stack([one.request.proprio_P for one in batch]),
             [one.request.instruction for one in batch],
         )
-        seed_N = None if self.greedy else [one.seed for one in batch]
         with torch.no_grad():
-            chunk = self.policy.act(observation, seed_N, self.temperature)
+            chunk = self.policy.act(observation, [one.seed for one in batch], self.temperature)
         return list(chunk.command_NLA.numpy())
 
 

@@ -23,8 +23,8 @@ from vla_rl.distributed.collectives import all_reduce_sum
 from vla_rl.distributed.lockstep import forwards_to_add
 from vla_rl.distributed.parameters import clip_grad_norm, trainable_parameters
 from vla_rl.distributed.strategies import shard_under_fsdp2
-from vla_rl.errors import RunError
-from vla_rl.functional.losses import clipped_loss, planned_counts, token_weight
+from vla_rl.errors import RunError, UserError
+from vla_rl.functional.losses import clipped_loss, one_ratio_per_chunk, planned_counts, token_weight
 from vla_rl.functional.statistics import SuccessRate
 from vla_rl.policy.value_head import NoValueHead, ValueHead
 from vla_rl.rollout.epoch import HeldoutBatch
@@ -45,6 +45,11 @@ class GRPOModule(L.LightningModule):
 
     def __init__(self, policy: Policy, grpo: GRPOConfig, optim: OptimConfig, temperature: float) -> None:
         super().__init__()
+        if grpo.entropy_coef and not policy.learns_entropy:
+            raise UserError(
+                f"the entropy of this policy is set by its noise and not learnt, so that grpo.entropy_coef="
+                f"{grpo.entropy_coef} would do nothing: grpo.entropy_coef=0"
+            )
         self.automatic_optimization = False
         self.strict_loading = False  # checkpoints hold trainable tensors only
         self.policy = policy
@@ -157,11 +162,15 @@ class GRPOModule(L.LightningModule):
                 )
                 device = logprob_NLA.device
                 weight = weight_NLA.to(device)
+                scored = logprob_NLA, micro.actions.logprob_NLA.to(device), weight
+                logprob, old_logprob, weight_of_ratio = (
+                    one_ratio_per_chunk(*scored) if self.grpo.ratio == "chunk" else scored
+                )
                 loss, stats = clipped_loss(
-                    logprob_NLA,
-                    micro.actions.logprob_NLA.to(device),
+                    logprob,
+                    old_logprob,
                     micro.advantage_N.to(device),
-                    weight,
+                    weight_of_ratio,
                     clip_low=self.grpo.clip_low,
                     clip_high=self.grpo.clip_high,
                     dual_clip=self.grpo.dual_clip,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vla_rl.config.schema import OptimConfig
 from vla_rl.distributed.parameters import clip_grad_norm, trainable_parameters
+from vla_rl.distributed.seeding import seeded_generator
 from vla_rl.distributed.strategies import shard_under_fsdp2
 from vla_rl.training.checkpoint_io import complete_checkpoint, keep_trained
 from vla_rl.training.demo_datamodule import DemoBatch
@@ -26,27 +27,30 @@ class SFTModule(L.LightningModule):
 
     Args:
         steps: of the whole run, for the schedule of the learning rate.
+        seed: of what the loss draws.
     """
 
-    def __init__(self, policy: SupervisedPolicy, optim: OptimConfig, steps: int) -> None:
+    def __init__(self, policy: SupervisedPolicy, optim: OptimConfig, steps: int, seed: int) -> None:
         super().__init__()
         self.strict_loading = False  # checkpoints hold trainable tensors only
         self.policy = policy
-        self.optim, self.steps = optim, steps
+        self.optim, self.steps, self.seed = optim, steps, seed
 
     def configure_model(self) -> None:
         shard_under_fsdp2(self, self.policy)
 
     def training_step(self, batch: DemoBatch) -> Tensor:
-        loss = self._loss(batch)
+        # of the step alone: a run that goes on draws what it would have drawn
+        loss = self._loss(batch, "loss", self.trainer.global_step, self.trainer.global_rank)
         self.log("sft/loss", loss, prog_bar=True)
         return loss
 
-    def validation_step(self, batch: DemoBatch) -> None:
-        self.log("sft/heldout_loss", self._loss(batch), prog_bar=True, batch_size=len(batch.command_NLA))
+    def validation_step(self, batch: DemoBatch, batch_idx: int) -> None:
+        loss = self._loss(batch, "heldout loss", batch_idx)
+        self.log("sft/heldout_loss", loss, prog_bar=True, batch_size=len(batch.command_NLA))
 
-    def _loss(self, batch: DemoBatch) -> Tensor:
-        return self.policy.imitation_loss(batch.observation, batch.command_NLA)
+    def _loss(self, batch: DemoBatch, *draw: str | int) -> Tensor:
+        return self.policy.imitation_loss(batch.observation, batch.command_NLA, seeded_generator(self.seed, *draw))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         complete_checkpoint(checkpoint, self)

@@ -39,7 +39,7 @@ class KeepRollouts(L.Callback):
 
     def on_train_epoch_start(self, trainer, pl_module) -> None:
         trajectories = [t for group in trainer.train_dataloader.groups for t in group.trajectories]
-        self.tokens.append([t.actions.token_NLA for t in trajectories])
+        self.tokens.append([t.actions.drawn["token"] for t in trajectories])
         self.windows.append([t.episode.window for t in trajectories])
 
     def on_train_end(self, trainer, pl_module) -> None:

@@ -49,7 +49,7 @@ class Remote:
 
     def act(self, observation: Observation, seed_N: Sequence[int], temperature: float) -> ActionChunk:
         command = torch.stack([self.ask(observation, n, seed) for n, seed in enumerate(seed_N)])
-        return ActionChunk(torch.zeros_like(command).long(), command, command, command, command)
+        return ActionChunk({}, command, command, command, command)
 
     def ask(self, observation: Observation, n: int, seed: int) -> torch.Tensor:
         frame = observation.frame_NHWC[n].numpy()

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vla_rl.functional.advantages import group_advantage
-from vla_rl.functional.losses import clipped_loss, planned_counts, token_weight
+from vla_rl.functional.losses import clipped_loss, one_ratio_per_chunk, planned_counts, token_weight
 
 
 def tokens(*values):
@@ -28,6 +28,16 @@ def gradient_at(log_ratio, advantage, **options):
     options = {"clip_low": 0.2, "clip_high": 0.4} | options
     clipped_loss(new, tokens(0.0), torch.tensor([advantage]), tokens(1.0), **options)[0].backward()
     return new.grad.item()
+
+
+def test_one_ratio_per_chunk():
+    # two chunks of two steps and one dimension; the last number of the second does not count
+    new = torch.tensor([[[-1.0], [-2.0]], [[-3.0], [torch.inf]]])
+    old = torch.tensor([[[-1.1], [-1.7]], [[-3.5], [-1.0]]])
+    weight = torch.tensor([[[0.2], [0.2]], [[0.5], [0.0]]])
+    new, old, weight = one_ratio_per_chunk(new, old, weight)
+    torch.testing.assert_close(new - old, tokens(-0.2, 0.5))
+    torch.testing.assert_close(weight, tokens(0.4, 0.5))
 
 
 class TestGroupAdvantage:

@@ -110,7 +110,7 @@ def test_features_are_computed_once_and_change_nothing(tiny_folder, monkeypatch)
     monkeypatch.setattr(cached.model.vision_backbone, "forward", lambda x: (seen.append(len(x)), forward(x))[1])
     observation = make_observation(3)
     chunk = cached.act(observation, [1, 2, 3], temperature=1.0)
-    assert torch.equal(chunk.token_NLA, plain.act(observation, [1, 2, 3], temperature=1.0).token_NLA)
+    assert torch.equal(chunk.drawn["token"], plain.act(observation, [1, 2, 3], temperature=1.0).drawn["token"])
     assert seen == [1, 1, 1]
     batch = batch_of(observation, chunk)
     one, other = (policy.log_prob(batch, temperature=1.0)[0] for policy in (cached, plain))
@@ -122,7 +122,7 @@ def test_features_are_computed_once_and_change_nothing(tiny_folder, monkeypatch)
 
 def test_old_features_make_way(tiny_folder):
     policy = load_policy(tiny_folder, lora=on_llama(), vision_cache_rows=2)
-    policy.act(make_observation(3), None, temperature=1.0)
+    policy.act(make_observation(3), [0, 0, 0], temperature=0.0)
     assert len(policy.vision_cache._kept) == 2
 
 

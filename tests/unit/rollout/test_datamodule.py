@@ -138,7 +138,7 @@ def test_a_batch_flattens_trajectories_in_order():
     assert batch.chunk_N.tolist() == [k for n in lengths for k in range(n)]
     for i, trajectory in enumerate(batch.trajectories):
         rows = batch.trajectory_N == i
-        assert torch.equal(batch.actions.token_NLA[rows], trajectory.actions.token_NLA)
+        assert torch.equal(batch.actions.drawn["token"][rows], trajectory.actions.drawn["token"])
         assert torch.equal(batch.token_mask_NLA[rows].any(-1), trajectory.executed_NL)
 
 

@@ -52,12 +52,12 @@ class Recorded:
 class Running:
     """A server in a thread of its own."""
 
-    def __init__(self, *, greedy=True, window=None, max_batch=8, **limits):
+    def __init__(self, *, temperature=0.0, window=None, max_batch=8, **limits):
         self.actor = Recorded()
         self.actor.free.set()
         self.limits = Limits(**({"max_message_bytes": 100_000, "requests_per_s": 1e6, "max_clients": 16} | limits))
         self.loop, self.stop, self.port = asyncio.new_event_loop(), asyncio.Event(), 0
-        self.settings = (greedy, window, max_batch)
+        self.settings = (temperature, window, max_batch)
         ready = threading.Event()
 
         def started(port):
@@ -69,8 +69,8 @@ class Running:
         assert ready.wait(10)
 
     async def _serve(self, started):
-        greedy, window, max_batch = self.settings
-        batcher = Batcher(self.actor, greedy=greedy, temperature=1.6, max_batch=max_batch)
+        temperature, window, max_batch = self.settings
+        batcher = Batcher(self.actor, temperature=temperature, max_batch=max_batch)
         expected = Expected(images=1, proprio_dims=4, turned=True)
         self.server = PolicyServer(batcher, expected, self.limits, metadata={"name": "toy"}, window=window, seed=3)
         await self.server.run("127.0.0.1", 0, self.stop, started)
@@ -115,7 +115,7 @@ def ask(connection, message):
 
 def expected_actions(number=1.0, seed=None):
     seen = Observation(torch.zeros(1, 2, 2, 3), torch.tensor([[1.0, number, number, 0.5]]), ["do it"])
-    return ToyPolicy().act(seen, None if seed is None else [seed], 1.6).command_NLA[0].numpy()
+    return ToyPolicy().act(seen, [seed or 0], 0.0 if seed is None else 1.6).command_NLA[0].numpy()
 
 
 def test_a_session():
@@ -146,7 +146,7 @@ def test_only_the_window_is_sent():
 
 
 def test_sampling_takes_the_clients_seed_or_one_of_the_request():
-    with running(greedy=False) as server, server.client() as first, server.client() as second:
+    with running(temperature=1.6) as server, server.client() as first, server.client() as second:
         for seed in (5, 6):
             assert np.array_equal(ask(first, observation(seed=seed))["actions"], expected_actions(seed=seed))
         for number, connection in ((0, first), (1, second)):
@@ -284,7 +284,7 @@ def test_a_client_that_goes_in_the_middle_hurts_nobody():
 
 def test_an_address_that_is_taken():
     with running() as server:
-        batcher = Batcher(server.actor, greedy=True, temperature=1.0, max_batch=1)
+        batcher = Batcher(server.actor, temperature=0.0, max_batch=1)
         other = PolicyServer(batcher, Expected(1, 4, True), server.limits, metadata={}, window=None, seed=1)
         with pytest.raises(UserError, match=f"cannot listen on 127.0.0.1:{server.port} .*port={server.port + 1}"):
             asyncio.run(other.run("127.0.0.1", server.port, asyncio.Event(), lambda port: None))

@@ -50,13 +50,13 @@ def gradient_of(policy):
     return torch.cat([p.grad.flatten().clone() for p in policy.parameters()])
 
 
-def fit(folder, *callbacks, iterations=1, loss_norm="traj_mean"):
+def fit(folder, *callbacks, iterations=1, loss_norm="traj_mean", ratio="token"):
     policy, seen = ToyPolicy(), Steps()
     rollout = RolloutConfig(groups=4, group_size=5, temperature=TEMPERATURE, train_init_states=(0, 20))
     grpo = GRPOConfig(
         minibatches=2, epochs=2, micro_rows=5, loss_norm=loss_norm, entropy_coef=ENTROPY_COEF,
         normalise_by="planned" if loss_norm == "const" else "kept",
-        clip_low=CLIP_LOW, clip_high=CLIP_HIGH, dual_clip=DUAL_CLIP,
+        clip_low=CLIP_LOW, clip_high=CLIP_HIGH, dual_clip=DUAL_CLIP, ratio=ratio,
     )  # fmt: skip
     data = RolloutDataModule(ToyPool(), policy, rollout=rollout, grpo=grpo, evaluation=EvaluationConfig(), seed=3)
     trainer = L.Trainer(
@@ -75,10 +75,10 @@ def log_softmax(policy, proprio_NP):
     return (policy.head(proprio_NP).view(-1, STEPS, A, BINS) / TEMPERATURE).log_softmax(-1)
 
 
-def loss_by_formula(policy, batch, inclusion, estimator, loss_norm):
+def loss_by_formula(policy, batch, inclusion, estimator, loss_norm, ratio_of="token"):
     """sum_i sum_k u_k sum_t [- g - c H] / d, over the kept chunks k of trajectories i.
 
-    g = min(rho A, clip(rho) A), and max(g, dual_clip A) where A < 0.
+    g = min(rho A, clip(rho) A), and max(g, dual_clip A) where A < 0; rho of a token, or of all of a chunk's.
 
     u_k = 1 (`paper`) or 1 / pi_k (`ht`, `hajek`). A trajectory's d_i is its kept tokens (`paper`), all of its tokens
     (`ht`), or sum_k tokens_k / pi_k (`hajek`). d is, for `traj_mean` d_i times the trajectories, for `token_mean` the
@@ -89,8 +89,11 @@ def loss_by_formula(policy, batch, inclusion, estimator, loss_norm):
         kept = batch.chunk_N[batch.trajectory_N == i]
         executed = trajectory.executed_NL[..., None].expand(-1, -1, A)
         logp = log_softmax(policy, trajectory.proprio_NP[kept])
-        chosen = logp.gather(-1, trajectory.actions.token_NLA[kept][..., None])[..., 0]
-        ratio = (chosen - trajectory.actions.logprob_NLA[kept]).exp()
+        chosen = logp.gather(-1, trajectory.actions.drawn["token"][kept][..., None])[..., 0]
+        log_ratio = chosen - trajectory.actions.logprob_NLA[kept]
+        if ratio_of == "chunk":
+            log_ratio = (log_ratio * executed[kept]).sum((1, 2), keepdim=True).expand_as(log_ratio)
+        ratio = log_ratio.exp()
         advantage = trajectory.advantage_N[kept][:, None, None]
         gain = torch.min(ratio * advantage, ratio.clamp(1 - CLIP_LOW, 1 + CLIP_HIGH) * advantage)
         gain = torch.where(advantage < 0, gain.maximum(DUAL_CLIP * advantage), gain)
@@ -112,17 +115,20 @@ def loss_by_formula(policy, batch, inclusion, estimator, loss_norm):
     return loss, stopped
 
 
-@pytest.mark.parametrize("loss_norm", ["traj_mean", "token_mean", "const"])
-@pytest.mark.parametrize("estimator", ["paper", "ht", "hajek"])
-def test_the_gradient_is_that_of_the_formula(tmp_path, loss_norm, estimator):
+@pytest.mark.parametrize(
+    ("loss_norm", "estimator", "ratio"),
+    [(norm, estimator, "token") for norm in GRAD_CLIP for estimator in ("paper", "ht", "hajek")]
+    + [("traj_mean", "hajek", "chunk")],
+)
+def test_the_gradient_is_that_of_the_formula(tmp_path, loss_norm, estimator, ratio):
     mask = PCM(budget=2, estimator=estimator)
-    seen = fit(tmp_path, mask, loss_norm=loss_norm)
+    seen = fit(tmp_path, mask, loss_norm=loss_norm, ratio=ratio)
     assert len(seen.gradients) == 4
     inclusion = torch.cat([mask.inclusion(t) for batch in seen.batches for t in batch.trajectories])
     assert inclusion.unique().numel() > 2, "chunks are drawn with unequal probabilities"
     acted = dict.fromkeys(("above", "below", "dual", "shortened"), 0)
     for policy, batch, found, clipped in zip(seen.policies, seen.batches, seen.gradients, seen.clipped, strict=True):
-        loss, stopped = loss_by_formula(policy, batch, mask.inclusion, estimator, loss_norm)
+        loss, stopped = loss_by_formula(policy, batch, mask.inclusion, estimator, loss_norm, ratio)
         loss.backward()
         expected = gradient_of(policy)
         torch.testing.assert_close(found, expected, atol=1e-6, rtol=1e-4)  # order of float32 sums

@@ -100,15 +100,6 @@ def laplace_quantile(uniform: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
     return mean - scale * centred.sign() * torch.log1p(-2 * centred.abs())
 
 
-def to_token(value: Tensor) -> Tensor:
-    """float32 as the int64 of its bits, so that a sampled number travels where discrete policies have a token."""
-    return value.float().contiguous().view(torch.int32).long()
-
-
-def from_token(token: Tensor) -> Tensor:
-    return token.int().view(torch.float32)
-
-
 def read_head(folder: Path, pattern: str, module: nn.Module) -> str:
     """Fill `module` from the one file that matches `pattern`, strictly; its name.
 

@@ -1,7 +1,6 @@
 """`L1Policy`: the L1 variant of OpenVLA-OFT behind the same `Policy` protocol, stochastic through a Laplace scale.
 
-Greedy is the released policy: the head's action, no noise. The "token" of a sampled number is its float32's bits
-(`action_head.to_token`), which is all that rollouts and batches carry of it; what they do with tokens stays the same.
+Greedy is the released policy: the head's action, no noise.
 """
 
 from __future__ import annotations
@@ -17,11 +16,9 @@ from vla_rl.errors import UserError
 from vla_rl.policy.openvla_oft.action_head import (
     L1Head,
     LaplaceScale,
-    from_token,
     laplace_entropy,
     laplace_log_prob,
     laplace_quantile,
-    to_token,
 )
 from vla_rl.policy.openvla_oft.actions import Statistics
 from vla_rl.policy.openvla_oft.model import OpenVLAOFT
@@ -49,7 +46,13 @@ class L1Policy(OpenVLAOFTPolicy):
         self.scale = LaplaceScale(model.config.llama.width)
 
     def logits(self, observation: Observation) -> Tensor:
-        raise UserError("an L1 head has no action tokens to train on; supervised training needs the discrete variant")
+        raise UserError("an L1 head has no action tokens")
+
+    def imitation_loss(self, observation: Observation, command_NLA: Tensor, generator: torch.Generator) -> Tensor:
+        """Mean over rows, steps and dimensions of |mean - demonstrated action|, the loss that the head is published
+        with. The scale is for reinforcement learning to learn."""
+        mean_NLA = self.distribution(observation)[..., 0]
+        return (mean_NLA - self.normalised(command_NLA).to(mean_NLA)).abs().mean()
 
     def distribution(self, observation: Observation) -> Tensor:
         """Mean and scale of each number, float32 [N, L, A, 2]."""
@@ -62,19 +65,19 @@ class L1Policy(OpenVLAOFTPolicy):
         return torch.stack([mean.float(), self.scale(hidden)], dim=-1), hidden
 
     @torch.no_grad()
-    def act(self, observation: Observation, seed_N: Sequence[int] | None, temperature: float) -> ActionChunk:
+    def act(self, observation: Observation, seed_N: Sequence[int], temperature: float) -> ActionChunk:
         """As the discrete policy's; the temperature multiplies the scale."""
         with single_threaded(self):
             distribution, hidden = row_by_row(self, self._distribution_and_hidden, observation)
             mean, scale = distribution.cpu().unbind(-1)
-            scale = scale * (1.0 if seed_N is None else temperature)
             value = mean
-            if seed_N is not None:
+            if temperature:
+                scale = scale * temperature
                 draws = [np.random.default_rng(seed).random(mean.shape[1:]) for seed in seed_N]
                 uniform = torch.from_numpy(np.stack(draws)).clamp(1e-12, 1 - 1e-12)  # neither end has a quantile
                 value = laplace_quantile(uniform, mean.double(), scale.double()).float()
             return ActionChunk(
-                token_NLA=to_token(value),
+                drawn={"value": value},
                 logprob_NLA=laplace_log_prob(value, mean, scale),
                 action_NLA=value.clip(-1, 1),
                 command_NLA=self.command(value.double()),
@@ -90,7 +93,7 @@ class L1Policy(OpenVLAOFTPolicy):
         distribution, hidden = self._distribution_and_hidden(observation)
         mean, scale = distribution.unbind(-1)
         scale = scale * temperature
-        value = from_token(batch.actions.token_NLA.cpu()).to(mean.device)
+        value = batch.actions.drawn["value"].to(mean.device)
         return laplace_log_prob(value, mean, scale), laplace_entropy(scale), hidden
 
     def freeze_head(self) -> None:

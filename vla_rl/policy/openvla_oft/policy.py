@@ -127,18 +127,18 @@ class OpenVLAOFTPolicy(SupervisedPolicy):
         return self.vision_cache.features(frame_NHWC, compute, weight.device)
 
     @torch.no_grad()
-    def act(self, observation: Observation, seed_N: Sequence[int] | None, temperature: float) -> ActionChunk:
-        """Sample one chunk per row with its own seed; `seed_N=None` decodes greedily.
+    def act(self, observation: Observation, seed_N: Sequence[int], temperature: float) -> ActionChunk:
+        """Sample one chunk per row with its own seed; temperature 0 decodes greedily.
 
         On a CPU a row's answer is the same bits whatever other rows are asked for and however many threads there are.
         """
         with single_threaded(self):
             logits, hidden = row_by_row(self, self._logits_and_hidden, observation)
-            logprob = (logits if seed_N is None else logits / temperature).log_softmax(-1).cpu()
-            token = logprob.argmax(-1) if seed_N is None else sample(logprob, seed_N)
+            logprob = (logits / temperature if temperature else logits).log_softmax(-1).cpu()
+            token = sample(logprob, seed_N) if temperature else logprob.argmax(-1)
             action = detokenize(token)
             return ActionChunk(
-                token_NLA=token,
+                drawn={"token": token},
                 logprob_NLA=logprob.gather(-1, token[..., None])[..., 0],
                 action_NLA=action.float(),
                 command_NLA=self.command(action),
@@ -154,7 +154,7 @@ class OpenVLAOFTPolicy(SupervisedPolicy):
         """Those of the offers that somebody asked for."""
         return {name: compute() for name, compute in offers.items() if name in self.extras}
 
-    def imitation_loss(self, observation: Observation, command_NLA: Tensor) -> Tensor:
+    def imitation_loss(self, observation: Observation, command_NLA: Tensor, generator: torch.Generator) -> Tensor:
         """Mean over rows, steps and dimensions of -log pi(token of the demonstrated command | observation)."""
         logits_NLAB = self.logits(observation)
         token_NLA = self.tokenize(command_NLA).to(logits_NLAB.device)
@@ -174,7 +174,7 @@ class OpenVLAOFTPolicy(SupervisedPolicy):
         observation = Observation(batch.frame_NHWC, batch.proprio_NP, batch.instruction_N)
         logits, hidden = self._logits_and_hidden(observation)
         logprob = (logits / temperature).log_softmax(-1)
-        token = batch.actions.token_NLA.to(logprob.device)
+        token = batch.actions.drawn["token"].to(logprob.device)
         entropy = -(logprob.exp() * logprob).sum(-1)
         return logprob.gather(-1, token[..., None])[..., 0], entropy, hidden
 
@@ -186,10 +186,13 @@ class OpenVLAOFTPolicy(SupervisedPolicy):
 
     def tokenize(self, command: Tensor) -> Tensor:
         """The tokens [..., A] that stand for commands [..., A] of the simulator: inverse of `act`, up to the bin."""
-        bounds = self._statistics.action
+        return tokenize(self.normalised(command))
+
+    def normalised(self, command: Tensor) -> Tensor:
+        """Commands of the simulator [..., A] as the policy's actions: inverse of `command`."""
         command = command.cpu().clone()
         command[..., -1] = gripper_to_model(command[..., -1])
-        return tokenize(bounds.normalize(command))
+        return self._statistics.action.normalize(command)
 
     def fit_normalisation(self, name: str, command_TA: Tensor, proprio_TP: Tensor) -> None:
         """Normalise by the statistics of demonstrations, unless the checkpoint brought its own: its weights were

@@ -45,7 +45,7 @@ def change(path, keys, value):
 
 
 def actions(policy):
-    return policy.act(make_observation(2), None, 1.0).command_NLA
+    return policy.act(make_observation(2), [0, 0], 0.0).command_NLA
 
 
 ACTION = ("libero_test", "action")

@@ -26,7 +26,7 @@ def test_what_is_sampled_is_what_is_scored(chunk_steps):
     policy = trained(chunk_steps)
     assert policy.chunk_steps == chunk_steps
     chunk = policy.act(SEEN, [3], 1.0)
-    assert chunk.token_NLA.shape == chunk.command_NLA.shape == (1, chunk_steps, 7)
+    assert chunk.drawn["token"].shape == chunk.command_NLA.shape == (1, chunk_steps, 7)
     trajectory = Trajectory(
         Episode(0, 0, 0, 0), SEEN.instruction_N[0], SEEN.frame_NHWC, SEEN.proprio_NP, chunk,
         chunk.command_NLA[..., -1] > 0,
@@ -56,7 +56,7 @@ def test_a_new_policy_may_have_any_length():
     policy = load_policy(None, chunk_steps=16)
     assert policy.logits(SEEN).shape == (1, 16, 7, 256)
     with pytest.raises(UserError, match="has learnt from demonstrations"):
-        policy.act(SEEN, None, 1.0)
+        policy.act(SEEN, [0], 0.0)
 
 
 def test_an_l1_head_reads_seven_slots_a_step():

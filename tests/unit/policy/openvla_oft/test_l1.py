@@ -14,11 +14,9 @@ from tests.unit.policy.openvla_oft.test_policy import batch_of, row
 from vla_rl.errors import UserError
 from vla_rl.policy import load_policy, load_pretrained, save_policy, save_trained
 from vla_rl.policy.openvla_oft.action_head import (
-    from_token,
     laplace_entropy,
     laplace_log_prob,
     laplace_quantile,
-    to_token,
 )
 from vla_rl.policy.openvla_oft.config import parse_config
 from vla_rl.policy.openvla_oft.merge import merge_adapter
@@ -97,13 +95,6 @@ def test_the_distributions_formulas_by_hand():
     torch.testing.assert_close(quantiles, torch.tensor([0.1, 0.1 - 0.2 * math.log(2), 0.1 + 0.2 * math.log(2)]))
 
 
-def test_a_number_survives_as_a_token():
-    value = torch.tensor([0.1, -1.5, 0.0, -0.0, 1e-30, 3.14159])
-    token = to_token(value)
-    assert token.dtype == torch.int64
-    assert torch.equal(from_token(token), value)
-
-
 @torch.no_grad()
 def test_the_released_head_on_the_slots_hidden_states(policy, folder):
     observation = observe(2)
@@ -118,9 +109,9 @@ def test_the_released_head_on_the_slots_hidden_states(policy, folder):
         x = x + F.relu(y @ w[f"{block}.1.weight"].T + w[f"{block}.1.bias"])
     expected = F.layer_norm(x, [WIDTH], w["layer_norm2.weight"], w["layer_norm2.bias"]) @ w["fc2.weight"].T
     expected += w["fc2.bias"]
-    chunk = policy.act(observation, None, temperature=1.6)
-    assert torch.equal(chunk.action_NLA, from_token(chunk.token_NLA).clip(-1, 1))
-    torch.testing.assert_close(from_token(chunk.token_NLA), expected, atol=1e-4, rtol=0)
+    chunk = policy.act(observation, [0, 0], temperature=0.0)
+    assert torch.equal(chunk.action_NLA, chunk.drawn["value"].clip(-1, 1))
+    torch.testing.assert_close(chunk.drawn["value"], expected, atol=1e-4, rtol=0)
 
 
 @torch.no_grad()
@@ -153,10 +144,10 @@ def test_it_is_a_policy_whose_log_prob_agrees_with_act(policy):
     torch.testing.assert_close(logprob_NLA, chunk.logprob_NLA, atol=1e-3, rtol=0)
     assert entropy_NLA.flatten().tolist() == pytest.approx([1 + math.log(2 * 1.6 * 0.05)] * 168, abs=1e-4)
     alone = policy.act(row(observation, 1), [2], temperature=1.6)
-    assert torch.equal(alone.token_NLA, chunk.token_NLA[1:2])
-    greedy = policy.act(observation, None, temperature=1.6)
+    assert torch.equal(alone.drawn["value"], chunk.drawn["value"][1:2])
+    greedy = policy.act(observation, [1, 2, 3], temperature=0.0)
     # 168 draws from a Laplace of scale .08 lie .08 from its mean on average, give or take .02
-    distance = (from_token(chunk.token_NLA) - from_token(greedy.token_NLA)).abs().mean()
+    distance = (chunk.drawn["value"] - greedy.drawn["value"]).abs().mean()
     assert 0.06 < distance < 0.10
 
 
@@ -242,6 +233,28 @@ def test_files_that_do_not_fit(copy, capsys):
     (copy / HEAD).unlink()
     with pytest.raises(ValueError, match="must have one action_head--.* for its L1 head, found none"):
         load()
+
+
+def test_it_imitates_by_the_l1_loss_of_its_head(policy):
+    observation = observe(2)
+    command_NLA = policy.act(observation, [1, 2], temperature=1.0).command_NLA
+    generator = torch.Generator()
+    loss = policy.imitation_loss(observation, command_NLA, generator)
+    mean_NLA = policy.distribution(observation)[..., 0]
+    torch.testing.assert_close(loss, (mean_NLA - policy.normalised(command_NLA)).abs().mean(), check_dtype=False)
+    loss.backward()
+    assert policy.head.model.fc2.bias.grad.any()
+    assert not policy.scale.fc.bias.grad.any()
+    policy.zero_grad()
+
+
+def test_a_command_is_normalised_to_the_action_it_came_from(policy):
+    chunk = policy.act(observe(2), [1, 2], temperature=0.0)
+    inside = chunk.command_NLA.abs() < 1  # the others were clipped
+    inside[..., -1] = False  # the gripper opens or closes
+    assert inside.any()
+    again = policy.normalised(chunk.command_NLA)
+    torch.testing.assert_close(again[inside].float(), chunk.drawn["value"][inside], atol=1e-4, rtol=0)
 
 
 def test_mistakes(policy, folder):

@@ -51,8 +51,8 @@ def assert_same(one: ActionChunk, other: ActionChunk):
 
 def test_it_is_a_policy(tiny_policy, chunk):
     assert isinstance(tiny_policy, Policy)
-    assert chunk.token_NLA.shape == chunk.logprob_NLA.shape == chunk.command_NLA.shape == (5, 8, 7)
-    assert (chunk.token_NLA.dtype, chunk.command_NLA.dtype) == (torch.int64, torch.float32)
+    assert chunk.drawn["token"].shape == chunk.logprob_NLA.shape == chunk.command_NLA.shape == (5, 8, 7)
+    assert (chunk.drawn["token"].dtype, chunk.command_NLA.dtype) == (torch.int64, torch.float32)
     assert chunk.command_NLA.abs().max() <= 1
     assert set(chunk.command_NLA[..., -1].flatten().tolist()) <= {-1.0, 1.0}
     assert not chunk.logprob_NLA.requires_grad
@@ -76,9 +76,9 @@ def test_the_answer_does_not_depend_on_threads_or_mode(tiny_policy, observation,
 
 def test_the_seed_decides_and_greedy_needs_none(tiny_policy, observation, chunk):
     other = tiny_policy.act(observation, [0] * 5, temperature=1.6)
-    assert not torch.equal(other.token_NLA, chunk.token_NLA)
-    greedy = tiny_policy.act(observation, None, temperature=1.6)
-    assert torch.equal(greedy.token_NLA, tiny_policy.logits(observation).argmax(-1))
+    assert not torch.equal(other.drawn["token"], chunk.drawn["token"])
+    greedy = tiny_policy.act(observation, [10, 11, 12, 13, 14], temperature=0.0)
+    assert torch.equal(greedy.drawn["token"], tiny_policy.logits(observation).argmax(-1))
     assert (greedy.logprob_NLA >= chunk.logprob_NLA).float().mean() > 0.9
 
 
@@ -93,7 +93,7 @@ def test_log_prob_agrees_with_act(tiny_policy, observation, chunk):
 
 def test_the_state_for_a_value_head_is_what_the_first_token_is_read_from(tiny_policy, observation, chunk, monkeypatch):
     monkeypatch.setattr(tiny_policy, "extras", frozenset({"state"}))
-    state_ND = tiny_policy.act(observation, None, temperature=1.0).extras["state"]
+    state_ND = tiny_policy.act(observation, [0] * len(observation.instruction_N), temperature=0.0).extras["state"]
     assert state_ND.shape == (5, tiny_policy.state_dims) and state_ND.dtype == torch.float32
     first = tiny_policy.model.language_model.lm_head(state_ND).argmax(-1)
     assert torch.equal(first, tiny_policy.logits(observation)[:, 0, 0].argmax(-1))
@@ -139,7 +139,7 @@ def test_tokenize_inverts_the_command(tiny_policy, chunk):
     bounds = tiny_policy.statistics.action
     inside = (command > bounds.q01[:-1]) & (command < bounds.q99[:-1]) & (command.abs() < 1)
     assert inside.float().mean() > 0.9
-    assert ((motion - chunk.token_NLA[..., :-1].clip(min=1))[inside] == 0).all()
+    assert ((motion - chunk.drawn["token"][..., :-1].clip(min=1))[inside] == 0).all()
     # the gripper: -1 opens, which the model calls 1 (bin 0); +1 closes, 0 for the model (bin 128)
     opens = chunk.command_NLA[..., -1] < 0
     assert torch.equal(again[..., -1], torch.where(opens, 0, 128))

@@ -1,0 +1,100 @@
+"""`FlowModel`: what the networks of a flow policy offer. A prefix is computed once per decision and kept as a cache;
+the velocity of each denoising step reads it.
+
+Shapes: see `vla_rl.policy.flow.policy`, and
+    V, T  cameras, and tokens of the prompt
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from vla_rl.policy.flow.config import FlowConfig
+from vla_rl.policy.flow.layers import KeysValues, Layer
+
+
+@dataclass(slots=True)
+class Prefix:
+    """What a decision's pictures, words and state have become.
+
+    Attributes:
+        cache: keys and values of each layer.
+        mask_NS: True for real tokens, False for padding and missing cameras.
+        hidden_NSD: behind the last layer and its norm.
+    """
+
+    cache: list[KeysValues]
+    mask_NS: Tensor
+    hidden_NSD: Tensor
+
+    @property
+    def tokens_N(self) -> Tensor:
+        """Real tokens: the position of the first token behind the prefix."""
+        return self.mask_NS.sum(1)
+
+
+class FlowModel(nn.Module):
+    """Pictures, words and state to a velocity.
+
+    Attributes:
+        gradient_checkpointing: layers are computed again in the backward pass, to save memory.
+    """
+
+    gradient_checkpointing = False
+
+    def __init__(self, config: FlowConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def prefix(
+        self,
+        pixels: Sequence[Tensor],
+        picture_mask_NV: Tensor,
+        ids_NT: Tensor,
+        mask_NT: Tensor,
+        state_ND: Tensor | None,
+    ) -> Prefix:
+        """The prefix of N decisions.
+
+        Args:
+            pixels: of each camera, [N, 3, px, px] in [-1, 1].
+            picture_mask_NV: False where there is no such camera; its pixels do not matter then.
+            ids_NT, mask_NT: tokens of the prompt, and which are real.
+            state_ND: normalised and padded; None for a model whose prompt has the state.
+        """
+        raise NotImplementedError
+
+    def velocity(self, prefix: Prefix, x_NHW: Tensor, t_N: Tensor, state_ND: Tensor | None) -> tuple[Tensor, Tensor]:
+        """v(x, t), float32 [N, H, W], and the hidden states that it is read from, [N, H, D of the expert]."""
+        raise NotImplementedError
+
+    def expert_parameters(self) -> Iterator[nn.Parameter]:
+        """The action expert and its projections: what `policy.train=expert` trains."""
+        raise NotImplementedError
+
+    def unused_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Tensors of the published layout that are never run: kept for export, and not built."""
+        raise NotImplementedError
+
+    def run(self, layer: Layer, *inputs: Any) -> tuple[Tensor, KeysValues]:
+        """`layer(*inputs)`, checkpointed if asked for."""
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return checkpoint(layer, *inputs, use_reentrant=False)
+        return layer(*inputs)
+
+
+def positions(mask_NS: Tensor) -> Tensor:
+    """cumsum(mask) - 1: padding takes no position."""
+    return mask_NS.long().cumsum(1) - 1
+
+
+def in_float32(layer: nn.Linear, x: Tensor) -> Tensor:
+    """`layer(x)` in float32, whatever the layer's dtype."""
+    bias = None if layer.bias is None else layer.bias.float()
+    return nn.functional.linear(x.float(), layer.weight.float(), bias)
