@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from vla_rl.distributed.strategies import FSDP2 as FSDP2
     from vla_rl.errors import RunError as RunError
     from vla_rl.errors import UserError as UserError
+    from vla_rl.policy.flow.load import load_flow_policy as load_flow_policy
+    from vla_rl.policy.flow.policy import FlowPolicy as FlowPolicy
     from vla_rl.policy.openvla_oft.load import load_policy as load_policy
     from vla_rl.policy.openvla_oft.policy import OpenVLAOFTPolicy as OpenVLAOFTPolicy
     from vla_rl.rollout.callback import RolloutCallback as RolloutCallback
@@ -43,6 +45,8 @@ MODULES = {  # public name -> where it is defined
     "FSDP2": "vla_rl.distributed.strategies",
     "RunError": "vla_rl.errors",
     "UserError": "vla_rl.errors",
+    "FlowPolicy": "vla_rl.policy.flow.policy",
+    "load_flow_policy": "vla_rl.policy.flow.load",
     "load_policy": "vla_rl.policy.openvla_oft.load",
     "OpenVLAOFTPolicy": "vla_rl.policy.openvla_oft.policy",
     "RolloutCallback": "vla_rl.rollout.callback",

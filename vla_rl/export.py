@@ -26,7 +26,7 @@ from vla_rl.config.instantiate import build
 from vla_rl.config.schema import ExportConfig
 from vla_rl.errors import UserError
 from vla_rl.policy import save_trained
-from vla_rl.policy.openvla_oft.checkpoint import resolve_checkpoint
+from vla_rl.policy.hub import resolve_checkpoint
 from vla_rl.policy.openvla_oft.merge import merge_adapter
 from vla_rl.run.resume import find_damage
 

@@ -16,8 +16,6 @@ from vla_rl.checks import check_count, check_number
 from vla_rl.errors import UserError
 from vla_rl.policy.adapter import FACTORS, PREFIX, TENSORS, Adapter, read_adapter
 from vla_rl.policy.openvla_oft.llama import RowsLinear
-from vla_rl.policy.openvla_oft.model import OpenVLAOFT
-from vla_rl.policy.openvla_oft.vision import unused_shapes
 from vla_rl.policy.weights import save_tensors
 
 # Named, because PEFT's "all-linear" means different modules in different versions.
@@ -47,7 +45,7 @@ def check_lora(lora: Any) -> None:
         raise UserError(f"policy.lora.targets must be a list of layer names, got {targets!r}: known {_names(TARGETS)}")
 
 
-def add_lora(model: OpenVLAOFT, r: int, alpha: float, targets: Sequence[str] = TARGETS) -> None:
+def add_lora(model: nn.Module, r: int, alpha: float, targets: Sequence[str] = TARGETS) -> None:
     """Freeze the model and put adapters of rank `r` on every linear layer that is named in `targets`, in place.
 
     Adapters are float32. A target is the end of a layer's name: `fc1`, or `projector.fc1` for that one alone.
@@ -63,7 +61,7 @@ def add_lora(model: OpenVLAOFT, r: int, alpha: float, targets: Sequence[str] = T
         r=r, lora_alpha=cast(int, alpha), target_modules=_pattern(targets), lora_dropout=0.0, bias="none"
     )
     peft.inject_adapter_in_model(config, model, adapter_name=ADAPTER)
-    _compute_action_rows_only(model)
+    _compute_read_rows_only(model)
     for parameter in model.parameters():
         if parameter.requires_grad:  # in bfloat16 a step of 1e-5 would be rounded away
             parameter.data = parameter.data.float()
@@ -72,12 +70,12 @@ def add_lora(model: OpenVLAOFT, r: int, alpha: float, targets: Sequence[str] = T
             module.cast_input_dtype_enabled = False  # the policy computes under autocast
 
 
-def _config(model: OpenVLAOFT) -> peft.LoraConfig:
+def _config(model: nn.Module) -> peft.LoraConfig:
     """What `add_lora` injected; PEFT leaves it on the model."""
     return cast(Any, model).peft_config[ADAPTER]
 
 
-def save_adapter(model: OpenVLAOFT, folder: Path, state: Mapping[str, Tensor] | None = None) -> None:
+def save_adapter(model: nn.Module, folder: Path, state: Mapping[str, Tensor] | None = None) -> None:
     """Write `adapter_config.json` and `adapter_model.safetensors`; `peft.PeftModel.from_pretrained` reads them too.
 
     Args:
@@ -89,7 +87,7 @@ def save_adapter(model: OpenVLAOFT, folder: Path, state: Mapping[str, Tensor] | 
     save_tensors({PREFIX + k: v.cpu() for k, v in state.items()}, folder / TENSORS)
 
 
-def load_adapter(model: OpenVLAOFT, folder: Path) -> None:
+def load_adapter(model: nn.Module, folder: Path) -> None:
     """Fill the adapters of `model` (see `add_lora`) from a folder in PEFT's format.
 
     Raises:
@@ -100,7 +98,7 @@ def load_adapter(model: OpenVLAOFT, folder: Path) -> None:
         peft.set_peft_model_state_dict(model, stored, adapter_name=ADAPTER)
 
 
-def fitting_tensors(model: OpenVLAOFT, adapter: Adapter) -> dict[str, Tensor]:
+def fitting_tensors(model: nn.Module, adapter: Adapter) -> dict[str, Tensor]:
     """The adapters' tensors by their names in `model`. Those of layers that are never run (the towers' last blocks,
     which PEFT's "all-linear" adapts too) are left out: they change nothing.
 
@@ -114,7 +112,7 @@ def fitting_tensors(model: OpenVLAOFT, adapter: Adapter) -> dict[str, Tensor]:
             f"alpha={adapter.alpha}, policy.lora has r={config.r}, alpha={config.lora_alpha}: "
             f"policy.lora.r={adapter.r} policy.lora.alpha={adapter.alpha}"
         )
-    never_run = unused_shapes(model.config.towers)
+    never_run = cast(Any, model).unused_shapes()
     stored = {
         layer + name: value
         for layer, factors in adapter.factors.items()
@@ -148,13 +146,12 @@ def _pattern(targets: Sequence[str]) -> str:
     return rf"(?!.*(patch_embed|proprio_projector))(.*\.)?({'|'.join(map(re.escape, targets))})"
 
 
-def _compute_action_rows_only(model: OpenVLAOFT) -> None:
-    """The output head computes its action rows only, so its adapter's second factor has to as well."""
-    head = model.language_model.lm_head
-    if isinstance(head, RowsLinear):
-        return  # not among the targets
-    rows, full = head.get_base_layer(), head.lora_B[ADAPTER]
-    with torch.device("meta"):
-        up = RowsLinear(full.in_features, full.out_features, rows.start, rows.stop)
-    up.weight = full.weight
-    head.lora_B[ADAPTER] = up
+def _compute_read_rows_only(model: nn.Module) -> None:
+    """An output head that computes its action rows only needs an adapter whose second factor does, too."""
+    for module in model.modules():
+        if isinstance(module, LoraLayer) and isinstance(rows := module.get_base_layer(), RowsLinear):
+            full = module.lora_B[ADAPTER]
+            with torch.device("meta"):
+                up = RowsLinear(full.in_features, full.out_features, rows.start, rows.stop)
+            up.weight = full.weight
+            module.lora_B[ADAPTER] = up

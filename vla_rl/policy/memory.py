@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from vla_rl.errors import UserError
 from vla_rl.policy.activations import SavedBytes
+from vla_rl.policy.hub import resolve_checkpoint
 from vla_rl.policy.openvla_oft.action_head import L1Head
-from vla_rl.policy.openvla_oft.checkpoint import DTYPES, read_config, resolve_checkpoint
+from vla_rl.policy.openvla_oft.checkpoint import DTYPES, read_config
 from vla_rl.policy.openvla_oft.config import PUBLISHED_7B, OpenVLAConfig, parse_config
 from vla_rl.policy.openvla_oft.load import RANDOM_7B, check_options
 from vla_rl.policy.openvla_oft.model import OpenVLAOFT

@@ -72,7 +72,7 @@ def check_headers(folder: Path, expected: Mapping[str, torch.Size]) -> None:
             for name in stored.keys():  # noqa: SIM118, not a dict
                 if name not in expected:
                     raise UserError(
-                        f"checkpoint {folder}: tensor {name!r} in {shard.name} is not part of an OpenVLA-OFT"
+                        f"checkpoint {folder}: tensor {name!r} in {shard.name} is not part of the model"
                         + _wrapper(name, expected)
                     )
                 if name in found:

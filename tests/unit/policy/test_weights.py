@@ -58,7 +58,7 @@ def test_the_largest_finite_number_is_one(dtype, tmp_path):
 )
 def test_names_that_a_wrapper_changed(copy, rename, remedy):
     save_file({rename(name): value for name, value in load_file(copy / SINGLE).items()}, copy / SINGLE)
-    both_refuse(copy, f"is not part of an OpenVLA-OFT; the model was .*{remedy}")
+    both_refuse(copy, f"is not part of the model; the model was .*{remedy}")
 
 
 def test_half_precision_is_read_and_eight_bits_are_not(copy):

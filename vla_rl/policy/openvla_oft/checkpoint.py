@@ -17,14 +17,13 @@ from typing import Any
 
 import huggingface_hub
 import torch
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from torch import Tensor, nn
 
-from vla_rl.checkpoints.shipped import shipped_folder
 from vla_rl.checks import check_choice
 from vla_rl.errors import UserError
 from vla_rl.policy import adapter as adapter_files
 from vla_rl.policy.entries import check_object, read_json, read_text
+from vla_rl.policy.hub import resolve_checkpoint
 from vla_rl.policy.openvla_oft.action_head import HEAD_FILE, PROPRIO_FILE, WRAPPED, L1Head, read_head
 from vla_rl.policy.openvla_oft.actions import STATISTICS, Statistics
 from vla_rl.policy.openvla_oft.config import OpenVLAConfig, parse_config
@@ -42,7 +41,6 @@ PROCESSOR = "processor_config.json"  # of transformers 5, which writes the prepr
 SENTENCEPIECE = "tokenizer.model"
 PROPRIO = "proprio_projector"
 FILM_FILE = "vision_backbone--*_checkpoint.pt"  # vision towers of a checkpoint that was trained with FiLM
-PATTERNS = ["*.safetensors", "*.json", SENTENCEPIECE, HEAD_FILE, PROPRIO_FILE, FILM_FILE]  # downloaded of a repository
 
 
 def load_pretrained(
@@ -126,13 +124,15 @@ def inspect_checkpoint(
 
 def save_trained(policy: nn.Module, folder: str | Path, state: Mapping[str, Tensor] | None = None) -> None:
     """Write what training changed: the adapters where there are any (`policy.adapter=`), else the whole checkpoint; of
-    a policy of one's own, its tensors.
+    a policy of one's own, what its method `save(folder, state)` writes, else its tensors.
 
     Args:
         state: the policy's state dict, where its own tensors are shards.
     """
     state = policy.state_dict() if state is None else state
-    if not isinstance(policy, OpenVLAOFTPolicy):
+    if hasattr(policy, "save"):
+        policy.save(Path(folder), state)
+    elif not isinstance(policy, OpenVLAOFTPolicy):
         Path(folder).mkdir(parents=True, exist_ok=True)
         save_tensors(state, Path(folder) / SINGLE)
     elif hasattr(policy.model, "peft_config"):
@@ -176,28 +176,6 @@ def save_policy(policy: OpenVLAOFTPolicy, folder: str | Path, state: Mapping[str
 
 def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-
-
-def resolve_checkpoint(checkpoint: str) -> Path:
-    """The folder a checkpoint's name stands for, downloaded from the hub if need be.
-
-    Raises:
-        UserError: nothing of that name.
-    """
-    shipped = shipped_folder(checkpoint)
-    if shipped:
-        return shipped
-    folder = Path(checkpoint).expanduser()
-    if folder.is_dir():
-        return folder
-    try:
-        return Path(huggingface_hub.snapshot_download(checkpoint, allow_patterns=PATTERNS))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as e:
-        raise UserError(
-            f"missing checkpoint {checkpoint!r}: no such folder, and not available from the Hugging Face hub "
-            f"({type(e).__name__}); give a folder or a hub name (policy.checkpoint=...); "
-            "to try without one: conf=pcm_object_tiny"
-        ) from e
 
 
 def _without_weights(config: OpenVLAConfig, dtype: torch.dtype) -> tuple[OpenVLAOFT, L1Head]:

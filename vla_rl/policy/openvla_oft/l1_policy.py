@@ -25,11 +25,10 @@ from vla_rl.policy.openvla_oft.model import OpenVLAOFT
 from vla_rl.policy.openvla_oft.policy import (
     CheckpointFiles,
     OpenVLAOFTPolicy,
-    row_by_row,
-    single_threaded,
     state_of,
     summary,
 )
+from vla_rl.policy.rows import row_by_row, single_threaded
 from vla_rl.policy.weights import fill, open_shard, save_tensors
 from vla_rl.types import ActionChunk, ChunkBatch, Observation
 
@@ -67,8 +66,8 @@ class L1Policy(OpenVLAOFTPolicy):
     @torch.no_grad()
     def act(self, observation: Observation, seed_N: Sequence[int], temperature: float) -> ActionChunk:
         """As the discrete policy's; the temperature multiplies the scale."""
-        with single_threaded(self):
-            distribution, hidden = row_by_row(self, self._distribution_and_hidden, observation)
+        with single_threaded(self.device):
+            distribution, hidden = row_by_row(self._distribution_and_hidden, observation, self.device)
             mean, scale = distribution.cpu().unbind(-1)
             value = mean
             if temperature:

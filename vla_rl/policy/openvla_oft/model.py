@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from vla_rl.policy.openvla_oft.config import BOS_ID, STOP_ID, OpenVLAConfig
 from vla_rl.policy.openvla_oft.llama import LlamaForActions
-from vla_rl.policy.openvla_oft.vision import VisionBackbone
+from vla_rl.policy.openvla_oft.vision import VisionBackbone, unused_shapes
 
 
 class Projector(nn.Module):
@@ -59,6 +59,10 @@ class OpenVLAOFT(nn.Module):
         if config.proprio_dims:
             self.proprio_projector = ProprioProjector(config.proprio_dims, width)
         self.language_model = LlamaForActions(config.llama, config.first_action_id, config.action_bins)
+
+    def unused_shapes(self) -> dict[str, torch.Size]:
+        """Tensors of the published layout that are never run."""
+        return unused_shapes(self.config.towers)
 
     def forward(
         self, prompt_BT: Tensor, prompt_mask_BT: Tensor, pixels_BCHW: Tensor, proprio_BP: Tensor | None = None

@@ -17,7 +17,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vla_rl.distributed.threads import one_thread
 from vla_rl.errors import UserError
 from vla_rl.functional.token_scores import token_entropy, token_score_sq
 from vla_rl.policy.cache import VisionCache
@@ -33,6 +32,7 @@ from vla_rl.policy.openvla_oft.actions import (
 )
 from vla_rl.policy.openvla_oft.model import OpenVLAOFT
 from vla_rl.policy.openvla_oft.processor import Pixels, Prompts
+from vla_rl.policy.rows import row_by_row, single_threaded
 from vla_rl.types import ActionChunk, ChunkBatch, Observation, SupervisedPolicy
 
 
@@ -93,6 +93,10 @@ class OpenVLAOFTPolicy(SupervisedPolicy):
         self.pixels = Pixels(files.preprocessor, model.config.towers[0].image_px)
         self.vision_cache: VisionCache | None = None  # only for towers that are not trained
 
+    @property
+    def device(self) -> torch.device:
+        return self.model.projector.fc1.bias.device
+
     def logits(self, observation: Observation) -> Tensor:
         """Logits of the action bins, float32 [N, L, A, bins], differentiable."""
         return self._logits_and_hidden(observation)[0]
@@ -132,8 +136,8 @@ class OpenVLAOFTPolicy(SupervisedPolicy):
 
         On a CPU a row's answer is the same bits whatever other rows are asked for and however many threads there are.
         """
-        with single_threaded(self):
-            logits, hidden = row_by_row(self, self._logits_and_hidden, observation)
+        with single_threaded(self.device):
+            logits, hidden = row_by_row(self._logits_and_hidden, observation, self.device)
             logprob = (logits / temperature if temperature else logits).log_softmax(-1).cpu()
             token = sample(logprob, seed_N) if temperature else logprob.argmax(-1)
             action = detokenize(token)
@@ -268,40 +272,8 @@ def state_of(hidden_NKD: Tensor) -> Tensor:
     return hidden_NKD[:, 0].float()
 
 
-def row_by_row(
-    policy: OpenVLAOFTPolicy, answer: Callable[[Observation], tuple[Tensor, ...]], observation: Observation
-) -> tuple[Tensor, ...]:
-    """`answer(observation)`; on a CPU by one forward per row.
-
-    CPU matrix products round differently for different batch sizes and thread counts, and what a policy does must not
-    depend on who else was waiting for it.
-    """
-    if not on_cpu(policy):
-        return answer(observation)
-    rows = [answer(_row(observation, n)) for n in range(len(observation.instruction_N))]
-    return tuple(torch.cat(parts) for parts in zip(*rows, strict=True))
-
-
-def _row(observation: Observation, n: int) -> Observation:
-    # cloned: products also round differently for differently aligned memory
-    return Observation(
-        observation.frame_NHWC[n : n + 1].clone(),
-        observation.proprio_NP[n : n + 1].clone(),
-        [observation.instruction_N[n]],
-    )
-
-
 def _computing_in(weight: Tensor) -> AbstractContextManager:
     """Products in the dtype of the frozen weights: adapters are kept in float32 whatever that is."""
     if weight.dtype == torch.float32:
         return nullcontext()
     return torch.autocast(weight.device.type, dtype=weight.dtype)
-
-
-def on_cpu(policy: OpenVLAOFTPolicy) -> bool:
-    return policy.model.projector.fc1.bias.device.type == "cpu"
-
-
-def single_threaded(policy: OpenVLAOFTPolicy) -> AbstractContextManager[None]:
-    """Use one thread on a CPU: a row is too small to split, and a second thread would take a simulator's core."""
-    return one_thread() if on_cpu(policy) else nullcontext()

@@ -1,0 +1,285 @@
+"""A flow policy's checkpoint is a folder as lerobot writes it; this reads and writes it.
+
+    config.json  model.safetensors  tokenizer.json
+    policy_preprocessor.json   policy_preprocessor_step_N_normalizer_processor.safetensors
+    policy_postprocessor.json  policy_postprocessor_step_N_unnormalizer_processor.safetensors
+
+lerobot's own folders name a tokenizer on the hub in place of `tokenizer.json`. Every tensor is accounted for. Names may
+begin with `model.` or not, and the vision tower of pi0 and pi0.5 may lack a level (`vision_model.`), as newer versions
+of transformers write it; a folder is written back in the spelling it was read in.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import torch
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from torch import Tensor
+
+from vla_rl.errors import UserError
+from vla_rl.policy.entries import check_count, check_object, read_json, read_text
+from vla_rl.policy.flow.config import FlowConfig, parse_config
+from vla_rl.policy.flow.model import FlowModel
+from vla_rl.policy.flow.pi import Pi
+from vla_rl.policy.flow.processors import STATISTICS_OF, Normaliser, Processors, PromptRules
+from vla_rl.policy.flow.smolvla import SmolVLA
+from vla_rl.policy.weights import open_shard, read_tensors, save_tensors, shard_files
+
+CONFIG, TOKENIZER = "config.json", "tokenizer.json"
+PREPROCESSOR, POSTPROCESSOR = "policy_preprocessor.json", "policy_postprocessor.json"
+PREFIX = "model."
+TOWER = ".vision_tower.vision_model."  # of pi0 and pi0.5, or without its second level
+STATE, ACTION, PICTURE = "observation.state", "action", "observation.images."
+EMPTY = "empty_camera_"  # part of the name of a camera that is declared and never brought
+# what a checkpoint of one of the two is called that the other reads under its own name
+TIME_NAMES = {"pi05": ("action_time_mlp_", "time_mlp_"), "pi0": ("time_mlp_", "action_time_mlp_")}
+STEPS = (  # of the pipelines that are understood here
+    *("rename_observations_processor", "to_batch_processor", "device_processor", "tokenizer_processor"),
+    *("smolvla_new_line_processor", "pi0_new_line_processor", "pi05_prepare_state_tokenizer_processor_step"),
+    *("normalizer_processor", "unnormalizer_processor", "relative_actions_processor", "absolute_actions_processor"),
+)
+
+
+@dataclass(slots=True)
+class FlowFiles:
+    """What a checkpoint holds beside the weights that are run, to be written back.
+
+    Attributes:
+        statistics: of the features, `observation.state.mean` and so on.
+        spelling: the model's name of a tensor -> the file's.
+        unused: tensors that are never run, by the file's names.
+    """
+
+    config: dict[str, Any]
+    preprocessor: dict[str, Any]
+    postprocessor: dict[str, Any]
+    statistics: dict[str, Tensor]
+    tokenizer: str
+    spelling: dict[str, str] = field(default_factory=dict)
+    unused: dict[str, Tensor] = field(default_factory=dict)
+
+
+def build_model(config: FlowConfig) -> FlowModel:
+    return (SmolVLA if config.type == "smolvla" else Pi)(config)
+
+
+def read_files(folder: Path) -> tuple[FlowConfig, FlowFiles]:
+    """Everything in a checkpoint but its weights.
+
+    Raises:
+        UserError: a file is missing, or does not fit.
+    """
+    for name in (CONFIG, PREPROCESSOR, POSTPROCESSOR):
+        if not (folder / name).exists():
+            raise UserError(
+                f"checkpoint {folder} has no {name}: a flow policy's checkpoint is a folder as lerobot writes it "
+                "(policy.checkpoint=FOLDER)"
+            )
+    raw, preprocessor, postprocessor = (read_json(folder / name) for name in (CONFIG, PREPROCESSOR, POSTPROCESSOR))
+    config = parse_config(raw)
+    statistics = _read_statistics(folder, preprocessor, PREPROCESSOR) | _read_statistics(
+        folder, postprocessor, POSTPROCESSOR
+    )
+    tokenizer = _read_tokenizer(folder, preprocessor)
+    return config, FlowFiles(raw, preprocessor, postprocessor, statistics, tokenizer)
+
+
+def read_weights(folder: Path, model: FlowModel, files: FlowFiles, dtype: torch.dtype) -> None:
+    """Fill a model that is on the meta device, and note in `files` what else its file holds.
+
+    Raises:
+        UserError: a tensor that is missing, not expected, of another shape, or not finite.
+    """
+    names = {name for shard in shard_files(folder) for name in _names_in(shard)}
+    run = {name: value.shape for name, value in model.state_dict().items()}
+    idle = {name: torch.Size(shape) for name, shape in _idle_shapes(model).items()}
+    files.spelling = spell(names, [*run, *idle], model.config.type)
+    idle = {name: shape for name, shape in idle.items() if files.spelling[name] in names}
+    (embedding,) = (name for name in run if name.endswith("embed_tokens.weight"))
+    if files.spelling[embedding] not in names:  # published base models have it under the output head's name alone
+        for head in [name for name, shape in idle.items() if shape == run[embedding]]:
+            del idle[head]
+            files.spelling[embedding] = files.spelling[head]
+    shapes = {files.spelling[name]: shape for name, shape in (run | idle).items()}
+    stored = read_tensors(folder, shapes, dtype)
+    files.unused = {files.spelling[name]: stored[files.spelling[name]] for name in idle}
+    model.load_state_dict({name: stored[files.spelling[name]] for name in run}, assign=True)
+
+
+def _idle_shapes(model: FlowModel) -> dict[str, tuple[int, ...]]:
+    """What a file may hold and nobody reads: output heads, and a projection of the state beside pi0.5."""
+    config, shapes = model.config, model.unused_shapes()
+    if config.type == "pi05":
+        shapes["state_proj.weight"], shapes["state_proj.bias"] = (
+            (config.expert.width, config.state_width),
+            (config.expert.width,),
+        )
+    return shapes
+
+
+def spell(names: Iterable[str], ours: Iterable[str], kind: str) -> dict[str, str]:
+    """How a file spells the model's names of tensors: with or without `model.`, the vision tower's second level, or
+    the other model's name of the layers for the time."""
+    names = set(names)
+    prefix = PREFIX if any(name.startswith(PREFIX) for name in names) else ""
+    short = not any(TOWER in name for name in names)
+    other, own = TIME_NAMES.get(kind, ("", ""))
+    renamed = bool(other) and any(name.startswith(prefix + other) for name in names)
+
+    def of(name: str) -> str:
+        if short:
+            name = name.replace(TOWER, ".vision_tower.")
+        if renamed and name.startswith(own):
+            name = other + name.removeprefix(own)
+        return prefix + name
+
+    return {name: of(name) for name in ours}
+
+
+def _names_in(shard: Path) -> list[str]:
+    with open_shard(shard) as stored:
+        return list(stored.keys())
+
+
+def make_processors(config: FlowConfig, files: FlowFiles, *, state_numbers: int | None = None) -> Processors:
+    """The processors that a checkpoint describes.
+
+    Args:
+        state_numbers: see `PromptRules`.
+
+    Raises:
+        UserError: an entry of its files that is missing, or not understood.
+    """
+    _check_steps(files)
+    features = check_object(files.config.get("input_features"), "config.json: input_features")
+    cameras = [name.removeprefix(PICTURE) for name in features if name.startswith(PICTURE)]
+    present = [name for name in cameras if EMPTY not in name]
+    normaliser = _step(files.preprocessor, "normalizer_processor", PREPROCESSOR)
+    norm_map = check_object(normaliser.get("norm_map"), f"{PREPROCESSOR}: norm_map")
+    tokens = _step(files.preprocessor, "tokenizer_processor", PREPROCESSOR)
+    return Processors(
+        config.type,
+        cameras=present,
+        missing=len(cameras) - len(present),
+        picture_px=_picture_px(config, files.config),
+        proprio_dims=_dims(features.get(STATE), STATE) if STATE in features else 0,
+        action_dims=_dims(
+            check_object(files.config.get("output_features"), "config.json: output_features").get(ACTION), ACTION
+        ),
+        state=_normaliser(norm_map, "STATE", STATE, files),
+        action=_normaliser(norm_map, "ACTION", ACTION, files),
+        state_width=config.state_width,
+        prompt=PromptRules(
+            with_state=config.type == "pi05",
+            slots=check_count(tokens.get("max_length"), f"{PREPROCESSOR}: max_length"),
+            padded=tokens.get("padding") == "max_length",
+            state_numbers=state_numbers,
+        ),
+        tokenizer=files.tokenizer,
+    )
+
+
+def _check_steps(files: FlowFiles) -> None:
+    """Raise UserError for a step that is not understood, or that would change what is read."""
+    for name, pipeline in ((PREPROCESSOR, files.preprocessor), (POSTPROCESSOR, files.postprocessor)):
+        for step in pipeline.get("steps", []):
+            if step.get("registry_name") not in STEPS:
+                raise UserError(f"{name}: the step {step.get('registry_name')!r} is not understood")
+            if step.get("config", {}).get("enabled"):
+                raise UserError(f"{name}: {step['registry_name']} is switched on, and not supported")
+
+
+def _step(pipeline: dict[str, Any], registry_name: str, file: str) -> dict[str, Any]:
+    """The config of one step."""
+    for step in pipeline.get("steps", []):
+        if step.get("registry_name") == registry_name:
+            return check_object(step.get("config"), f"{file}: {registry_name}")
+    raise UserError(f"{file} has no step {registry_name!r}: copy the file that came with the weights beside them")
+
+
+def _normaliser(norm_map: dict[str, Any], kind: str, feature: str, files: FlowFiles) -> Normaliser:
+    mode = norm_map.get(kind, "IDENTITY")
+    if mode not in STATISTICS_OF:
+        raise UserError(f"{PREPROCESSOR}: norm_map.{kind} is {mode!r}; known: {', '.join(STATISTICS_OF)}")
+    found = {
+        name.removeprefix(f"{feature}."): value
+        for name, value in files.statistics.items()
+        if name.startswith(f"{feature}.")
+    }
+    if found and (missing := [name for name in STATISTICS_OF[mode] if name not in found]):
+        raise UserError(f"the checkpoint's statistics have no {feature}.{missing[0]}, which {mode} needs")
+    return Normaliser(mode, {name: found[name].float() for name in STATISTICS_OF[mode] if found})
+
+
+def _dims(feature: Any, name: str) -> int:
+    shape = check_object(feature, f"config.json: {name}").get("shape")
+    if not isinstance(shape, list) or len(shape) != 1:
+        raise UserError(f"config.json: {name} must have a shape of one number, got {shape!r}")
+    return check_count(shape[0], f"config.json: {name}")
+
+
+def _picture_px(config: FlowConfig, raw: dict[str, Any]) -> tuple[int, int]:
+    """Height and width. SmolVLA's entry is width, height."""
+    entry = "resize_imgs_with_padding" if config.type == "smolvla" else "image_resolution"
+    size = raw.get(entry, [config.vision.image_px] * 2)
+    if size != [config.vision.image_px] * 2:
+        raise UserError(
+            f"config.json: {entry} must be [{config.vision.image_px}, {config.vision.image_px}], got {size!r}"
+        )
+    return config.vision.image_px, config.vision.image_px
+
+
+def _read_statistics(folder: Path, pipeline: dict[str, Any], file: str) -> dict[str, Tensor]:
+    statistics: dict[str, Tensor] = {}
+    for step in pipeline.get("steps", []):
+        state_file = step.get("state_file")
+        if state_file is None:
+            continue
+        path = folder / Path(str(state_file)).name
+        if not path.exists():
+            raise UserError(f"checkpoint {folder} has no {path.name}, which {file} names: copy it beside the weights")
+        with open_shard(path) as stored:
+            statistics |= {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118, not a dict
+    return statistics
+
+
+def _read_tokenizer(folder: Path, preprocessor: dict[str, Any]) -> str:
+    """Of the folder, or by the name of a repository on the hub."""
+    if (folder / TOKENIZER).exists():
+        return read_text(folder / TOKENIZER)
+    name = _step(preprocessor, "tokenizer_processor", PREPROCESSOR).get("tokenizer_name")
+    try:
+        return read_text(Path(huggingface_hub.hf_hub_download(str(name), TOKENIZER)))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError, ValueError) as e:
+        raise UserError(
+            f"checkpoint {folder} has no {TOKENIZER}, and that of {name} is not available from the Hugging Face hub "
+            f"({type(e).__name__}; some ask you to accept terms first): copy {name}'s {TOKENIZER} into the folder"
+        ) from e
+
+
+def save_files(folder: Path, model_state: Mapping[str, Tensor], files: FlowFiles) -> None:
+    """Write a checkpoint that lerobot reads.
+
+    Args:
+        model_state: the model's state dict.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    spelled = {files.spelling.get(name, PREFIX + name): value.cpu() for name, value in model_state.items()}
+    save_tensors(spelled | files.unused, folder / "model.safetensors")
+    for name, content in (
+        (CONFIG, files.config),
+        (PREPROCESSOR, files.preprocessor),
+        (POSTPROCESSOR, files.postprocessor),
+    ):
+        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    (folder / TOKENIZER).write_text(files.tokenizer, encoding="utf-8")
+    for pipeline in (files.preprocessor, files.postprocessor):
+        for step in pipeline["steps"]:
+            if "state_file" in step:
+                save_tensors(files.statistics, folder / step["state_file"])

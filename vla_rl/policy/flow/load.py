@@ -1,0 +1,118 @@
+"""`load_flow_policy`: the flow policy a config asks for, from a checkpoint or from random weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from vla_rl.checks import check_choice, check_count, check_number
+from vla_rl.errors import UserError
+from vla_rl.policy.flow.checkpoint import build_model, make_processors, read_files, read_weights
+from vla_rl.policy.flow.policy import FlowPolicy, Noise
+from vla_rl.policy.flow.tiny import random_policy
+from vla_rl.policy.hub import resolve_checkpoint
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+TRAINED = ("expert", "all")
+# Named layers of the language model and of the expert; those of the vision tower have the same names.
+LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+STEPS_ENTRIES = ("num_inference_steps", "num_steps")  # of config.json: pi0 and pi0.5, SmolVLA
+
+
+def load_flow_policy(
+    checkpoint: str | None,
+    *,
+    train: str = "expert",
+    lora: dict[str, Any] | None = None,
+    adapter: str | None = None,
+    dtype: str = "float32",
+    noise_level: float = 0.5,
+    denoising_steps: int | None = None,
+    chunk_steps: int | None = None,
+    state_numbers: int | None = None,
+    gradient_checkpointing: bool = False,
+) -> FlowPolicy:
+    """pi0, pi0.5 or SmolVLA to train or to run, on the CPU. Remote code is never executed.
+
+    Args:
+        checkpoint: a folder as lerobot writes it, `shipped:NAME`, or the name of a repository on the Hugging Face hub;
+            None for a new small policy with random weights, which needs demonstrations before it can act.
+        train: "expert" trains the action expert and its projections, and leaves the vision-language model as it is;
+            "all" trains everything.
+        lora: `{"r": 32, "alpha": 32}` trains adapters in place of weights (also: `targets`).
+        adapter: folder of trained adapters to go on from; needs the `lora` they were made with.
+        dtype: of the frozen vision-language model; what is trained is float32.
+        noise_level: of the one noisy denoising step, at temperature 1; below .2 training is reported to collapse.
+        denoising_steps: K; None: the checkpoint's.
+        chunk_steps: control steps of a decision, the first of the model's chunk; None: all.
+        state_numbers: how many numbers of the state are written into pi0.5's prompt; None: the real ones. Checkpoints
+            of lerobot up to 0.4.4 want 32.
+        gradient_checkpointing: recompute the layers in the backward pass, to save memory.
+
+    Raises:
+        UserError: options that do not fit each other or the checkpoint; what is wrong and how to fix it.
+
+    Example:
+        >>> policy = load_flow_policy("lerobot/pi05_libero_finetuned", dtype="bfloat16", chunk_steps=5)
+    """
+    check_choice("policy.train", train, TRAINED)
+    check_choice("policy.dtype", dtype, DTYPES)
+    check_number("policy.noise_level", noise_level, 0.5, above=0)
+    for key, count, example in (
+        ("denoising_steps", denoising_steps, 4),
+        ("chunk_steps", chunk_steps, 8),
+        ("state_numbers", state_numbers, 32),
+    ):
+        if count is not None:
+            check_count(f"policy.{key}", count, example)
+    if adapter is not None and lora is None:
+        raise UserError("an adapter needs the LoRA settings it was made with: policy.lora={r: 32, alpha: 32}")
+    if dtype != "float32" and lora is None and train == "all":
+        raise UserError(
+            f"training all weights in {dtype} would round most steps away: policy.dtype=float32, or policy.train=expert"
+        )
+    policy = _policy(checkpoint, DTYPES[dtype], noise_level, denoising_steps, chunk_steps, state_numbers)
+    model = policy.model
+    model.gradient_checkpointing = gradient_checkpointing
+    if lora is not None:
+        from vla_rl.policy.lora import add_lora, check_lora, load_adapter  # here: peft takes seconds to import
+
+        check_lora(lora)
+        add_lora(model, **{"targets": LORA_TARGETS} | lora)
+        if adapter is not None:
+            load_adapter(model, Path(adapter).expanduser())
+        return policy
+    model.requires_grad_(train == "all")
+    for parameter in model.expert_parameters():
+        parameter.requires_grad_(True)
+        parameter.data = parameter.data.float()
+    return policy
+
+
+def _policy(
+    checkpoint: str | None,
+    dtype: torch.dtype,
+    noise_level: float,
+    steps: int | None,
+    chunk_steps: int | None,
+    state_numbers: int | None,
+) -> FlowPolicy:
+    if checkpoint is None:
+        policy = random_policy(Noise(noise_level, steps or 4))
+        policy.model.to(dtype)
+        return policy
+    folder = resolve_checkpoint(checkpoint)
+    config, files = read_files(folder)
+    if chunk_steps is not None and chunk_steps > config.chunk_steps:
+        raise UserError(
+            f"the checkpoint predicts {config.chunk_steps} control steps, policy.chunk_steps={chunk_steps} asks for "
+            f"more: policy.chunk_steps={config.chunk_steps}"
+        )
+    steps = steps or next((files.config[entry] for entry in STEPS_ENTRIES if entry in files.config), 10)
+    with torch.device("meta"):
+        model = build_model(config)
+    read_weights(folder, model, files, dtype)
+    processors = make_processors(config, files, state_numbers=state_numbers)
+    return FlowPolicy(model, processors, files, Noise(noise_level, steps), chunk_steps)

@@ -1,0 +1,274 @@
+"""From an observation to what a flow model reads, and from its numbers to commands: lerobot's rules (0.6.1), in torch.
+
+    pictures     turned by 180 degrees, resized without distortion, padded, in [-1, 1]
+    state        normalised, then padded with zeros, or written into the prompt (pi0.5)
+    instruction  with a newline, or as `Task: ..., State: ...;\\nAction: `, then token ids
+    actions      the first columns of the model's numbers, un-normalised
+
+Shapes: see `vla_rl.policy.flow.model`, and
+    A, P  real columns of actions and of the state
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from vla_rl.errors import UserError
+from vla_rl.types import Observation
+
+STATE_BINS = 256
+EPS = 1e-8
+Mode = Literal["IDENTITY", "MEAN_STD", "QUANTILES", "MIN_MAX"]
+STATISTICS_OF: dict[Mode, tuple[str, ...]] = {
+    "IDENTITY": (),
+    "MEAN_STD": ("mean", "std"),
+    "QUANTILES": ("q01", "q99"),
+    "MIN_MAX": ("min", "max"),
+}
+
+
+@dataclass(slots=True)
+class Inputs:
+    """What `FlowModel.prefix` takes."""
+
+    pixels: list[Tensor]  # of each camera, [N, 3, px, px] in [-1, 1]
+    picture_mask_NV: Tensor
+    ids_NT: Tensor
+    mask_NT: Tensor
+    state_ND: Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class Normaliser:
+    """Of a state or an action. A feature without statistics passes unchanged.
+
+    Args:
+        statistics: by name, float32 [dims] each.
+    """
+
+    mode: Mode
+    statistics: Mapping[str, Tensor]
+
+    def normalize(self, value: Tensor) -> Tensor:
+        """MEAN_STD: (x - mean) / (std + 1e-8); QUANTILES and MIN_MAX: 2 (x - low) / (high - low) - 1.
+
+        Nothing is clipped, and a range of 0 counts as 1e-8.
+        """
+        if not self._known:
+            return value
+        first, second = self._known
+        if self.mode == "MEAN_STD":
+            return (value - first) / (second + EPS)
+        return 2 * (value - first) / self._span(first, second) - 1
+
+    def unnormalize(self, value: Tensor) -> Tensor:
+        """The inverse; MEAN_STD without the 1e-8."""
+        if not self._known:
+            return value
+        first, second = self._known
+        if self.mode == "MEAN_STD":
+            return value * second + first
+        return (value + 1) * self._span(first, second) / 2 + first
+
+    @property
+    def _known(self) -> list[Tensor]:
+        names = STATISTICS_OF[self.mode]
+        return [self.statistics[name] for name in names] if all(name in self.statistics for name in names) else []
+
+    @staticmethod
+    def _span(low: Tensor, high: Tensor) -> Tensor:
+        return torch.where(high == low, EPS, high - low)
+
+
+@dataclass(frozen=True, slots=True)
+class PromptRules:
+    """How an instruction becomes token ids.
+
+    Args:
+        with_state: the state is written into it, as pi0.5 reads it.
+        slots: tokens that it is cut to.
+        padded: always to `slots` tokens; else to the longest of the batch.
+        state_numbers: written of the state, zeros appended; None = the real ones. lerobot up to 0.4.4 wrote 32.
+    """
+
+    with_state: bool
+    slots: int
+    padded: bool = True
+    state_numbers: int | None = None
+
+
+class Processors:
+    """Both ways between observations, commands and a flow model.
+
+    Args:
+        kind: "pi0", "pi05" or "smolvla".
+        cameras: names of the cameras that an observation brings, in the order of its frame's channels.
+        missing: cameras that the model was trained with and an observation lacks.
+        picture_px: height and width of the model's pictures.
+        state, action: normalisers; the number of real columns is `proprio_dims`, `action_dims`.
+        state_width: columns that the state is padded to.
+        tokenizer: content of a tokenizer.json.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        *,
+        cameras: Sequence[str],
+        missing: int,
+        picture_px: tuple[int, int],
+        proprio_dims: int,
+        action_dims: int,
+        state: Normaliser,
+        action: Normaliser,
+        state_width: int,
+        prompt: PromptRules,
+        tokenizer: str,
+    ) -> None:
+        self.kind, self.cameras, self.missing, self.picture_px = kind, tuple(cameras), missing, picture_px
+        self.proprio_dims, self.action_dims = proprio_dims, action_dims
+        self.state, self.action, self.state_width, self.prompt = state, action, state_width, prompt
+        self._tokenizer = read_tokenizer(tokenizer)
+        self._ids: dict[str, list[int]] = {}  # an evaluation asks for the same few prompts thousands of times
+
+    @property
+    def images(self) -> int:
+        return len(self.cameras)
+
+    def inputs(self, observation: Observation, device: torch.device) -> Inputs:
+        """What the model reads of N observations, on `device`."""
+        n = len(observation.instruction_N)
+        pixels = self.pictures(observation.frame_NHWC.to(device))
+        mask_NV = torch.ones(n, len(pixels), dtype=torch.bool, device=device)
+        pixels += [torch.full_like(pixels[0], -1.0)] * self.missing
+        mask_NV = F.pad(mask_NV, (0, self.missing), value=False)
+        state_NP = self.state.normalize(observation.proprio_NP[:, : self.proprio_dims].cpu().float())
+        ids_NT, mask_NT = self.tokens(self.prompts(observation.instruction_N, state_NP))
+        state_ND = None if self.prompt.with_state else pad_columns(state_NP, self.state_width).to(device)
+        return Inputs(pixels, mask_NV, ids_NT.to(device), mask_NT.to(device), state_ND)
+
+    def pictures(self, frame_NHWC: Tensor) -> list[Tensor]:
+        """Of each camera, [N, 3, h, w] in [-1, 1]: both axes turned, as the demonstrations of LIBERO lie."""
+        images = frame_NHWC.permute(0, 3, 1, 2).flip(2, 3).float() / 255
+        # SmolVLA pads on the left and on top
+        return [resize_with_padding(image, *self.picture_px, centred=self.kind != "smolvla") * 2 - 1
+                for image in images.split(3, dim=1)]  # fmt: skip
+
+    def prompts(self, instruction_N: Sequence[str], state_NP: Tensor) -> list[str]:
+        """The texts, of normalised states."""
+        if not self.prompt.with_state:
+            return [text if text.endswith("\n") else f"{text}\n" for text in instruction_N]
+        if self.prompt.state_numbers is not None:
+            state_NP = pad_columns(state_NP, self.prompt.state_numbers)
+        tasks = [text.strip().replace("_", " ").replace("\n", " ") for text in instruction_N]
+        states = [" ".join(map(str, bins)) for bins in state_bins(state_NP).tolist()]
+        return [f"Task: {task}, State: {state};\nAction: " for task, state in zip(tasks, states, strict=True)]
+
+    def tokens(self, texts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Token ids [N, T], cut and padded on the right, and which are real."""
+        rows = [self._encode(text) for text in texts]
+        length = self.prompt.slots if self.prompt.padded else max(map(len, rows))
+        ids_NT = torch.zeros(len(rows), length, dtype=torch.int64)
+        mask_NT = torch.zeros(len(rows), length, dtype=torch.bool)
+        for n, row in enumerate(rows):
+            ids_NT[n, : len(row)] = torch.tensor(row)
+            mask_NT[n, : len(row)] = True
+        return ids_NT, mask_NT
+
+    def _encode(self, text: str) -> list[int]:
+        if self.prompt.with_state:  # hardly ever the same text again
+            return self._tokenizer.encode(text).ids[: self.prompt.slots]
+        if text not in self._ids:
+            self._ids[text] = self._tokenizer.encode(text).ids[: self.prompt.slots]
+        return self._ids[text]
+
+    def fit(self, command_TA: Tensor, state_TP: Tensor) -> dict[str, Tensor]:
+        """Normalise by the statistics of demonstrations; these, by the names that checkpoints use."""
+        measured = {"action": measure(command_TA)}
+        self.action = Normaliser(self.action.mode, measured["action"])
+        if self.proprio_dims:
+            measured["observation.state"] = measure(state_TP)
+            self.state = Normaliser(self.state.mode, measured["observation.state"])
+        return {f"{feature}.{name}": value for feature, of in measured.items() for name, value in of.items()}
+
+    def commands(self, action_NLA: Tensor) -> Tensor:
+        """What the simulator executes for the model's real columns, float32 [N, L, A]."""
+        return self.action.unnormalize(action_NLA).clip(-1, 1)
+
+    def targets(self, command_NLA: Tensor, width: int) -> Tensor:
+        """Commands as the model's numbers [N, L, width], zeros in the padded columns."""
+        return pad_columns(self.action.normalize(command_NLA.cpu().float()), width)
+
+
+def measure(value_TD: Tensor) -> dict[str, Tensor]:
+    """Statistics of each column over all control steps, float32."""
+    value_TD = value_TD.double()
+    found = {
+        "mean": value_TD.mean(0),
+        "std": value_TD.std(0, correction=0),
+        "min": value_TD.amin(0),
+        "max": value_TD.amax(0),
+        "q01": value_TD.quantile(0.01, dim=0),
+        "q99": value_TD.quantile(0.99, dim=0),
+    }
+    return {name: value.float() for name, value in found.items()}
+
+
+def pad_columns(value: Tensor, width: int) -> Tensor:
+    """Zeros appended to the last axis up to `width`."""
+    return F.pad(value, (0, width - value.shape[-1]))
+
+
+def state_bins(state_NP: Tensor) -> Tensor:
+    """The bin of each normalised number: 0..255 in [-1, 1], 255 above, -1 below; as numpy.digitize, minus 1.
+
+    Example:
+        >>> state_bins(torch.tensor([[-1.5, -1.0, 0.0, 0.9922, 7.0]])).tolist()
+        [[-1, 0, 128, 255, 255]]
+    """
+    edges = torch.linspace(-1, 1, STATE_BINS + 1, dtype=torch.float64)[:-1]
+    return torch.bucketize(state_NP.double(), edges, right=True) - 1
+
+
+def resize_with_padding(image_NCHW: Tensor, height: int, width: int, *, centred: bool) -> Tensor:
+    """Pictures in [0, 1], made as large as fits without distortion, zeros around them.
+
+    The size is truncated; bilinear with half-pixel centres, without antialiasing, as the published models were trained.
+
+    Args:
+        centred: the padding is on both sides, the odd pixel to the right and below; else on the left and on top.
+
+    Example: 25 x 40 for 28 x 28: the ratio is 40 / 28, the new size 17 x 28, 5 rows above and 6 below.
+    """
+    h, w = image_NCHW.shape[2:]
+    if (h, w) == (height, width):
+        return image_NCHW
+    ratio = max(w / width, h / height)
+    new_h, new_w = int(h / ratio), int(w / ratio)
+    resized = F.interpolate(image_NCHW, (new_h, new_w), mode="bilinear", align_corners=False)
+    down, right = height - new_h, width - new_w
+    top, left = (down // 2, right // 2) if centred else (down, right)
+    return F.pad(resized.clip(0, 1), (left, right - left, top, down - top))
+
+
+def read_tokenizer(content: str) -> Tokenizer:
+    """The tokenizer of a tokenizer.json, without padding and truncation of its own.
+
+    Raises:
+        UserError: it is none.
+    """
+    try:
+        tokenizer = Tokenizer.from_str(content)
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        tokenizer.encode("Task:\n")  # some mistakes show only now
+    except Exception as e:  # the library has no type of its own
+        raise UserError(f"tokenizer.json is no tokenizer ({e}): download or copy it again") from e
+    return tokenizer
