@@ -61,6 +61,13 @@ PROTOCOLS = {
         init_states=OFFICIAL,
         temperature=1.6,
     ),
+    "openpi": Protocol(
+        decoding="greedy",
+        source="Physical-Intelligence/openpi, examples/libero/main.py; it executes 5 steps of a chunk",
+        horizon=_steps(220, 280, 300, 520, 400),
+        settle_steps=10,
+        init_states=OFFICIAL,
+    ),
     "lerobot": Protocol(
         decoding="greedy",
         source="huggingface/lerobot, src/lerobot/envs/libero.py",

@@ -149,9 +149,10 @@ def _pattern(targets: Sequence[str]) -> str:
 def _compute_read_rows_only(model: nn.Module) -> None:
     """An output head that computes its action rows only needs an adapter whose second factor does, too."""
     for module in model.modules():
-        if isinstance(module, LoraLayer) and isinstance(rows := module.get_base_layer(), RowsLinear):
-            full = module.lora_B[ADAPTER]
+        rows = module.get_base_layer() if isinstance(module, LoraLayer) else None
+        if isinstance(rows, RowsLinear):
+            full = cast(nn.Linear, cast(LoraLayer, module).lora_B[ADAPTER])
             with torch.device("meta"):
                 up = RowsLinear(full.in_features, full.out_features, rows.start, rows.stop)
             up.weight = full.weight
-            module.lora_B[ADAPTER] = up
+            cast(LoraLayer, module).lora_B[ADAPTER] = up

@@ -83,7 +83,7 @@ def read_files(folder: Path) -> tuple[FlowConfig, FlowFiles]:
             )
     raw, preprocessor, postprocessor = (read_json(folder / name) for name in (CONFIG, PREPROCESSOR, POSTPROCESSOR))
     config = parse_config(raw)
-    statistics = _read_statistics(folder, preprocessor, PREPROCESSOR) | _read_statistics(
+    statistics = read_statistics(folder, preprocessor, PREPROCESSOR) | read_statistics(
         folder, postprocessor, POSTPROCESSOR
     )
     tokenizer = _read_tokenizer(folder, preprocessor)
@@ -235,7 +235,7 @@ def _picture_px(config: FlowConfig, raw: dict[str, Any]) -> tuple[int, int]:
     return config.vision.image_px, config.vision.image_px
 
 
-def _read_statistics(folder: Path, pipeline: dict[str, Any], file: str) -> dict[str, Tensor]:
+def read_statistics(folder: Path, pipeline: dict[str, Any], file: str) -> dict[str, Tensor]:
     statistics: dict[str, Tensor] = {}
     for step in pipeline.get("steps", []):
         state_file = step.get("state_file")

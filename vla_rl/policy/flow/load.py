@@ -10,6 +10,7 @@ import torch
 from vla_rl.checks import check_choice, check_count, check_number
 from vla_rl.errors import UserError
 from vla_rl.policy.flow.checkpoint import build_model, make_processors, read_files, read_weights
+from vla_rl.policy.flow.model import FlowModel
 from vla_rl.policy.flow.policy import FlowPolicy, Noise
 from vla_rl.policy.flow.tiny import random_policy
 from vla_rl.policy.hub import resolve_checkpoint
@@ -83,12 +84,25 @@ def load_flow_policy(
         add_lora(model, **{"targets": LORA_TARGETS} | lora)
         if adapter is not None:
             load_adapter(model, Path(adapter).expanduser())
+        freeze_idle(model)
         return policy
-    model.requires_grad_(train == "all")
-    for parameter in model.expert_parameters():
+    return trained_part(policy, train, DTYPES[dtype])
+
+
+def trained_part(policy: FlowPolicy, train: str, dtype: torch.dtype) -> FlowPolicy:
+    """Freeze what is not trained, in `dtype`; what is trained is float32. In place."""
+    policy.model.to(dtype).requires_grad_(train == "all")
+    for parameter in policy.model.expert_parameters():
         parameter.requires_grad_(True)
         parameter.data = parameter.data.float()
+    freeze_idle(policy.model)
     return policy
+
+
+def freeze_idle(model: FlowModel) -> None:
+    """What no velocity reads would get no gradient, for which ranks that exchange gradients would wait."""
+    for parameter in model.idle_parameters():
+        parameter.requires_grad_(False)
 
 
 def _policy(
@@ -100,9 +114,7 @@ def _policy(
     state_numbers: int | None,
 ) -> FlowPolicy:
     if checkpoint is None:
-        policy = random_policy(Noise(noise_level, steps or 4))
-        policy.model.to(dtype)
-        return policy
+        return random_policy(Noise(noise_level, steps or 4))
     folder = resolve_checkpoint(checkpoint)
     config, files = read_files(folder)
     if chunk_steps is not None and chunk_steps > config.chunk_steps:

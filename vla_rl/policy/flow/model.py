@@ -78,6 +78,19 @@ class FlowModel(nn.Module):
         """The action expert and its projections: what `policy.train=expert` trains."""
         raise NotImplementedError
 
+    @property
+    def language(self) -> Any:
+        """The language model: `layers` and a final `norm`."""
+        raise NotImplementedError
+
+    def idle_parameters(self) -> Iterator[nn.Parameter]:
+        """What no velocity reads: of the language model's last layer all but what makes its keys and values, and the
+        final norm. Their output is the policy's state for a critic."""
+        last = self.language.layers[-1]
+        attention = last.self_attn
+        for module in (attention.q_proj, attention.o_proj, last.post_attention_layernorm, last.mlp, self.language.norm):
+            yield from module.parameters()
+
     def unused_shapes(self) -> dict[str, tuple[int, ...]]:
         """Tensors of the published layout that are never run: kept for export, and not built."""
         raise NotImplementedError

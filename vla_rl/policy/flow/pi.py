@@ -71,21 +71,21 @@ class Pi(FlowModel):
         mask_NT: Tensor,
         state_ND: Tensor | None,
     ) -> Prefix:
-        language, picture_tokens = self._paligemma["language_model"], self.config.vision.tokens
+        picture_tokens = self.config.vision.tokens
         x_NSD = torch.cat([*map(self._see, pixels), self._words(ids_NT)], dim=1)
         mask_NS = torch.cat([picture_mask_NV.repeat_interleave(picture_tokens, dim=1), mask_NT], dim=1)
         cache, position_NS = [], positions(mask_NS)
-        for layer in language.layers:
+        for layer in self.language.layers:
             x_NSD, own = self.run(layer, x_NSD, position_NS, mask_NS[:, None])
             cache.append(own)
-        return Prefix(cache, mask_NS, language.norm(x_NSD, None)[0])
+        return Prefix(cache, mask_NS, self.language.norm(x_NSD, None)[0])
 
     def _see(self, pixels_N3HW: Tensor) -> Tensor:
         tower, project = self._paligemma["vision_tower"]["vision_model"], self._paligemma["multi_modal_projector"]
         return project["linear"](tower(pixels_N3HW.to(project["linear"].weight.dtype)))
 
     def _words(self, ids_NT: Tensor) -> Tensor:
-        return self._paligemma["language_model"].embed_tokens(ids_NT) * self.config.text.width**0.5
+        return self.language.embed_tokens(ids_NT) * self.config.text.width**0.5
 
     def velocity(self, prefix: Prefix, x_NHW: Tensor, t_N: Tensor, state_ND: Tensor | None) -> tuple[Tensor, Tensor]:
         expert, dtype = self.paligemma_with_expert["gemma_expert"]["model"], self.action_in_proj.weight.dtype
@@ -109,6 +109,10 @@ class Pi(FlowModel):
             x_NSD, _ = self.run(layer, x_NSD, position_NS, mask_NQS, cached, condition_ND)
         hidden_NHD = expert.norm(x_NSD, condition_ND)[0][:, -self.config.chunk_steps :]
         return in_float32(self.action_out_proj, hidden_NHD), hidden_NHD
+
+    @property
+    def language(self) -> Any:
+        return self._paligemma["language_model"]
 
     def expert_parameters(self) -> Iterator[nn.Parameter]:
         for name, parameter in self.named_parameters():

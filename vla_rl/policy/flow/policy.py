@@ -113,10 +113,8 @@ class FlowPolicy(SupervisedPolicy):
             x_NHW = mean_NHW + std_N11 * noise_NHW
             points.append(x_NHW)
             velocities.append(velocity_NHW)
-        row = torch.arange(len(step_N), device=self.device)
-        points, velocities = torch.stack(points, dim=1), torch.stack(velocities, dim=1)
-        drawn = {"from": points[row, step_N], "to": points[row, step_N + 1], "step": step_N}
-        logprob_NLA, entropy_NLA, score_sq_NLA = self._score(drawn, velocities[row, step_N], temperature)
+        drawn = {"from": pick(points, step_N), "to": pick(points, step_N + 1), "step": step_N}
+        logprob_NLA, entropy_NLA, score_sq_NLA = self._score(drawn, pick(velocities, step_N), temperature)
         action_NLA = self._used(x_NHW).cpu()
         return ActionChunk(
             drawn={name: value.cpu() for name, value in drawn.items()},
@@ -145,8 +143,8 @@ class FlowPolicy(SupervisedPolicy):
             first.append(generator.standard_normal(shape))
             noise.append(generator.standard_normal(shape) * (np.arange(config.action_width) < dims))
             step.append(generator.integers(self.noise.steps))
-        floats = (torch.from_numpy(np.stack(part)).float().to(self.device) for part in (first, noise))
-        return *floats, torch.tensor(step, device=self.device)
+        first_NHW, noise_NHW = (torch.from_numpy(np.stack(part)).float().to(self.device) for part in (first, noise))
+        return first_NHW, noise_NHW, torch.tensor(step, device=self.device)
 
     def log_prob(self, batch: ChunkBatch, temperature: float) -> tuple[Tensor, Tensor]:
         logprob_NLA, entropy_NLA, _ = self.log_prob_and_state(batch, temperature)
@@ -266,6 +264,11 @@ class FlowPolicy(SupervisedPolicy):
             save_adapter(self.model, folder, model_state)
         else:
             save_files(folder, model_state, self.files)
+
+
+def pick(values: Sequence[Tensor], index_N: Tensor) -> Tensor:
+    """Row n of `values[index_N[n]]`, for each n."""
+    return torch.stack(list(values), dim=1)[torch.arange(len(index_N), device=index_N.device), index_N]
 
 
 def _moments(prefix: Prefix) -> tuple[Tensor, Tensor]:

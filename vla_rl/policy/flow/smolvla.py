@@ -76,7 +76,7 @@ class SmolVLA(FlowModel):
         state_ND: Tensor | None,
     ) -> Prefix:
         assert state_ND is not None, "SmolVLA has a token for the state"
-        text, scale = self._vlm["text_model"], self.config.text.width**0.5
+        text, scale = self.language, self.config.text.width**0.5
         words_NTD = text.embed_tokens(ids_NT)
         state_N1D = self.state_proj(state_ND.to(self.state_proj.weight.dtype))[:, None].to(words_NTD.dtype)
         x_NSD = torch.cat([*(self._see(picture) * scale for picture in pixels), words_NTD * scale, state_N1D], dim=1)
@@ -112,9 +112,15 @@ class SmolVLA(FlowModel):
         hidden_NHD = expert.norm(x_NHD, None)[0]
         return in_float32(self.action_out_proj, hidden_NHD), hidden_NHD
 
+    @property
+    def language(self) -> Any:
+        return self._vlm["text_model"]
+
     def expert_parameters(self) -> Iterator[nn.Parameter]:
+        """Without `state_proj`: the state is a token of the prefix, and to train it would take a backward pass through
+        the language model."""
         for name, parameter in self.named_parameters():
-            if not name.startswith("vlm_with_expert.vlm."):
+            if not name.startswith(("vlm_with_expert.vlm.", "state_proj.")):
                 yield parameter
 
     def unused_shapes(self) -> dict[str, tuple[int, ...]]:

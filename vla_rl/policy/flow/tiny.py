@@ -23,6 +23,7 @@ from vla_rl.policy.openvla_oft.tiny import WORDS
 
 PAD = "<pad>"
 PROMPT_SLOTS = 24
+CHUNK_STEPS = 16
 HEADS = {"layers": 4, "heads": 4, "kv_heads": 1, "head_dim": 32}
 SIZES = {
     "vision": {"width": 96, "layers": 3, "heads": 3, "mlp": 384, "patch_px": 16, "image_px": 128},
@@ -33,10 +34,12 @@ RESIDUAL_OUTPUTS = ("o_proj.weight", "down_proj.weight", "out_proj.weight", "fc2
 EMBEDDING_STD = 0.02
 
 
-def random_policy(noise: Noise, seed: int = 0) -> FlowPolicy:
+def random_policy(
+    noise: Noise, seed: int = 0, sizes: dict[str, dict[str, int]] = SIZES, chunk_steps: int = CHUNK_STEPS
+) -> FlowPolicy:
     """A small policy with random weights and no statistics."""
     tokenizer = _tokenizer()
-    raw = tiny_config(vocabulary=tokenizer.get_vocab_size())
+    raw = tiny_config(sizes, tokenizer.get_vocab_size(), chunk_steps)
     config = parse_config(raw)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -46,9 +49,9 @@ def random_policy(noise: Noise, seed: int = 0) -> FlowPolicy:
     return FlowPolicy(model, make_processors(config, files), files, noise)
 
 
-def tiny_config(vocabulary: int) -> dict[str, Any]:
+def tiny_config(sizes: dict[str, dict[str, int]], vocabulary: int, chunk_steps: int) -> dict[str, Any]:
     """The content of a small model's `config.json`."""
-    image_px = SIZES["vision"]["image_px"]
+    image_px = sizes["vision"]["image_px"]
     return {
         "type": "pi05",
         "input_features": {f"{PICTURE}image": {"type": "VISUAL", "shape": [3, image_px, image_px]}},
@@ -56,14 +59,14 @@ def tiny_config(vocabulary: int) -> dict[str, Any]:
         "normalization_mapping": {"VISUAL": "IDENTITY", "STATE": "QUANTILES", "ACTION": "QUANTILES"},
         "paligemma_variant": "gemma_2b",
         "action_expert_variant": "gemma_300m",
-        "chunk_size": 16,
-        "n_action_steps": 16,
+        "chunk_size": chunk_steps,
+        "n_action_steps": chunk_steps,
         "max_state_dim": 8,
         "max_action_dim": 8,
         "num_inference_steps": 4,
         "image_resolution": [image_px, image_px],
         "tokenizer_max_length": PROMPT_SLOTS,
-        "sizes": SIZES | {"vocab": vocabulary},
+        "sizes": sizes | {"vocab": vocabulary},
     }
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import huggingface_hub
 import torch
@@ -131,7 +131,7 @@ def save_trained(policy: nn.Module, folder: str | Path, state: Mapping[str, Tens
     """
     state = policy.state_dict() if state is None else state
     if hasattr(policy, "save"):
-        policy.save(Path(folder), state)
+        cast(Any, policy).save(Path(folder), state)
     elif not isinstance(policy, OpenVLAOFTPolicy):
         Path(folder).mkdir(parents=True, exist_ok=True)
         save_tensors(state, Path(folder) / SINGLE)

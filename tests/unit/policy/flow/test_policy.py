@@ -1,0 +1,234 @@
+"""What a flow policy draws is what it is trained on."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from tests.helpers.flow import SETS, write_folder
+from tests.unit.policy.flow.test_checkpoint import observe
+from vla_rl.config.schema import GRPOConfig, OptimConfig
+from vla_rl.errors import UserError
+from vla_rl.functional.flow import times
+from vla_rl.policy import save_trained
+from vla_rl.policy.flow.load import load_flow_policy
+from vla_rl.training.grpo_module import GRPOModule
+from vla_rl.types import ChunkBatch, Episode, Observation, Trajectory
+
+STEPS = 4  # K
+
+
+@pytest.fixture(params=SETS)
+def policy(request, tmp_path):
+    return load_flow_policy(str(write_folder(tmp_path, request.param)), denoising_steps=STEPS)
+
+
+def batch_of(observation, chunk):
+    """One decision per trajectory."""
+    rows = len(chunk)
+    trajectories = [
+        Trajectory(
+            episode=Episode(uid=n, task=0, init_state=0, seed=n),
+            instruction=observation.instruction_N[n],
+            frame_NHWC=observation.frame_NHWC[n : n + 1],
+            proprio_NP=observation.proprio_NP[n : n + 1],
+            actions=chunk.rows(slice(n, n + 1)),
+            gripper_closed_NL=torch.zeros(1, chunk.logprob_NLA.shape[1], dtype=torch.bool),
+            executed_N=torch.tensor([chunk.logprob_NLA.shape[1]]),
+            success=True,
+            reward=1.0,
+        )
+        for n in range(rows)
+    ]
+    return ChunkBatch.from_trajectories(trajectories)
+
+
+def row(observation, n):
+    return Observation(observation.frame_NHWC[[n]], observation.proprio_NP[[n]], [observation.instruction_N[n]])
+
+
+def seeds_of_all_steps(policy):
+    """A seed for each denoising step that may be the noisy one."""
+    found = {}
+    for seed in range(100):
+        found.setdefault(int(policy._draw([seed])[2]), seed)
+    return [found[k] for k in range(STEPS)]
+
+
+def test_unchanged_weights_give_the_same_log_probability_for_every_step(policy):
+    for k, seed in enumerate(seeds_of_all_steps(policy)):
+        observation = observe(1)
+        chunk = policy.act(observation, [seed], temperature=1.0)
+        assert chunk.drawn["step"].tolist() == [k]
+        logprob, entropy = policy.log_prob(batch_of(observation, chunk), temperature=1.0)
+        assert torch.equal(logprob, chunk.logprob_NLA)  # to the bit: one row each
+        assert torch.equal(entropy, chunk.entropy_NLA)
+
+
+def test_rows_at_different_steps_are_scored_in_one_call(policy):
+    observation, seeds = observe(2), seeds_of_all_steps(policy)[1:3]
+    chunk = policy.act(observation, seeds, temperature=1.0)
+    assert chunk.drawn["step"].tolist() == [1, 2]
+    logprob, _ = policy.log_prob(batch_of(observation, chunk), temperature=1.0)
+    assert_close(logprob, chunk.logprob_NLA, atol=1e-4, rtol=0)
+
+
+def test_a_row_does_not_depend_on_the_others_or_on_threads(policy):
+    observation = observe(2)
+    both = policy.act(observation, [5, 6], temperature=1.0)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(3)
+    alone = policy.act(row(observation, 1), [6], temperature=1.0)
+    torch.set_num_threads(threads)
+    assert torch.equal(alone.command_NLA, both.command_NLA[1:])
+    assert torch.equal(alone.drawn["to"], both.drawn["to"][1:])
+
+
+def test_greedy_is_eulers_chain_from_the_seeded_noise(policy):
+    observation = observe(1)
+    chunk = policy.act(observation, [3], temperature=0.0)
+    x, inputs, t = policy._draw([3])[0], policy._inputs(observation), times(STEPS)
+    with torch.no_grad():
+        prefix = policy._prefix(inputs)
+        for k in range(STEPS):
+            x = x - (t[k] - t[k + 1]) * policy.model.velocity(prefix, x, t[[k]], inputs.state_ND)[0]
+    assert torch.equal(chunk.action_NLA, x[..., :7])
+    assert not torch.equal(policy.act(observation, [4], temperature=0.0).action_NLA, chunk.action_NLA)
+
+
+def test_temperature_scales_the_noise_of_one_step(policy):
+    observation = observe(1)
+    greedy, warm, hot = (policy.act(observation, [3], temperature=t) for t in (0.0, 0.5, 1.0))
+    near, far = ((chunk.action_NLA - greedy.action_NLA).abs().mean() for chunk in (warm, hot))
+    assert 0 < near < far
+    # entropy of a normal distribution: half the standard deviation is log 2 nats less
+    assert_close(hot.entropy_NLA - warm.entropy_NLA, torch.full_like(hot.entropy_NLA, 0.693147))
+
+
+def test_the_rows_behind_the_executed_ones_and_padded_columns_are_not_scored(tmp_path):
+    policy = load_flow_policy(str(write_folder(tmp_path, "pi05_tiny")), chunk_steps=3)
+    chunk = policy.act(observe(2), [1, 2], temperature=1.0)
+    assert chunk.logprob_NLA.shape == chunk.command_NLA.shape == (2, 3, 7)
+    changed = {name: value.clone() for name, value in chunk.drawn.items()}
+    changed["to"][:, 3:] += 1.0
+    changed["to"][..., 7:] += 1.0
+    batch = batch_of(observe(2), chunk)
+    before, _ = policy.log_prob(batch, temperature=1.0)
+    batch.actions.drawn = changed
+    assert torch.equal(policy.log_prob(batch, temperature=1.0)[0], before)
+
+
+def test_padded_columns_get_no_noise_on_the_way(policy):
+    _, noise, _ = policy._draw([1])
+    assert noise[..., :7].all()
+    assert not noise[..., 7:].any()
+
+
+def count_calls(monkeypatch, model):
+    calls = {"prefix": 0, "velocity": 0}
+    for name in calls:
+        own = getattr(model, name)
+
+        def counted(*args, name=name, own=own):
+            calls[name] += 1
+            return own(*args)
+
+        monkeypatch.setattr(model, name, counted)
+    return calls
+
+
+def test_the_update_costs_one_prefix_and_one_suffix(policy, monkeypatch):
+    observation = observe(2)
+    chunk = policy.act(observation, [1, 2], temperature=1.0)
+    calls = count_calls(monkeypatch, policy.model)
+    policy.log_prob(batch_of(observation, chunk), temperature=1.0)[0].sum().backward()
+    assert calls == {"prefix": 1, "velocity": 1}
+
+
+def test_the_frozen_prefix_gets_no_gradient_and_the_expert_all(policy):
+    observation = observe(2)
+    chunk = policy.act(observation, [1, 2], temperature=1.0)
+    policy.log_prob(batch_of(observation, chunk), temperature=1.0)[0].sum().backward()
+    expert = {id(p) for p in policy.model.expert_parameters()}
+    for name, parameter in policy.model.named_parameters():
+        assert parameter.requires_grad == (id(parameter) in expert), name
+        assert (parameter.grad is not None and bool(parameter.grad.any())) == (id(parameter) in expert), name
+
+
+@pytest.mark.parametrize("options", [{"train": "all"}, {"lora": {"r": 4, "alpha": 8}}], ids=["all", "adapters"])
+@pytest.mark.parametrize("name", SETS)
+def test_all_that_is_trained_gets_a_gradient(tmp_path, name, options):
+    """Ranks that exchange gradients wait for each of them."""
+    policy = load_flow_policy(str(write_folder(tmp_path, name)), **options)
+    for parameter_name, parameter in policy.named_parameters():
+        if "lora_B" in parameter_name and parameter.requires_grad:
+            torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(0))
+    observation = observe(2)
+    chunk = policy.act(observation, [1, 2], temperature=1.0)
+    policy.log_prob(batch_of(observation, chunk), temperature=1.0)[0].sum().backward()
+    trained = {name: p for name, p in policy.named_parameters() if p.requires_grad}
+    assert len(trained) > 40
+    assert [name for name, p in trained.items() if p.grad is None or not p.grad.any()] == []
+
+
+def test_extras(policy):
+    observation = observe(2)
+    policy.extras = frozenset({"score_sq", "hidden", "state"})
+    chunk = policy.act(observation, [1, 2], temperature=1.0)
+    assert chunk.extras["hidden"].shape == (2, 2 * policy.state_dims)
+    assert torch.equal(chunk.extras["hidden"][:, : policy.state_dims], chunk.extras["state"])
+    _, _, state = policy.log_prob_and_state(batch_of(observation, chunk), temperature=1.0)
+    assert_close(state, chunk.extras["state"], atol=1e-4, rtol=1e-4)
+    # the derivative by the velocity, by autograd
+    velocity = policy._velocity(policy._prefix(policy._inputs(observation)), chunk.drawn["from"], chunk.drawn["step"],
+                                policy._inputs(observation)).detach().requires_grad_()  # fmt: skip
+    policy._score(chunk.drawn, velocity, 1.0)[0].sum().backward()
+    assert_close(chunk.extras["score_sq"], velocity.grad[:, :, :7].square(), atol=1e-3, rtol=1e-3)
+
+
+def test_imitation_is_flow_matching(policy):
+    observation = observe(2)
+    command = torch.rand(2, policy.chunk_steps, 7) - 0.5
+    losses = [policy.imitation_loss(observation, command, torch.Generator().manual_seed(s)) for s in (1, 1, 2)]
+    assert losses[0] == losses[1] != losses[2]
+    losses[0].backward()
+    assert policy.model.action_in_proj.weight.grad.any()
+
+
+def test_a_part_of_the_chunk_is_not_imitated(tmp_path):
+    policy = load_flow_policy(str(write_folder(tmp_path, "pi05_tiny")), chunk_steps=3)
+    with pytest.raises(UserError, match="needs the model's whole chunk of 10 steps.*policy.chunk_steps=null"):
+        policy.imitation_loss(observe(2), torch.zeros(2, 3, 7), torch.Generator())
+
+
+def test_adapters(tmp_path):
+    folder, lora = str(write_folder(tmp_path / "a", "smolvla_tiny")), {"r": 4, "alpha": 8}
+    policy = load_flow_policy(folder, lora=lora)
+    for name, parameter in policy.named_parameters():
+        assert not parameter.requires_grad or "lora_" in name
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(0))
+    save_trained(policy, tmp_path / "adapter")
+    again = load_flow_policy(folder, lora=lora, adapter=str(tmp_path / "adapter"))
+    one, other = (p.act(observe(), [1, 2], temperature=1.0) for p in (policy, again))
+    assert torch.equal(one.command_NLA, other.command_NLA)
+    assert not torch.equal(
+        load_flow_policy(folder).act(observe(), [1, 2], temperature=1.0).command_NLA, one.command_NLA
+    )
+
+
+def test_an_entropy_bonus_is_refused(tmp_path):
+    policy = load_flow_policy(str(write_folder(tmp_path, "pi05_tiny")))
+    with pytest.raises(UserError, match="grpo.entropy_coef=0"):
+        GRPOModule(policy, GRPOConfig(), OptimConfig(), 1.0)
+    GRPOModule(policy, GRPOConfig(entropy_coef=0.0), OptimConfig(), 1.0)
+
+
+def test_half_precision_of_the_frozen_part(tmp_path):
+    policy = load_flow_policy(str(write_folder(tmp_path, "pi05_tiny")), dtype="bfloat16", denoising_steps=STEPS)
+    dtypes = {p.requires_grad: p.dtype for p in policy.parameters()}
+    assert dtypes == {True: torch.float32, False: torch.bfloat16}
+    observation = observe(1)
+    chunk = policy.act(observation, [1], temperature=1.0)
+    logprob, _ = policy.log_prob(batch_of(observation, chunk), temperature=1.0)
+    assert torch.equal(logprob, chunk.logprob_NLA)
+    assert logprob.dtype == torch.float32
