@@ -11,7 +11,7 @@ SOURCES := vla_rl callbacks tools tests
 
 .PHONY: setup fit test lint types docs
 fit: setup
-	$(VENV)/bin/python -m vla_rl.fit conf=pcm_object_tiny $(ARGS)
+	$(VENV)/bin/python -m vla_rl.fit conf=ppo_object_tiny $(ARGS)
 
 test: lint types docs
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered $(FLOOR) $(ARGS)

@@ -2,7 +2,7 @@
 
     checkpoint=[A,B]      several on the same episodes, the others compared with the first (a folder, an adapter's
                           folder, a hub name); default: the conf's policy
-    protocol=oft          the rules of a published evaluation: oft, simplevla, rlinf, lerobot; default: heldout
+    protocol=oft          the rules of a published evaluation: oft, simplevla, rlinf, openpi, lerobot; default: heldout
     decoding=greedy       or sampled; default: the protocol's
     init_states=[0,20]    of every task; default: the protocol's
     videos.failures=3     also videos.first, videos.per_group: which episodes become a video

@@ -122,7 +122,7 @@ class EvaluateConfig:
     """What `python -m vla_rl.evaluate` takes beside a conf and its values."""
 
     checkpoint: list[str] | None = None  # one, or several to compare with the first; null = the conf's policy
-    protocol: str = "heldout"  # heldout, oft, simplevla, rlinf, lerobot (`vla_rl.evaluation.protocols`)
+    protocol: str = "heldout"  # heldout, oft, simplevla, rlinf, openpi, lerobot (`vla_rl.evaluation.protocols`)
     decoding: Literal["greedy", "sampled"] | None = None  # null = the protocol's
     init_states: tuple[int, int] | None = None  # half-open range of every task's initial states; null = the protocol's
     videos: VideoConfig = field(default_factory=VideoConfig)
