@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,16 +26,31 @@ def nest(**modules: nn.Module) -> Any:  # an nn.ModuleDict, which does not say w
     return nn.ModuleDict(modules)
 
 
-def attend(q_NhQE: Tensor, k_NhSE: Tensor, v_NhSE: Tensor, mask_NQS: Tensor | None) -> Tensor:
-    """Attention of grouped query heads, [N, Q, heads x E]. A query that may see nothing gets the mean of all values,
-    not NaN, which would spread: its row is padding that nobody reads."""
-    bias = None
-    if mask_NQS is not None:
-        lowest = torch.finfo(q_NhQE.dtype).min
-        bias = torch.zeros(mask_NQS.shape, dtype=q_NhQE.dtype, device=mask_NQS.device).masked_fill(~mask_NQS, lowest)
-        bias = bias[:, None]
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """Where the tokens of one forward stand, and what they may see: the same for all layers.
+
+    Args:
+        rope: cosine and sine of their positions.
+        bias_N1QS: 0 where a query may see a key, else the lowest number. A query that may see nothing gets the mean of
+            all values, not NaN, which would spread: its row is padding that nobody reads.
+    """
+
+    rope: tuple[Tensor, Tensor]
+    bias_N1QS: Tensor
+
+    @classmethod
+    def of(cls, position_NS: Tensor, mask_NQS: Tensor, config: DecoderConfig, dtype: torch.dtype) -> Sight:
+        """`mask_NQS`: True where a query may see a key."""
+        bias_NQS = torch.zeros(mask_NQS.shape, dtype=dtype, device=mask_NQS.device)
+        bias_NQS.masked_fill_(~mask_NQS, torch.finfo(dtype).min)
+        return cls(rope_tables(position_NS, config.head_dim, ROPE_THETA), bias_NQS[:, None])
+
+
+def attend(q_NhQE: Tensor, k_NhSE: Tensor, v_NhSE: Tensor, bias_N1QS: Tensor | None) -> Tensor:
+    """Attention of grouped query heads, [N, Q, heads x E]."""
     grouped = q_NhQE.shape[1] != k_NhSE.shape[1]
-    mixed = F.scaled_dot_product_attention(q_NhQE, k_NhSE, v_NhSE, attn_mask=bias, enable_gqa=grouped)
+    mixed = F.scaled_dot_product_attention(q_NhQE, k_NhSE, v_NhSE, attn_mask=bias_N1QS, enable_gqa=grouped)
     return mixed.transpose(1, 2).flatten(2)
 
 
@@ -139,33 +155,30 @@ class Layer(nn.Module):
     def forward(
         self,
         x_NSD: Tensor,
-        position_NS: Tensor,
-        mask_NQS: Tensor,
+        sight: Sight,
         cached: KeysValues | None = None,
         condition_ND: Tensor | None = None,
     ) -> tuple[Tensor, KeysValues]:
         """The tokens behind the layer, and their own rotated keys and values.
 
         Args:
-            position_NS: of the tokens.
-            mask_NQS: True where a query may see a key: those of the cache, then (unless `cross`) the tokens' own.
+            sight: of keys in the cache, then (unless `cross`) of the tokens' own.
             cached: keys and values of the tokens before these.
         """
         normed, gate = self.input_layernorm(x_NSD, condition_ND)
         attention = self.self_attn
-        cos, sin = rope_tables(position_NS, attention.config.head_dim, ROPE_THETA)
-        q = rotate(attention.queries(normed), cos, sin)
+        q = rotate(attention.queries(normed), *sight.rope)
         if self.cross:
             assert cached is not None, "a layer that reads the prefix alone needs one"
             keys, values = (part.transpose(1, 2).flatten(2).to(normed.dtype) for part in cached)
             own = every = attention.keys_values(keys, values)
         else:
             keys, values = attention.keys_values(normed, normed)
-            own = every = (rotate(keys, cos, sin), values)
+            own = every = (rotate(keys, *sight.rope), values)
             if cached is not None:
                 before = [part.to(values.dtype) for part in cached]
                 every = torch.cat([before[0], own[0]], dim=2), torch.cat([before[1], own[1]], dim=2)
-        x_NSD = x_NSD + gate * attention.o_proj(attend(q, *every, mask_NQS))
+        x_NSD = x_NSD + gate * attention.o_proj(attend(q, *every, sight.bias_N1QS))
         normed, gate = self.post_attention_layernorm(x_NSD, condition_ND)
         return x_NSD + gate * self.mlp(normed), own
 

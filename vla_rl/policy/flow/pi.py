@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vla_rl.policy.flow.config import DecoderConfig, FlowConfig
-from vla_rl.policy.flow.layers import AdaptiveNorm, Layer, Norm, SigLIP, gelu, nest, time_embedding
+from vla_rl.policy.flow.layers import AdaptiveNorm, Layer, Norm, Sight, SigLIP, gelu, nest, time_embedding
 from vla_rl.policy.flow.model import FlowModel, Prefix, in_float32, positions
 
 
@@ -74,9 +74,9 @@ class Pi(FlowModel):
         picture_tokens = self.config.vision.tokens
         x_NSD = torch.cat([*map(self._see, pixels), self._words(ids_NT)], dim=1)
         mask_NS = torch.cat([picture_mask_NV.repeat_interleave(picture_tokens, dim=1), mask_NT], dim=1)
-        cache, position_NS = [], positions(mask_NS)
+        cache, sight = [], Sight.of(positions(mask_NS), mask_NS[:, None], self.config.text, x_NSD.dtype)
         for layer in self.language.layers:
-            x_NSD, own = self.run(layer, x_NSD, position_NS, mask_NS[:, None])
+            x_NSD, own = self.run(layer, x_NSD, sight)
             cache.append(own)
         return Prefix(cache, mask_NS, self.language.norm(x_NSD, None)[0])
 
@@ -105,8 +105,9 @@ class Pi(FlowModel):
             sees_SS[0, 1:] = False  # the state does not see the actions
         rows = len(x_NSD)
         mask_NQS = torch.cat([prefix.mask_NS[:, None].expand(-1, tokens, -1), sees_SS.expand(rows, -1, -1)], dim=2)
+        sight = Sight.of(position_NS, mask_NQS, self.config.expert, x_NSD.dtype)
         for layer, cached in zip(expert.layers, prefix.cache, strict=True):
-            x_NSD, _ = self.run(layer, x_NSD, position_NS, mask_NQS, cached, condition_ND)
+            x_NSD, _ = self.run(layer, x_NSD, sight, cached, condition_ND)
         hidden_NHD = expert.norm(x_NSD, condition_ND)[0][:, -self.config.chunk_steps :]
         return in_float32(self.action_out_proj, hidden_NHD), hidden_NHD
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vla_rl.policy.flow.config import DecoderConfig, FlowConfig
-from vla_rl.policy.flow.layers import Layer, Norm, SigLIP, nest, time_embedding
+from vla_rl.policy.flow.layers import Layer, Norm, Sight, SigLIP, nest, time_embedding
 from vla_rl.policy.flow.model import FlowModel, Prefix, in_float32, positions
 
 
@@ -84,9 +84,9 @@ class SmolVLA(FlowModel):
         mask_NS = F.pad(torch.cat([pictures_NS, mask_NT], dim=1), (0, 1), value=True)
         mask_NQS = mask_NS[:, None].repeat(1, mask_NS.shape[1], 1)
         mask_NQS[:, :-1, -1] = False  # pictures and words do not see the state
-        cache, position_NS = [], positions(mask_NS)
+        cache, sight = [], Sight.of(positions(mask_NS), mask_NQS, self.config.text, x_NSD.dtype)
         for layer in text.layers:
-            x_NSD, own = self.run(layer, x_NSD, position_NS, mask_NQS)
+            x_NSD, own = self.run(layer, x_NSD, sight)
             cache.append(own)
         return Prefix(cache, mask_NS, text.norm(x_NSD, None)[0])
 
@@ -106,9 +106,10 @@ class SmolVLA(FlowModel):
         prefix_NQS = prefix.mask_NS[:, None].expand(-1, steps, -1)
         before_NHH = (own_H <= own_H[:, None]).expand(len(x_NHD), -1, -1)
         both_NQS, position_NH = torch.cat([prefix_NQS, before_NHH], dim=2), prefix.tokens_N[:, None] + own_H
+        of_prefix = Sight.of(own_H.expand(len(x_NHD), -1), prefix_NQS, self.config.expert, x_NHD.dtype)
+        of_both = Sight.of(position_NH, both_NQS, self.config.expert, x_NHD.dtype)
         for layer, cached in zip(expert.layers, prefix.cache, strict=True):
-            where = (own_H.expand(len(x_NHD), -1), prefix_NQS) if layer.cross else (position_NH, both_NQS)
-            x_NHD, _ = self.run(layer, x_NHD, *where, cached)
+            x_NHD, _ = self.run(layer, x_NHD, of_prefix if layer.cross else of_both, cached)
         hidden_NHD = expert.norm(x_NHD, None)[0]
         return in_float32(self.action_out_proj, hidden_NHD), hidden_NHD
 
