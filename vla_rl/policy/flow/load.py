@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from vla_rl.policy.hub import resolve_checkpoint
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 TRAINED = ("expert", "all")
+NOISY_STEPS = ("one", "all")
 # Named layers of the language model and of the expert; those of the vision tower have the same names.
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 STEPS_ENTRIES = ("num_inference_steps", "num_steps")  # of config.json: pi0 and pi0.5, SmolVLA
@@ -30,6 +33,7 @@ def load_flow_policy(
     adapter: str | None = None,
     dtype: str = "float32",
     noise_level: float = 0.5,
+    noisy_steps: str = "one",
     denoising_steps: int | None = None,
     chunk_steps: int | None = None,
     state_numbers: int | None = None,
@@ -45,7 +49,8 @@ def load_flow_policy(
         lora: `{"r": 32, "alpha": 32}` trains adapters in place of weights (also: `targets`).
         adapter: folder of trained adapters to go on from; needs the `lora` they were made with.
         dtype: of the frozen vision-language model; what is trained is float32.
-        noise_level: of the one noisy denoising step, at temperature 1; below .2 training is reported to collapse.
+        noise_level: of noisy denoising steps, at temperature 1; below .2 training is reported to collapse.
+        noisy_steps: "one" of each decision, drawn for it, or "all": an update has a forward of the expert for each.
         denoising_steps: K; None: the checkpoint's.
         chunk_steps: control steps of a decision, the first of the model's chunk; None: all.
         state_numbers: how many numbers of the state are written into pi0.5's prompt; None: the real ones. Checkpoints
@@ -60,6 +65,7 @@ def load_flow_policy(
     """
     check_choice("policy.train", train, TRAINED)
     check_choice("policy.dtype", dtype, DTYPES)
+    check_choice("policy.noisy_steps", noisy_steps, NOISY_STEPS)
     check_number("policy.noise_level", noise_level, 0.5, above=0)
     for key, count, example in (
         ("denoising_steps", denoising_steps, 4),
@@ -74,7 +80,8 @@ def load_flow_policy(
         raise UserError(
             f"training all weights in {dtype} would round most steps away: policy.dtype=float32, or policy.train=expert"
         )
-    policy = _policy(checkpoint, DTYPES[dtype], noise_level, denoising_steps, chunk_steps, state_numbers)
+    noise = partial(Noise, noise_level, joint=noisy_steps == "all")
+    policy = _policy(checkpoint, DTYPES[dtype], noise, denoising_steps, chunk_steps, state_numbers)
     model = policy.model
     model.gradient_checkpointing = gradient_checkpointing
     if lora is not None:
@@ -108,13 +115,13 @@ def freeze_idle(model: FlowModel) -> None:
 def _policy(
     checkpoint: str | None,
     dtype: torch.dtype,
-    noise_level: float,
+    noise: Callable[[int], Noise],
     steps: int | None,
     chunk_steps: int | None,
     state_numbers: int | None,
 ) -> FlowPolicy:
     if checkpoint is None:
-        return random_policy(Noise(noise_level, steps or 4))
+        return random_policy(noise(steps or 4))
     folder = resolve_checkpoint(checkpoint)
     config, files = read_files(folder)
     if chunk_steps is not None and chunk_steps > config.chunk_steps:
@@ -127,4 +134,4 @@ def _policy(
         model = build_model(config)
     read_weights(folder, model, files, dtype)
     processors = make_processors(config, files, state_numbers=state_numbers)
-    return FlowPolicy(model, processors, files, Noise(noise_level, steps), chunk_steps)
+    return FlowPolicy(model, processors, files, noise(steps), chunk_steps)

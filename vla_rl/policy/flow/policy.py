@@ -1,14 +1,14 @@
 """`FlowPolicy`: a model that integrates a velocity from noise to a chunk, behind the `Policy` protocol.
 
-Sampling makes one denoising step of each decision noisy (`vla_rl.functional.flow`), and only that step is scored: the
-update costs one prefix and one suffix forward per row. Greedy, at temperature 0, integrates the same first noise and
-adds none on the way. The two are different distributions.
+Sampling makes denoising steps noisy (`vla_rl.functional.flow`): one of each decision, or all of them. The noisy ones
+are scored, so that the update costs one prefix per row and one suffix forward per noisy step. Greedy, at temperature 0,
+integrates the same first noise and adds none on the way. The two are different distributions.
 
 Shapes: see `vla_rl.types`, and
     H  control steps that the model predicts, of which the first L are used
     W  columns of the model's actions, of which the first A are real
-    K  denoising steps
-    S, D  tokens of the prefix, and their width
+    K  denoising steps, of which S are noisy
+    D  width of the prefix
 """
 
 from __future__ import annotations
@@ -38,10 +38,12 @@ class Noise:
     Args:
         level: of the noise at temperature 1; the temperature multiplies it.
         steps: K.
+        joint: all steps are noisy; else one, drawn for each decision.
     """
 
     level: float = 0.5
     steps: int = 4
+    joint: bool = False
 
 
 class FlowPolicy(SupervisedPolicy):
@@ -102,19 +104,19 @@ class FlowPolicy(SupervisedPolicy):
             return ActionChunk.cat([self._act(row, [seed], temperature) for row, seed in rows])
 
     def _act(self, observation: Observation, seed_N: Sequence[int], temperature: float) -> ActionChunk:
-        inputs, (x_NHW, noise_NHW, step_N) = self._inputs(observation), self._draw(seed_N)
+        inputs, (x_NHW, noise_NSHW, step_NS) = self._inputs(observation), self._draw(seed_N)
         prefix = self._prefix(inputs)
         points, velocities = [x_NHW], []
         for k in range(self.noise.steps):
-            step_of_all = torch.full_like(step_N, k)
-            velocity_NHW = self._velocity(prefix, x_NHW, step_of_all, inputs)
-            level_N = self.noise.level * temperature * (step_N == k)
-            mean_NHW, std_N11 = self._transition(x_NHW, velocity_NHW, step_of_all, level_N)
-            x_NHW = mean_NHW + std_N11 * noise_NHW
+            step_N = torch.full_like(step_NS[:, 0], k)
+            velocity_NHW = self._velocity(prefix, x_NHW, step_N, inputs)
+            level_N = self.noise.level * temperature * (step_NS == k).any(1)
+            mean_NHW, std_N11 = self._transition(x_NHW, velocity_NHW, step_N, level_N)
+            x_NHW = mean_NHW + std_N11 * noise_NSHW[:, k if self.noise.joint else 0]
             points.append(x_NHW)
             velocities.append(velocity_NHW)
-        drawn = {"from": pick(points, step_N), "to": pick(points, step_N + 1), "step": step_N}
-        logprob_NLA, entropy_NLA, score_sq_NLA = self._score(drawn, pick(velocities, step_N), temperature)
+        drawn = {"from": pick(points, step_NS), "to": pick(points, step_NS + 1), "step": step_NS}
+        logprob_NLA, entropy_NLA, score_sq_NLA = self._score(drawn, pick(velocities, step_NS), temperature)
         action_NLA = self._used(x_NHW).cpu()
         return ActionChunk(
             drawn={name: value.cpu() for name, value in drawn.items()},
@@ -134,17 +136,21 @@ class FlowPolicy(SupervisedPolicy):
         )
 
     def _draw(self, seed_N: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
-        """First noise [N, H, W], noise of the noisy step, which is 0 in padded columns [N, H, W], and that step [N]."""
+        """First noise [N, H, W], noise of the noisy steps, which is 0 in padded columns [N, S, H, W], and these steps
+        [N, S]."""
         config, dims = self.model.config, self.processors.action_dims
         shape = (config.chunk_steps, config.action_width)
         first, noise, step = [], [], []
         for seed in seed_N:
             generator = np.random.default_rng(seed)
             first.append(generator.standard_normal(shape))
-            noise.append(generator.standard_normal(shape) * (np.arange(config.action_width) < dims))
-            step.append(generator.integers(self.noise.steps))
-        first_NHW, noise_NHW = (torch.from_numpy(np.stack(part)).float().to(self.device) for part in (first, noise))
-        return first_NHW, noise_NHW, torch.tensor(step, device=self.device)
+            noisy = np.arange(self.noise.steps)
+            if not self.noise.joint:
+                noisy = generator.integers(self.noise.steps, size=1)
+            noise.append(generator.standard_normal((len(noisy), *shape)) * (np.arange(config.action_width) < dims))
+            step.append(noisy)
+        first_NHW, noise_NSHW = (torch.from_numpy(np.stack(part)).float().to(self.device) for part in (first, noise))
+        return first_NHW, noise_NSHW, torch.from_numpy(np.stack(step)).to(self.device)
 
     def log_prob(self, batch: ChunkBatch, temperature: float) -> tuple[Tensor, Tensor]:
         logprob_NLA, entropy_NLA, _ = self.log_prob_and_state(batch, temperature)
@@ -154,27 +160,30 @@ class FlowPolicy(SupervisedPolicy):
         inputs = self._inputs(Observation(batch.frame_NHWC, batch.proprio_NP, batch.instruction_N))
         drawn = {name: value.to(self.device) for name, value in batch.actions.drawn.items()}
         prefix = self._prefix(inputs)
-        velocity_NHW = self._velocity(prefix, drawn["from"], drawn["step"], inputs)
-        logprob_NLA, entropy_NLA, _ = self._score(drawn, velocity_NHW, temperature)
+        velocities = [
+            self._velocity(prefix, x_NHW, step_N, inputs)
+            for x_NHW, step_N in zip(drawn["from"].unbind(1), drawn["step"].unbind(1), strict=True)
+        ]
+        logprob_NLA, entropy_NLA, _ = self._score(drawn, torch.stack(velocities, dim=1), temperature)
         return logprob_NLA, entropy_NLA, _moments(prefix)[0]
 
     def _score(
-        self, drawn: Mapping[str, Tensor], velocity_NHW: Tensor, temperature: float
+        self, drawn: Mapping[str, Tensor], velocity_NSHW: Tensor, temperature: float
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Log-probability, entropy and squared score of the step that was drawn, [N, L, A] each; zeros where the
-        temperature is 0, which leaves nothing to chance."""
-        step_N = drawn["step"]
-        level_N = torch.full(step_N.shape, self.noise.level * temperature, device=step_N.device)
-        mean_NHW, std_N11 = self._transition(drawn["from"], velocity_NHW, step_N, level_N)
-        mean_NLA, to_NLA = self._used(mean_NHW), self._used(drawn["to"])
+        """Log-probability, entropy and squared score of the noisy steps, [N, L, A] each, summed over the steps; zeros
+        where the temperature is 0, which leaves nothing to chance."""
+        zeros = torch.zeros_like(self._used(velocity_NSHW[:, 0]))
         if not temperature:
-            return torch.zeros_like(to_NLA), torch.zeros_like(to_NLA), torch.zeros_like(to_NLA)
-        t_N, next_N = self._times(step_N)
-        return (
-            gaussian_log_prob(to_NLA, mean_NLA, std_N11),
-            gaussian_entropy(std_N11).expand_as(to_NLA),
-            score_sq(to_NLA, mean_NLA, std_N11, t_N, next_N),
-        )
+            return zeros, zeros, zeros
+        logprob_NLA, entropy_NLA, score_sq_NLA = zeros, zeros, zeros
+        for s, step_N in enumerate(drawn["step"].unbind(1)):
+            level_N = torch.full(step_N.shape, self.noise.level * temperature, device=step_N.device)
+            mean_NHW, std_N11 = self._transition(drawn["from"][:, s], velocity_NSHW[:, s], step_N, level_N)
+            mean_NLA, to_NLA = self._used(mean_NHW), self._used(drawn["to"][:, s])
+            logprob_NLA = logprob_NLA + gaussian_log_prob(to_NLA, mean_NLA, std_N11)
+            entropy_NLA = entropy_NLA + gaussian_entropy(std_N11)
+            score_sq_NLA = score_sq_NLA + score_sq(to_NLA, mean_NLA, std_N11, *self._times(step_N))
+        return logprob_NLA, entropy_NLA, score_sq_NLA
 
     def imitation_loss(self, observation: Observation, command_NLA: Tensor, generator: torch.Generator) -> Tensor:
         """Flow matching: mean of (e - a - v(x_t, t))^2 over rows, steps and real columns, x_t = t e + (1 - t) a.
@@ -266,9 +275,10 @@ class FlowPolicy(SupervisedPolicy):
             save_files(folder, model_state, self.files)
 
 
-def pick(values: Sequence[Tensor], index_N: Tensor) -> Tensor:
-    """Row n of `values[index_N[n]]`, for each n."""
-    return torch.stack(list(values), dim=1)[torch.arange(len(index_N), device=index_N.device), index_N]
+def pick(values: Sequence[Tensor], index_NS: Tensor) -> Tensor:
+    """Row n of `values[index_NS[n, s]]`, for each n and s."""
+    rows = torch.arange(len(index_NS), device=index_NS.device)
+    return torch.stack(list(values), dim=1)[rows[:, None], index_NS]
 
 
 def _moments(prefix: Prefix) -> tuple[Tensor, Tensor]:

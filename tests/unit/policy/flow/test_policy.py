@@ -1,5 +1,8 @@
 """What a flow policy draws is what it is trained on."""
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -58,7 +61,7 @@ def test_unchanged_weights_give_the_same_log_probability_for_every_step(policy):
     for k, seed in enumerate(seeds_of_all_steps(policy)):
         observation = observe(1)
         chunk = policy.act(observation, [seed], temperature=1.0)
-        assert chunk.drawn["step"].tolist() == [k]
+        assert chunk.drawn["step"].tolist() == [[k]]
         logprob, entropy = policy.log_prob(batch_of(observation, chunk), temperature=1.0)
         assert torch.equal(logprob, chunk.logprob_NLA)  # to the bit: one row each
         assert torch.equal(entropy, chunk.entropy_NLA)
@@ -67,7 +70,7 @@ def test_unchanged_weights_give_the_same_log_probability_for_every_step(policy):
 def test_rows_at_different_steps_are_scored_in_one_call(policy):
     observation, seeds = observe(2), seeds_of_all_steps(policy)[1:3]
     chunk = policy.act(observation, seeds, temperature=1.0)
-    assert chunk.drawn["step"].tolist() == [1, 2]
+    assert chunk.drawn["step"].tolist() == [[1], [2]]
     logprob, _ = policy.log_prob(batch_of(observation, chunk), temperature=1.0)
     assert_close(logprob, chunk.logprob_NLA, atol=1e-4, rtol=0)
 
@@ -109,7 +112,7 @@ def test_the_rows_behind_the_executed_ones_and_padded_columns_are_not_scored(tmp
     chunk = policy.act(observe(2), [1, 2], temperature=1.0)
     assert chunk.logprob_NLA.shape == chunk.command_NLA.shape == (2, 3, 7)
     changed = {name: value.clone() for name, value in chunk.drawn.items()}
-    changed["to"][:, 3:] += 1.0
+    changed["to"][:, :, 3:] += 1.0
     changed["to"][..., 7:] += 1.0
     batch = batch_of(observe(2), chunk)
     before, _ = policy.log_prob(batch, temperature=1.0)
@@ -142,6 +145,21 @@ def test_the_update_costs_one_prefix_and_one_suffix(policy, monkeypatch):
     calls = count_calls(monkeypatch, policy.model)
     policy.log_prob(batch_of(observation, chunk), temperature=1.0)[0].sum().backward()
     assert calls == {"prefix": 1, "velocity": 1}
+
+
+def test_all_steps_noisy(policy, monkeypatch):
+    """Each step is scored, for a forward of the expert each; the prefix is computed once."""
+    policy.noise = replace(policy.noise, joint=True)
+    observation = observe(1)
+    chunk = policy.act(observation, [1], temperature=1.0)
+    assert chunk.drawn["step"].tolist() == [[0, 1, 2, 3]]
+    assert torch.equal(chunk.drawn["to"][:, :-1], chunk.drawn["from"][:, 1:])
+    calls = count_calls(monkeypatch, policy.model)
+    logprob, entropy = policy.log_prob(batch_of(observation, chunk), temperature=1.0)
+    assert calls == {"prefix": 1, "velocity": STEPS}
+    assert torch.equal(logprob, chunk.logprob_NLA)
+    # standard deviations .5, .4330, .25, .1443: log of their product, and four times (1 + log 2 pi) / 2
+    assert_close(entropy, torch.full_like(entropy, math.log(0.5 * 0.433013 * 0.25 * 0.144338) + 4 * 1.418939))
 
 
 def test_the_frozen_prefix_gets_no_gradient_and_the_expert_all(policy):
@@ -179,10 +197,11 @@ def test_extras(policy):
     _, _, state = policy.log_prob_and_state(batch_of(observation, chunk), temperature=1.0)
     assert_close(state, chunk.extras["state"], atol=1e-4, rtol=1e-4)
     # the derivative by the velocity, by autograd
-    velocity = policy._velocity(policy._prefix(policy._inputs(observation)), chunk.drawn["from"], chunk.drawn["step"],
-                                policy._inputs(observation)).detach().requires_grad_()  # fmt: skip
+    inputs = policy._inputs(observation)
+    velocity = policy._velocity(policy._prefix(inputs), chunk.drawn["from"][:, 0], chunk.drawn["step"][:, 0], inputs)
+    velocity = velocity.detach()[:, None].requires_grad_()
     policy._score(chunk.drawn, velocity, 1.0)[0].sum().backward()
-    assert_close(chunk.extras["score_sq"], velocity.grad[:, :, :7].square(), atol=1e-3, rtol=1e-3)
+    assert_close(chunk.extras["score_sq"], velocity.grad[:, 0, :, :7].square(), atol=1e-3, rtol=1e-3)
 
 
 def test_imitation_is_flow_matching(policy):
