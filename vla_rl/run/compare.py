@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,21 @@ import yaml
 
 from vla_rl.config.aliases import translate
 from vla_rl.config.compose import CONF_DIR, group_names
+from vla_rl.config.schema import Config
 from vla_rl.errors import UserError
 from vla_rl.functional.statistics import MeanInterval, SuccessRate
 from vla_rl.run.resume import MAY_DIFFER
 
 WINDOW = 3  # iterations of rollouts averaged where nothing was held out
 HELDOUT = "heldout/sampled_success"
-# keys that may differ inside an arm: the seed, where a run lies and the hardware it ran on
-SAME_ARM = ("seed", *(key for key in MAY_DIFFER if key != "iterations"))
+# keys that may differ inside an arm: the seed, where a run lies, the hardware it ran on, and what is not of these runs
+SAME_ARM = ("seed", "sft", *(key for key in MAY_DIFFER if key != "iterations"))
+# what an option that came after a run was in it
+DEFAULTS = {
+    f"{section}.{key}": value
+    for section in ("rollout", "grpo", "optim", "evaluation")
+    for key, value in asdict(getattr(Config(), section)).items()
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +58,7 @@ class Run:
             seed=config["seed"],
             rows=rows,
             summary=json.loads((folder / "summary.json").read_text(encoding="utf-8")),
-            values=_flat(config),
+            values=DEFAULTS | _flat(config),
         )
 
     @property

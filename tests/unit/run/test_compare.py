@@ -91,6 +91,13 @@ def test_what_else_differs_names_an_arm(tmp_path):
     assert list(arms(masks)) == ["PCM B=12 mask.floor=0.3", "PCM B=12 mask.floor=0.4", "none"]
 
 
+def test_a_run_from_before_an_option_had_its_default(tmp_path):
+    configs = [{"grpo": {"ratio": "token"}, "sft": {"steps": 800}}, {}, {"grpo": {"ratio": "chunk"}}]
+    runs = [Run.read(write_run(tmp_path / str(n), seed=n, config=config)) for n, config in enumerate(configs)]
+    names = {arm: [run.seed for run in members] for arm, members in arms(runs).items()}
+    assert names == {"pcm B=12 grpo.ratio=token": [0, 1], "pcm B=12 grpo.ratio=chunk": [2]}
+
+
 def test_an_arm_has_one_run_of_a_seed(tmp_path):
     runs = [Run.read(write_run(tmp_path / name)) for name in "ab"]
     with pytest.raises(UserError, match="two runs of the arm 'pcm B=12' have seed 1: give one run for each seed"):
