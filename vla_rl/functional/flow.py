@@ -54,6 +54,20 @@ def transition(
     return mean_NHW, variance.sqrt()
 
 
+def learnt_std(raw: Tensor, low: float = 0.08, high: float = 0.16) -> Tensor:
+    """Standard deviation of a noisy step that a network chose, elementwise and between bounds: Flow-Noise (ReinFlow,
+    arXiv 2505.22094; bounds of pi_RL, arXiv 2510.25889). The step's mean is Euler's, that of `transition` at level 0.
+
+        std = low (high / low)^((1 + tanh raw) / 2)
+
+    Args:
+        raw: the network's outputs, any real numbers, [N, H, W].
+
+    Example: raw 0 -> sqrt(.08 * .16) = .1131, the geometric mean of the bounds.
+    """
+    return low * (high / low) ** ((1 + raw.tanh()) / 2)
+
+
 def gaussian_log_prob(value: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     """log Normal(value; mean, std^2) = -(value - mean)^2 / (2 std^2) - log std - log(2 pi) / 2, elementwise."""
     return -((value - mean) / std).square() / 2 - std.log() - math.log(2 * math.pi) / 2

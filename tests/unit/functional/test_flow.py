@@ -8,6 +8,7 @@ import torch
 from vla_rl.functional.flow import (
     gaussian_entropy,
     gaussian_log_prob,
+    learnt_std,
     matching_time,
     negative_aware_loss,
     score_sq,
@@ -66,12 +67,19 @@ def test_rows_may_stand_at_different_steps():
     assert std.flatten().tolist() == [0.5, 0.0]
 
 
+def test_flow_noise_lies_between_its_bounds():
+    # tanh(.5493) = .5: .08 * 2^(3/4)
+    raw = torch.tensor([-50.0, 0.0, 0.549306, 50.0])
+    assert learnt_std(raw).tolist() == pytest.approx([0.08, 0.113137, 0.134543, 0.16], abs=1e-6)
+    assert learnt_std(raw, low=0.02, high=0.04).tolist() == pytest.approx([0.02, 0.028284, 0.033636, 0.04], abs=1e-6)
+
+
 def exact_velocity(x, t):
     """Of data Normal(.4, .3^2): E[e - a | x_t = x]."""
     return (t - (1 - t) * 0.09) / (t**2 + (1 - t) ** 2 * 0.09) * (x - (1 - t) * 0.4) - 0.4
 
 
-def sample(steps, noisy, rows=200_000):
+def sample(steps, noisy, rows=100_000):
     """Mean and standard deviation of x_0, with noise at the steps that `noisy` names."""
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(rows, generator=generator, dtype=torch.float64)
