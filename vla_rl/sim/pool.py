@@ -12,15 +12,16 @@ import os
 import resource
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import connection
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from vla_rl.checks import check_count, check_number
 from vla_rl.errors import UserError
 from vla_rl.sim.worker import Failure, Frames, MakeEnv, Outcome, Start, Worker
 from vla_rl.types import Episode, SlotEvent
@@ -229,6 +230,46 @@ class ProcessPool:
         state = self._slots[slot]
         episode = state.under_way
         return f"task {episode.task}, initial state {episode.init_state}, decision {len(state.commands)}"
+
+
+def check_sizes(
+    *,
+    camera_px: int,
+    chunk_steps: int,
+    horizon: int,
+    usual_horizon: int,
+    longest: int | None = None,
+    workers: int,
+    timeout_s: float,
+) -> None:
+    """Raise UserError unless the options that every world's pool has can be used.
+
+    Args:
+        usual_horizon: for the message. longest: largest horizon that the world can run; None = any.
+    """
+    check_count("sim.camera_px", camera_px, 128, least=16)
+    check_count("sim.chunk_steps", chunk_steps, 8)
+    check_count("sim.horizon", horizon, usual_horizon, least=chunk_steps, most=longest)
+    check_count("sim.workers", workers, 2, least=0)
+    check_number("sim.timeout_s", timeout_s, 120, least=0.1)
+
+
+def checked_tasks(tasks: Any, index: Callable[[Any], int], example: str) -> list[int]:
+    """The indices of the tasks in `sim.tasks`.
+
+    Args:
+        index: of one task as it is given; raises UserError if there is none.
+        example: a list that is allowed.
+
+    Raises:
+        UserError: it is no list, or empty, or names a task that there is not, or one twice.
+    """
+    if not isinstance(tasks, Sequence) or isinstance(tasks, str):
+        raise UserError(f"sim.tasks must be a list of tasks, got {tasks!r}: sim.tasks={example}")
+    indices = [index(task) for task in tasks]
+    if not indices or len(set(indices)) < len(indices):
+        raise UserError(f"sim.tasks must name at least one task and none twice, got {list(tasks)}: sim.tasks={example}")
+    return indices
 
 
 def _check_open_files(workers: int) -> None:

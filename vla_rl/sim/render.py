@@ -7,6 +7,7 @@ import functools
 import importlib
 import os
 import weakref
+from collections.abc import Collection
 
 import mujoco
 import numpy as np
@@ -14,6 +15,7 @@ import numpy as np
 ROBOT_GEOMS = ("collision", "visual")
 _ROBOT_PREFIXES = ("robot0_", "gripper0_", "mount0_")
 _COLLISION, _VISUAL, _HIDDEN = 0, 1, 5  # robosuite's geom groups; 5 is one that nobody uses
+ROBOSUITE_SHOWN = (_VISUAL, 2)  # the groups that its own renderer shows
 _LINK_RGBA, _FINGER_RGBA = (0.85, 0.87, 0.9, 1.0), (0.25, 0.25, 0.28, 1.0)
 
 
@@ -43,9 +45,19 @@ class Camera:
     Args:
         px: height and width of the frame.
         light: no shadows, reflections or multisampling. They are most of the cost of software GL.
+        groups: groups of geoms that are shown.
     """
 
-    def __init__(self, model: mujoco.MjModel, data: mujoco.MjData, name: str, px: int, *, light: bool) -> None:
+    def __init__(
+        self,
+        model: mujoco.MjModel,
+        data: mujoco.MjData,
+        name: str,
+        px: int,
+        *,
+        light: bool,
+        groups: Collection[int] = ROBOSUITE_SHOWN,
+    ) -> None:
         backend = importlib.import_module(f"mujoco.{os.environ['MUJOCO_GL']}")
         self._model, self._data = model, data
         model.vis.global_.offwidth = model.vis.global_.offheight = px
@@ -60,9 +72,7 @@ class Camera:
             self._scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = 0
             self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
         self._option, self._perturb = mujoco.MjvOption(), mujoco.MjvPerturb()
-        self._option.geomgroup[_COLLISION] = 0
-        self._option.geomgroup[_VISUAL] = 1
-        self._option.geomgroup[_HIDDEN] = 0
+        self._option.geomgroup[:] = [group in groups for group in range(mujoco.mjNGROUP)]
         self._camera = mujoco.MjvCamera()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
         self._camera.fixedcamid = model.camera(name).id

@@ -40,12 +40,15 @@ def episode(uid: int, task: int, init_state: int) -> Episode:
     return Episode(uid=uid, task=task, init_state=init_state, seed=uid)
 
 
-def command(uid: int, decision: int) -> torch.Tensor:
-    return torch.rand(8, 7, generator=torch.Generator().manual_seed(100 * uid + decision)) * 2 - 1
+def command(uid: int, decision: int, dims: int = 7) -> torch.Tensor:
+    return torch.rand(8, dims, generator=torch.Generator().manual_seed(100 * uid + decision)) * 2 - 1
 
 
 def play(
-    pool: ProcessPool, episodes: list[Episode], meddle: Callable[[int], None] = lambda decision: None
+    pool: ProcessPool,
+    episodes: list[Episode],
+    meddle: Callable[[int], None] = lambda decision: None,
+    dims: int = 7,
 ) -> list[Steps]:
     """Each episode to its end. `meddle(0)` is called while an episode starts, `meddle(n)` before its n-th command."""
     played: list[Steps] = [[] for _ in episodes]
@@ -66,7 +69,7 @@ def play(
                 del busy[event.slot]
             else:
                 meddle(len(steps))
-                pool.step(event.slot, command(episodes[busy[event.slot]].uid, len(steps)))
+                pool.step(event.slot, command(episodes[busy[event.slot]].uid, len(steps), dims))
     return played
 
 

@@ -1,8 +1,9 @@
 """A small OpenVLA-OFT with random weights: classes and file layout of the 7B, at sizes that train on two CPU cores.
 
 128 px images in 64 patches of 16 px, prompts padded to a fixed length (so that a row's numbers do not depend on the
-other rows of a batch), and a tokenizer of LIBERO's words. No proprioception token, like the published policies that
-reinforcement learning starts from: with one, a small policy copies the state of the fingers and never lets go.
+other rows of a batch), and a tokenizer of LIBERO's and Meta-World's words. No proprioception token, like the published
+policies that reinforcement learning starts from: with one, a small policy copies the state of the fingers and never
+lets go.
 """
 
 from __future__ import annotations
@@ -29,12 +30,14 @@ PROMPT_TOKENS_7B = 32  # Llama's tokenizer cuts LIBERO's prompts into about as m
 EMBEDDING_STD = 0.02  # also of the output head: the first distribution is nearly uniform
 EMBEDDINGS = ("cls_token", "reg_token", "pos_embed", "embed_tokens.weight", "lm_head.weight")
 RESIDUAL_OUTPUTS = ("o_proj.weight", "down_proj.weight", "attn.proj.weight", "mlp.fc2.weight")
-# Every word of the 130 instructions of LIBERO's suites.
+# Every word of the 130 instructions of LIBERO's suites, then of the 50 of Meta-World (ids count from the first).
 WORDS = """
 alphabet and at back basket bbq between black book both bottle bottom bowl box butter cabinet caddy center cheese
 chocolate close compartment cookie cream drawer dressing from front frying in inside it juice ketchup left microwave
 middle milk moka mug next of off on open orange pan pick place plate pot pots pudding push put rack ramekin red right
 salad sauce shelf soup stack stove table the them to tomato top tray turn under up white wine wooden yellow
+ball behind bin block button coffee dial door down faucet goal hammer handle hole hoop lever lid lock machine nail other
+out peg press puck pull reach ring side slide stick sweep take unlock wall window with
 """.split()
 
 

@@ -11,11 +11,11 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import gymnasium
 import numpy as np
 
 from vla_rl.checks import check_choice, check_number
 from vla_rl.errors import UserError
+from vla_rl.sim.decision import DecisionEnv
 from vla_rl.sim.libero import suites
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def _missing_file(error: Exception, folder: Path) -> str | None:
     return None
 
 
-class LiberoEnv(gymnasium.Env):
+class LiberoEnv(DecisionEnv):
     """One task of a LIBERO suite.
 
     `reset(options={"init_state": i})` starts official initial state i, or with `placement_noise_m > 0` the placement
@@ -100,8 +100,6 @@ class LiberoEnv(gymnasium.Env):
         robot_geoms: "collision" draws the robot simplified and without shadows (fast), "visual" as LIBERO does.
         stepping: "lean" (fast) or "stock" (robosuite's own arithmetic); they agree to ~1e-14.
     """
-
-    metadata = {"render_modes": []}
 
     def __init__(
         self,
@@ -125,20 +123,15 @@ class LiberoEnv(gymnasium.Env):
         self.suite, self.task = suite, task
         self.instruction = suites.language(suite, task)
         self.horizon = suites.horizon(suite) if horizon is None else horizon
-        self.chunk_steps, self.settle_steps = chunk_steps, settle_steps
+        self.settle_steps = settle_steps
         self.placement_noise_m = placement_noise_m
         self._official_states = suites.official_init_states(suite, task)
         self._env = _build(suite, task, assets)
         cameras = ("agentview", "robot0_eye_in_hand") if wrist_camera else ("agentview",)
         self._bind(cameras, camera_px, robot_geoms, stepping)
-        self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (chunk_steps, ACTIONS), np.float32)
-        self.observation_space = gymnasium.spaces.Dict(
-            {
-                "frame": gymnasium.spaces.Box(0, 255, (camera_px, camera_px, 3 * len(cameras)), np.uint8),
-                "proprio": gymnasium.spaces.Box(-np.inf, np.inf, (PROPRIO,), np.float32),
-            }
+        self._set_spaces(
+            chunk_steps=chunk_steps, actions=ACTIONS, camera_px=camera_px, images=len(cameras), proprio=PROPRIO
         )
-        self._steps: int | None = None  # control steps of this episode; None = needs a reset
 
     def _bind(self, cameras: tuple[str, ...], camera_px: int, robot_geoms: str, stepping: str) -> None:
         """Take handles into the built simulator. They stay valid because `env.reset()` is never called again."""
@@ -173,34 +166,14 @@ class LiberoEnv(gymnasium.Env):
             # The first step after a reset reads the controller's arrays of the reset pose, as LIBERO's does.
             stepper = self._stock if step == 0 else self._stepper
             stepper.step(SETTLE_ACTION, self._sample if step == self.settle_steps - 1 else None)
-        self._steps, self._fresh = 0, self.settle_steps == 0
-        return self._observation(), self._info(executed=0, success=False)
+        self._fresh = self.settle_steps == 0
+        return self._begun()
 
-    def step(self, command: np.ndarray) -> tuple[dict, float, bool, bool, dict]:
-        command = np.asarray(command, dtype=np.float64)
-        assert self._steps is not None, "the episode is over (or has not begun): call reset()"
-        assert 1 <= len(command) <= self.chunk_steps and command.shape[1:] == (ACTIONS,), command.shape
-        assert np.isfinite(command).all(), "the command holds NaN or infinity"
-        success, executed = False, 0
-        planned = min(len(command), self.horizon - self._steps)
-        while executed < planned and not success:
-            stepper = self._stock if self._fresh else self._stepper
-            self._fresh = False
-            stepper.step(command[executed], self._sample if executed == planned - 1 else None)
-            executed += 1
-            success = bool(self._env._check_success())
-        if executed < planned:
-            self._sample()
-        self._steps += executed
-        truncated = not success and self._steps >= self.horizon
-        if success or truncated:
-            self._steps = None
-        return self._observation(), float(success), success, truncated, self._info(executed, success)
-
-    def close(self) -> None:
-        """Free the renderer; may be called twice."""
-        for camera in self._cameras:
-            camera.close()
+    def _control(self, action_A: np.ndarray, *, sample: bool) -> bool:
+        stepper = self._stock if self._fresh else self._stepper
+        self._fresh = False
+        stepper.step(action_A, self._sample if sample else None)
+        return bool(self._env._check_success())
 
     def _initial_state(self, init_state: int) -> np.ndarray:
         if self.placement_noise_m > 0:
@@ -242,13 +215,6 @@ class LiberoEnv(gymnasium.Env):
                 self._data.qpos[self._finger_qpos],
             ]
         ).astype(np.float32)
-
-    def _observation(self) -> dict[str, np.ndarray]:
-        frame = np.concatenate([camera.read() for camera in self._cameras], axis=-1)
-        return {"frame": frame, "proprio": self._proprio}
-
-    def _info(self, executed: int, success: bool) -> dict[str, Any]:
-        return {"instruction": self.instruction, "executed": executed, "success": success}
 
     # ------------------------------------------------------------------------------- privileged, for a scripted expert
 

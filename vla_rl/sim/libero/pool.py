@@ -13,7 +13,7 @@ from vla_rl.machine import cores
 from vla_rl.sim.gl import check_gl
 from vla_rl.sim.libero import suites
 from vla_rl.sim.libero.env import ROBOT_GEOMS, STEPPINGS, LiberoEnv
-from vla_rl.sim.pool import ProcessPool
+from vla_rl.sim.pool import ProcessPool, check_sizes, checked_tasks
 
 
 class LiberoPool(ProcessPool):
@@ -51,15 +51,21 @@ class LiberoPool(ProcessPool):
         suite = str(suite)  # sim.suite=10 is a number to YAML
         suites.check_suite(suite)
         self.suite = suite
-        tasks = list(range(len(suites.task_names(suite)))) if tasks is None else _checked_tasks(suite, tasks)
+        if tasks is None:
+            tasks = list(range(len(suites.task_names(suite))))
+        else:
+            tasks = checked_tasks(tasks, functools.partial(suites.task_index, suite), "[0,5]")
         self.horizon = suites.horizon(suite) if horizon is None else horizon
-        check_count("sim.camera_px", camera_px, 128, least=16)
-        check_count("sim.chunk_steps", chunk_steps, 8)
-        check_count("sim.horizon", self.horizon, suites.horizon(suite), least=chunk_steps)
+        check_sizes(
+            camera_px=camera_px,
+            chunk_steps=chunk_steps,
+            horizon=self.horizon,
+            usual_horizon=suites.horizon(suite),
+            workers=workers,
+            timeout_s=timeout_s,
+        )
         check_count("sim.settle_steps", settle_steps, 10, least=0)
-        check_count("sim.workers", workers, 2, least=0)
         check_number("sim.placement_noise_m", placement_noise_m, 0.03, least=0)
-        check_number("sim.timeout_s", timeout_s, 120, least=0.1)
         check_choice("sim.robot_geoms", robot_geoms, ROBOT_GEOMS)
         check_flag("sim.wrist_camera", wrist_camera, example=False)
         check_choice("sim.stepping", stepping, STEPPINGS)
@@ -90,16 +96,6 @@ class LiberoPool(ProcessPool):
             workers=workers or cores(),
             timeout_s=timeout_s,
         )
-
-
-def _checked_tasks(suite: str, tasks: Sequence[int]) -> list[int]:
-    if not isinstance(tasks, Sequence) or isinstance(tasks, str):
-        raise UserError(f"sim.tasks must be a list of tasks, got {tasks!r}: sim.tasks=[0,5]")
-    for task in tasks:
-        suites.check_task(suite, task)
-    if not tasks or len(set(tasks)) < len(tasks):
-        raise UserError(f"sim.tasks must name at least one task and none twice, got {list(tasks)}: sim.tasks=[0,5]")
-    return list(tasks)
 
 
 def _check_assets(suite: str, assets: str) -> None:

@@ -95,6 +95,12 @@ def check_task(suite: str, task: int) -> None:
         raise UserError(f"suite {suite!r} has no task {task!r}; allowed: 0..{count - 1}; e.g. sim.tasks=[0,5]")
 
 
+def task_index(suite: str, task: int) -> int:
+    """`task`, an index of the suite; UserError otherwise."""
+    check_task(suite, task)
+    return int(task)
+
+
 def task_names(suite: str) -> list[str]:
     """The suite's tasks in LIBERO's default order (task order 0): index = task."""
     check_suite(suite)
