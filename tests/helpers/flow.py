@@ -80,6 +80,7 @@ def write_folder(folder: Path, name: str, weights: dict[str, Tensor] | None = No
     raw = golden_config(GOLDEN / name)
     raw["input_features"] = {k: v for k, v in raw["input_features"].items() if "wrist" not in k}
     raw["input_features"]["observation.images.empty_camera_0"] = {"type": "VISUAL", "shape": [3, 56, 56]}
+    raw["empty_cameras"] = 1
     features, norm_map = raw["input_features"] | raw["output_features"], raw["normalization_mapping"]
     statistics = {}
     for feature, dims in (("observation.state", 8), ("action", 7)):

@@ -9,6 +9,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 
 from vla_rl.checkpoints.shipped import shipped_folder
 from vla_rl.errors import UserError
+from vla_rl.policy import adapter as adapter_files
 
 PATTERNS = ["*.safetensors", "*.json", "tokenizer.model", "*_checkpoint.pt"]  # downloaded of a repository
 
@@ -33,3 +34,19 @@ def resolve_checkpoint(checkpoint: str) -> Path:
             f"({type(e).__name__}); give a folder or a hub name (policy.checkpoint=...); "
             "to try without one: conf=pcm_object_tiny"
         ) from e
+
+
+def what_it_is(folder: Path, layout: str) -> str:
+    """The remedy where a folder is no checkpoint: it is a run's, or holds adapters.
+
+    Args:
+        layout: what a checkpoint is, where the folder is neither.
+    """
+    policy = folder / "policy"
+    if (folder / adapter_files.CONFIG).exists():
+        return f": it holds adapters; give the checkpoint they were trained on, and policy.adapter={folder}"
+    if (policy / adapter_files.CONFIG).exists():
+        return f": it is a run with adapters; give the checkpoint they were trained on, and policy.adapter={policy}"
+    if (policy / "config.json").exists():
+        return f": it is a run, and its policy is policy.checkpoint={policy}"
+    return f": {layout}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,14 @@ WRAPPERS = {
 }
 
 
-def read_tensors(folder: Path, expected: Mapping[str, torch.Size], dtype: torch.dtype) -> dict[str, Tensor]:
-    """All tensors of a checkpoint, single or sharded, as `dtype`.
+def read_tensors(
+    folder: Path, expected: Mapping[str, torch.Size], dtype: torch.dtype | Callable[[str], torch.dtype]
+) -> dict[str, Tensor]:
+    """All tensors of a checkpoint, single or sharded.
 
     Args:
         expected: name and shape of every tensor the checkpoint has to hold.
+        dtype: of the tensors, or of the tensor of a name.
 
     Raises:
         UserError: a tensor that is missing, not expected, of another shape, not of floating point, or not finite.
@@ -42,7 +45,7 @@ def read_tensors(folder: Path, expected: Mapping[str, torch.Size], dtype: torch.
     for shard in shard_files(folder):
         with open_shard(shard) as stored:
             for name in stored.keys():  # noqa: SIM118, not a dict
-                tensors[name] = stored.get_tensor(name).to(dtype)
+                tensors[name] = stored.get_tensor(name).to(dtype if isinstance(dtype, torch.dtype) else dtype(name))
                 check_finite(name, tensors[name], shard)
     return tensors
 

@@ -12,7 +12,7 @@ of transformers write it; a folder is written back in the spelling it was read i
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,13 +23,14 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from torch import Tensor
 
 from vla_rl.errors import UserError
-from vla_rl.policy.entries import check_count, check_object, read_json, read_text
+from vla_rl.policy.entries import check_count, check_object, check_positive, read_json, read_text
 from vla_rl.policy.flow.config import FlowConfig, parse_config
 from vla_rl.policy.flow.model import FlowModel
 from vla_rl.policy.flow.pi import Pi
 from vla_rl.policy.flow.processors import STATISTICS_OF, Normaliser, Processors, PromptRules
 from vla_rl.policy.flow.smolvla import SmolVLA
-from vla_rl.policy.weights import open_shard, read_tensors, save_tensors, shard_files
+from vla_rl.policy.hub import what_it_is
+from vla_rl.policy.weights import check_finite, open_shard, read_tensors, save_tensors, shard_files
 
 CONFIG, TOKENIZER = "config.json", "tokenizer.json"
 PREPROCESSOR, POSTPROCESSOR = "policy_preprocessor.json", "policy_postprocessor.json"
@@ -37,13 +38,18 @@ PREFIX = "model."
 TOWER = ".vision_tower.vision_model."  # of pi0 and pi0.5, or without its second level
 STATE, ACTION, PICTURE = "observation.state", "action", "observation.images."
 EMPTY = "empty_camera_"  # part of the name of a camera that is declared and never brought
+SIMULATOR = (f"{PICTURE}image", f"{PICTURE}image2")  # lerobot's names of LIBERO's cameras, as they lie on a frame
+OUTPUT_HEAD = ("paligemma.lm_head.weight", "vlm.lm_head.weight")  # of the language model
 # what a checkpoint of one of the two is called that the other reads under its own name
 TIME_NAMES = {"pi05": ("action_time_mlp_", "time_mlp_"), "pi0": ("time_mlp_", "action_time_mlp_")}
+STATE_STEP = "pi05_prepare_state_tokenizer_processor_step"
+NORMALISERS = ("normalizer_processor", "unnormalizer_processor")
 STEPS = (  # of the pipelines that are understood here
     *("rename_observations_processor", "to_batch_processor", "device_processor", "tokenizer_processor"),
-    *("smolvla_new_line_processor", "pi0_new_line_processor", "pi05_prepare_state_tokenizer_processor_step"),
-    *("normalizer_processor", "unnormalizer_processor", "relative_actions_processor", "absolute_actions_processor"),
+    *("smolvla_new_line_processor", "pi0_new_line_processor", STATE_STEP, *NORMALISERS),
+    *("relative_actions_processor", "absolute_actions_processor"),
 )
+LAYOUT = "a flow policy's checkpoint is a folder as lerobot writes it, since its version 0.4 (policy.checkpoint=FOLDER)"
 
 
 @dataclass(slots=True)
@@ -77,21 +83,19 @@ def read_files(folder: Path) -> tuple[FlowConfig, FlowFiles]:
     """
     for name in (CONFIG, PREPROCESSOR, POSTPROCESSOR):
         if not (folder / name).exists():
-            raise UserError(
-                f"checkpoint {folder} has no {name}: a flow policy's checkpoint is a folder as lerobot writes it "
-                "(policy.checkpoint=FOLDER)"
-            )
+            raise UserError(f"checkpoint {folder} has no {name}{what_it_is(folder, LAYOUT)}")
     raw, preprocessor, postprocessor = (read_json(folder / name) for name in (CONFIG, PREPROCESSOR, POSTPROCESSOR))
     config = parse_config(raw)
-    statistics = read_statistics(folder, preprocessor, PREPROCESSOR) | read_statistics(
-        folder, postprocessor, POSTPROCESSOR
-    )
+    statistics = _statistics(folder, preprocessor, postprocessor)
     tokenizer = _read_tokenizer(folder, preprocessor)
     return config, FlowFiles(raw, preprocessor, postprocessor, statistics, tokenizer)
 
 
 def read_weights(folder: Path, model: FlowModel, files: FlowFiles, dtype: torch.dtype) -> None:
     """Fill a model that is on the meta device, and note in `files` what else its file holds.
+
+    Args:
+        dtype: of the vision-language model; the action expert is float32.
 
     Raises:
         UserError: a tensor that is missing, not expected, of another shape, or not finite.
@@ -103,11 +107,13 @@ def read_weights(folder: Path, model: FlowModel, files: FlowFiles, dtype: torch.
     idle = {name: shape for name, shape in idle.items() if files.spelling[name] in names}
     (embedding,) = (name for name in run if name.endswith("embed_tokens.weight"))
     if files.spelling[embedding] not in names:  # published base models have it under the output head's name alone
-        for head in [name for name, shape in idle.items() if shape == run[embedding]]:
+        for head in [name for name in idle if name.endswith(OUTPUT_HEAD)]:
             del idle[head]
             files.spelling[embedding] = files.spelling[head]
     shapes = {files.spelling[name]: shape for name, shape in (run | idle).items()}
-    stored = read_tensors(folder, shapes, dtype)
+    expert = {id(parameter) for parameter in model.expert_parameters()}
+    in_float32 = {files.spelling[name] for name, parameter in model.named_parameters() if id(parameter) in expert}
+    stored = read_tensors(folder, shapes, lambda name: torch.float32 if name in in_float32 else dtype)
     files.unused = {files.spelling[name]: stored[files.spelling[name]] for name in idle}
     model.load_state_dict({name: stored[files.spelling[name]] for name in run}, assign=True)
 
@@ -147,10 +153,14 @@ def _names_in(shard: Path) -> list[str]:
         return list(stored.keys())
 
 
-def make_processors(config: FlowConfig, files: FlowFiles, *, state_numbers: int | None = None) -> Processors:
+def make_processors(
+    config: FlowConfig, files: FlowFiles, *, cameras: Sequence[str] | None = None, state_numbers: int | None = None
+) -> Processors:
     """The processors that a checkpoint describes.
 
     Args:
+        cameras: which of the checkpoint's cameras the pictures of a frame are, in their order; None: those that the
+            checkpoint declares, or those to which it renames the simulator's.
         state_numbers: see `PromptRules`.
 
     Raises:
@@ -158,55 +168,100 @@ def make_processors(config: FlowConfig, files: FlowFiles, *, state_numbers: int 
     """
     _check_steps(files)
     features = check_object(files.config.get("input_features"), "config.json: input_features")
-    cameras = [name.removeprefix(PICTURE) for name in features if name.startswith(PICTURE)]
-    present = [name for name in cameras if EMPTY not in name]
-    normaliser = _step(files.preprocessor, "normalizer_processor", PREPROCESSOR)
-    norm_map = check_object(normaliser.get("norm_map"), f"{PREPROCESSOR}: norm_map")
+    declared = [name.removeprefix(PICTURE) for name in features if name.startswith(PICTURE)]
+    present = _cameras(declared, files.preprocessor, cameras)
+    missing = len(declared) - len(present)
+    if config.type == "smolvla":  # which leaves the others out
+        missing = min(missing, files.config.get("empty_cameras", 0))
     tokens = _step(files.preprocessor, "tokenizer_processor", PREPROCESSOR)
     return Processors(
         config.type,
         cameras=present,
-        missing=len(cameras) - len(present),
+        missing=missing,
         picture_px=_picture_px(config, files.config),
-        proprio_dims=_dims(features.get(STATE), STATE) if STATE in features else 0,
-        action_dims=_dims(
-            check_object(files.config.get("output_features"), "config.json: output_features").get(ACTION), ACTION
-        ),
-        state=_normaliser(norm_map, "STATE", STATE, files),
-        action=_normaliser(norm_map, "ACTION", ACTION, files),
+        proprio_dims=_dims_of(STATE, files),
+        action_dims=_dims_of(ACTION, files),
+        state=_normaliser("STATE", STATE, files),
+        action=_normaliser("ACTION", ACTION, files),
         state_width=config.state_width,
         prompt=PromptRules(
-            with_state=config.type == "pi05",
+            with_state=any(step["registry_name"] == STATE_STEP for step in files.preprocessor["steps"]),
             slots=check_count(tokens.get("max_length"), f"{PREPROCESSOR}: max_length"),
             padded=tokens.get("padding") == "max_length",
             state_numbers=state_numbers,
         ),
         tokenizer=files.tokenizer,
+        vocabulary=config.vocabulary,
     )
+
+
+def _cameras(declared: Sequence[str], preprocessor: dict[str, Any], wanted: Sequence[str] | None) -> list[str]:
+    """The checkpoint's cameras that an observation brings."""
+    real = [name for name in declared if EMPTY not in name]
+    if wanted is not None:
+        for name in wanted:
+            if name not in declared or list(wanted).count(name) > 1:
+                raise UserError(
+                    f"policy.cameras={list(wanted)}: the checkpoint's cameras are {', '.join(real)}, each of them once "
+                    f"(policy.cameras=[{','.join(real)}])"
+                )
+        return list(wanted)
+    renamed = _step(preprocessor, "rename_observations_processor", PREPROCESSOR, {}).get("rename_map", {})
+    names = [str(renamed[name]).removeprefix(PICTURE) for name in SIMULATOR if name in renamed]
+    return [name for name in names if name in declared] or real
 
 
 def _check_steps(files: FlowFiles) -> None:
     """Raise UserError for a step that is not understood, or that would change what is read."""
     for name, pipeline in ((PREPROCESSOR, files.preprocessor), (POSTPROCESSOR, files.postprocessor)):
-        for step in pipeline.get("steps", []):
+        for step in steps_of(pipeline, name):
             if step.get("registry_name") not in STEPS:
                 raise UserError(f"{name}: the step {step.get('registry_name')!r} is not understood")
-            if step.get("config", {}).get("enabled"):
+            options = check_object(step.get("config", {}), f"{name}: {step['registry_name']}")
+            if options.get("enabled"):
                 raise UserError(f"{name}: {step['registry_name']} is switched on, and not supported")
+            if options.get("padding_side", "right") != "right":
+                raise UserError(f"{name}: padding_side is {options['padding_side']!r}, only 'right' is supported")
 
 
-def _step(pipeline: dict[str, Any], registry_name: str, file: str) -> dict[str, Any]:
-    """The config of one step."""
-    for step in pipeline.get("steps", []):
+def steps_of(pipeline: dict[str, Any], file: str) -> list[dict[str, Any]]:
+    """The steps of a pipeline; UserError where they are none."""
+    steps = pipeline.get("steps")
+    if not isinstance(steps, list):
+        raise UserError(f"{file} has no list of steps: copy the file that came with the weights beside them")
+    return [check_object(step, f"{file}: a step") for step in steps]
+
+
+def _step(
+    pipeline: dict[str, Any], registry_name: str, file: str, default: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """The config of one step; `default` where there is no such step, unless that is None."""
+    for step in steps_of(pipeline, file):
         if step.get("registry_name") == registry_name:
             return check_object(step.get("config"), f"{file}: {registry_name}")
+    if default is not None:
+        return default
     raise UserError(f"{file} has no step {registry_name!r}: copy the file that came with the weights beside them")
 
 
-def _normaliser(norm_map: dict[str, Any], kind: str, feature: str, files: FlowFiles) -> Normaliser:
-    mode = norm_map.get(kind, "IDENTITY")
-    if mode not in STATISTICS_OF:
-        raise UserError(f"{PREPROCESSOR}: norm_map.{kind} is {mode!r}; known: {', '.join(STATISTICS_OF)}")
+def _normaliser(kind: str, feature: str, files: FlowFiles) -> Normaliser:
+    """Of one feature: both pipelines say how, and have to agree."""
+    said = {}
+    for file, pipeline, step in (
+        (PREPROCESSOR, files.preprocessor, "normalizer_processor"),
+        (POSTPROCESSOR, files.postprocessor, "unnormalizer_processor"),
+    ):
+        options = _step(pipeline, step, file)
+        mode = check_object(options.get("norm_map"), f"{file}: norm_map").get(kind, "IDENTITY")
+        if mode not in STATISTICS_OF:
+            raise UserError(f"{file}: norm_map.{kind} is {mode!r}; known: {', '.join(STATISTICS_OF)}")
+        said[file] = (mode, check_positive(options.get("eps", 1e-8), f"{file}: eps"))
+    (mode, eps), after = said.values()
+    if kind == "ACTION" and (mode, eps) != after:
+        raise UserError(
+            f"{PREPROCESSOR} normalises actions by {mode} (eps {eps}), {POSTPROCESSOR} by {after[0]} (eps {after[1]}): "
+            "copy the files that came with the weights beside them"
+        )
     found = {
         name.removeprefix(f"{feature}."): value
         for name, value in files.statistics.items()
@@ -214,7 +269,21 @@ def _normaliser(norm_map: dict[str, Any], kind: str, feature: str, files: FlowFi
     }
     if found and (missing := [name for name in STATISTICS_OF[mode] if name not in found]):
         raise UserError(f"the checkpoint's statistics have no {feature}.{missing[0]}, which {mode} needs")
-    return Normaliser(mode, {name: found[name].float() for name in STATISTICS_OF[mode] if found})
+    dims = _dims_of(feature, files)
+    for name in STATISTICS_OF[mode] if found else ():
+        if found[name].shape != (dims,):
+            raise UserError(
+                f"the checkpoint's statistics: {feature}.{name} has shape {list(found[name].shape)}, config.json "
+                f"declares {dims} numbers"
+            )
+    return Normaliser(mode, {name: found[name].float() for name in STATISTICS_OF[mode] if found}, eps)
+
+
+def _dims_of(feature: str, files: FlowFiles) -> int:
+    """Numbers of the state or of an action; 0: the checkpoint reads no state."""
+    entry = "output_features" if feature == ACTION else "input_features"
+    features = check_object(files.config.get(entry), f"config.json: {entry}")
+    return _dims(features.get(feature), feature) if feature == ACTION or feature in features else 0
 
 
 def _dims(feature: Any, name: str) -> int:
@@ -235,9 +304,27 @@ def _picture_px(config: FlowConfig, raw: dict[str, Any]) -> tuple[int, int]:
     return config.vision.image_px, config.vision.image_px
 
 
+def _statistics(folder: Path, preprocessor: dict[str, Any], postprocessor: dict[str, Any]) -> dict[str, Tensor]:
+    """Those of both pipelines, which have to be the same."""
+    before = read_statistics(folder, preprocessor, PREPROCESSOR)
+    after = read_statistics(folder, postprocessor, POSTPROCESSOR)
+    for name in sorted(before.keys() & after.keys()):
+        if not torch.equal(before[name], after[name]):
+            raise UserError(
+                f"checkpoint {folder}: {PREPROCESSOR} and {POSTPROCESSOR} have different statistics {name}: copy the "
+                "files that came with the weights beside them"
+            )
+    return before | after
+
+
 def read_statistics(folder: Path, pipeline: dict[str, Any], file: str) -> dict[str, Tensor]:
+    """The tensors that the steps of a pipeline name.
+
+    Raises:
+        UserError: a file is missing or damaged, or holds what is not finite.
+    """
     statistics: dict[str, Tensor] = {}
-    for step in pipeline.get("steps", []):
+    for step in steps_of(pipeline, file):
         state_file = step.get("state_file")
         if state_file is None:
             continue
@@ -246,6 +333,8 @@ def read_statistics(folder: Path, pipeline: dict[str, Any], file: str) -> dict[s
             raise UserError(f"checkpoint {folder} has no {path.name}, which {file} names: copy it beside the weights")
         with open_shard(path) as stored:
             statistics |= {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118, not a dict
+        for name, value in statistics.items():
+            check_finite(name, value, path)
     return statistics
 
 
@@ -270,6 +359,8 @@ def save_files(folder: Path, model_state: Mapping[str, Tensor], files: FlowFiles
         model_state: the model's state dict.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    if files.statistics:
+        _name_statistics(files)
     spelled = {files.spelling.get(name, PREFIX + name): value.cpu() for name, value in model_state.items()}
     save_tensors(spelled | files.unused, folder / "model.safetensors")
     for name, content in (
@@ -283,3 +374,11 @@ def save_files(folder: Path, model_state: Mapping[str, Tensor], files: FlowFiles
         for step in pipeline["steps"]:
             if "state_file" in step:
                 save_tensors(files.statistics, folder / step["state_file"])
+
+
+def _name_statistics(files: FlowFiles) -> None:
+    """A place for the statistics of demonstrations, where a checkpoint came without: lerobot's names."""
+    for name, pipeline in (("policy_preprocessor", files.preprocessor), ("policy_postprocessor", files.postprocessor)):
+        for place, step in enumerate(pipeline["steps"]):
+            if step["registry_name"] in NORMALISERS:
+                step.setdefault("state_file", f"{name}_step_{place}_{step['registry_name']}.safetensors")

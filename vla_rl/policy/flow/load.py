@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ def load_flow_policy(
     noisy_steps: str = "one",
     denoising_steps: int | None = None,
     chunk_steps: int | None = None,
+    cameras: Sequence[str] | None = None,
     state_numbers: int | None = None,
     gradient_checkpointing: bool = False,
 ) -> FlowPolicy:
@@ -53,6 +54,8 @@ def load_flow_policy(
         noisy_steps: "one" of each decision, drawn for it, or "all": an update has a forward of the expert for each.
         denoising_steps: K; None: the checkpoint's.
         chunk_steps: control steps of a decision, the first of the model's chunk; None: all.
+        cameras: which of the checkpoint's cameras the simulator's pictures are: the agent's view, then the wrist's. The
+            others count as missing. None: all that the checkpoint declares, in its order.
         state_numbers: how many numbers of the state are written into pi0.5's prompt; None: the real ones. Checkpoints
             of lerobot up to 0.4.4 want 32.
         gradient_checkpointing: recompute the layers in the backward pass, to save memory.
@@ -80,14 +83,17 @@ def load_flow_policy(
         raise UserError(
             f"training all weights in {dtype} would round most steps away: policy.dtype=float32, or policy.train=expert"
         )
+    if cameras is not None and (isinstance(cameras, str) or not all(isinstance(name, str) for name in cameras)):
+        raise UserError(f"policy.cameras must be a list of names, got {cameras!r} (policy.cameras=[image,image2])")
     noise = partial(Noise, noise_level, joint=noisy_steps == "all")
-    policy = _policy(checkpoint, DTYPES[dtype], noise, denoising_steps, chunk_steps, state_numbers)
+    policy = _policy(checkpoint, DTYPES[dtype], noise, denoising_steps, chunk_steps, cameras, state_numbers)
     model = policy.model
     model.gradient_checkpointing = gradient_checkpointing
     if lora is not None:
         from vla_rl.policy.lora import add_lora, check_lora, load_adapter  # here: peft takes seconds to import
 
         check_lora(lora)
+        model.to(DTYPES[dtype])
         add_lora(model, **{"targets": LORA_TARGETS} | lora)
         if adapter is not None:
             load_adapter(model, Path(adapter).expanduser())
@@ -98,10 +104,11 @@ def load_flow_policy(
 
 def trained_part(policy: FlowPolicy, train: str, dtype: torch.dtype) -> FlowPolicy:
     """Freeze what is not trained, in `dtype`; what is trained is float32. In place."""
-    policy.model.to(dtype).requires_grad_(train == "all")
-    for parameter in policy.model.expert_parameters():
-        parameter.requires_grad_(True)
-        parameter.data = parameter.data.float()
+    expert = {id(parameter) for parameter in policy.model.expert_parameters()}
+    for parameter in policy.model.parameters():
+        trained = train == "all" or id(parameter) in expert
+        parameter.requires_grad_(trained)
+        parameter.data = parameter.data.to(torch.float32 if trained else dtype)
     freeze_idle(policy.model)
     return policy
 
@@ -118,6 +125,7 @@ def _policy(
     noise: Callable[[int], Noise],
     steps: int | None,
     chunk_steps: int | None,
+    cameras: Sequence[str] | None,
     state_numbers: int | None,
 ) -> FlowPolicy:
     if checkpoint is None:
@@ -130,8 +138,8 @@ def _policy(
             f"more: policy.chunk_steps={config.chunk_steps}"
         )
     steps = steps or next((files.config[entry] for entry in STEPS_ENTRIES if entry in files.config), 10)
+    processors = make_processors(config, files, cameras=cameras, state_numbers=state_numbers)
     with torch.device("meta"):
         model = build_model(config)
     read_weights(folder, model, files, dtype)
-    processors = make_processors(config, files, state_numbers=state_numbers)
     return FlowPolicy(model, processors, files, noise(steps), chunk_steps)

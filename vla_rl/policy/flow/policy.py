@@ -251,8 +251,7 @@ class FlowPolicy(SupervisedPolicy):
                 f"the demonstrations' actions have {command_TA.shape[1]} dimensions, the policy's "
                 f"{self.processors.action_dims} (sft.demos=FILE)"
             )
-        if not self.files.statistics:
-            self.files.statistics = self.processors.fit(command_TA, proprio_TP)
+        self.files.statistics |= self.processors.fit(command_TA, proprio_TP)
 
     def take_normalisation(self, name: str, file: str) -> None:
         raise UserError(

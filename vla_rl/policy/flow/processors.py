@@ -12,7 +12,7 @@ Shapes: see `vla_rl.policy.flow.model`, and
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -24,12 +24,13 @@ from vla_rl.errors import UserError
 from vla_rl.types import Observation
 
 STATE_BINS = 256
-EPS = 1e-8
-Mode = Literal["IDENTITY", "MEAN_STD", "QUANTILES", "MIN_MAX"]
+BOS = "<bos>"
+Mode = Literal["IDENTITY", "MEAN_STD", "QUANTILES", "QUANTILE10", "MIN_MAX"]
 STATISTICS_OF: dict[Mode, tuple[str, ...]] = {
     "IDENTITY": (),
     "MEAN_STD": ("mean", "std"),
     "QUANTILES": ("q01", "q99"),
+    "QUANTILE10": ("q10", "q90"),
     "MIN_MAX": ("min", "max"),
 }
 
@@ -51,25 +52,29 @@ class Normaliser:
 
     Args:
         statistics: by name, float32 [dims] each.
+        eps: added to a standard deviation, and in place of a range of 0.
     """
 
     mode: Mode
     statistics: Mapping[str, Tensor]
+    eps: float = 1e-8
+
+    @property
+    def complete(self) -> bool:
+        """It has what its mode needs."""
+        return all(name in self.statistics for name in STATISTICS_OF[self.mode])
 
     def normalize(self, value: Tensor) -> Tensor:
-        """MEAN_STD: (x - mean) / (std + 1e-8); QUANTILES and MIN_MAX: 2 (x - low) / (high - low) - 1.
-
-        Nothing is clipped, and a range of 0 counts as 1e-8.
-        """
+        """MEAN_STD: (x - mean) / (std + eps); the others: 2 (x - low) / (high - low) - 1. Nothing is clipped."""
         if not self._known:
             return value
         first, second = self._known
         if self.mode == "MEAN_STD":
-            return (value - first) / (second + EPS)
+            return (value - first) / (second + self.eps)
         return 2 * (value - first) / self._span(first, second) - 1
 
     def unnormalize(self, value: Tensor) -> Tensor:
-        """The inverse; MEAN_STD without the 1e-8."""
+        """The inverse; MEAN_STD without eps."""
         if not self._known:
             return value
         first, second = self._known
@@ -79,12 +84,10 @@ class Normaliser:
 
     @property
     def _known(self) -> list[Tensor]:
-        names = STATISTICS_OF[self.mode]
-        return [self.statistics[name] for name in names] if all(name in self.statistics for name in names) else []
+        return [self.statistics[name] for name in STATISTICS_OF[self.mode]] if self.complete else []
 
-    @staticmethod
-    def _span(low: Tensor, high: Tensor) -> Tensor:
-        return torch.where(high == low, EPS, high - low)
+    def _span(self, low: Tensor, high: Tensor) -> Tensor:
+        return torch.where(high == low, self.eps, high - low)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +113,15 @@ class Processors:
     Args:
         kind: "pi0", "pi05" or "smolvla".
         cameras: names of the cameras that an observation brings, in the order of its frame's channels.
-        missing: cameras that the model was trained with and an observation lacks.
+        missing: cameras that the model was trained with and an observation lacks: pictures of -1, masked, at the end.
         picture_px: height and width of the model's pictures.
         state, action: normalisers; the number of real columns is `proprio_dims`, `action_dims`.
         state_width: columns that the state is padded to.
         tokenizer: content of a tokenizer.json.
+        vocabulary: tokens that the model embeds.
+
+    Raises:
+        UserError: the tokenizer is none, or not the model's.
     """
 
     def __init__(
@@ -131,11 +138,14 @@ class Processors:
         state_width: int,
         prompt: PromptRules,
         tokenizer: str,
+        vocabulary: int,
     ) -> None:
         self.kind, self.cameras, self.missing, self.picture_px = kind, tuple(cameras), missing, picture_px
         self.proprio_dims, self.action_dims = proprio_dims, action_dims
         self.state, self.action, self.state_width, self.prompt = state, action, state_width, prompt
-        self._tokenizer = read_tokenizer(tokenizer)
+        self._tokenizer = read_tokenizer(tokenizer, vocabulary)
+        bos = None if kind == "smolvla" else self._tokenizer.token_to_id(BOS)
+        self._before = [] if bos is None else [bos]  # pi0 and pi0.5 begin with it, SmolVLA does not
         self._ids: dict[str, list[int]] = {}  # an evaluation asks for the same few prompts thousands of times
 
     @property
@@ -143,16 +153,37 @@ class Processors:
         return len(self.cameras)
 
     def inputs(self, observation: Observation, device: torch.device) -> Inputs:
-        """What the model reads of N observations, on `device`."""
+        """What the model reads of N observations, on `device`.
+
+        Raises:
+            UserError: another number of cameras or of proprioception, or no statistics of the state.
+        """
         n = len(observation.instruction_N)
+        self._check(observation)
         pixels = self.pictures(observation.frame_NHWC.to(device))
         mask_NV = torch.ones(n, len(pixels), dtype=torch.bool, device=device)
         pixels += [torch.full_like(pixels[0], -1.0)] * self.missing
         mask_NV = F.pad(mask_NV, (0, self.missing), value=False)
-        state_NP = self.state.normalize(observation.proprio_NP[:, : self.proprio_dims].cpu().float())
+        state_NP = observation.proprio_NP.cpu().float() if self.proprio_dims else torch.zeros(n, 0)
+        state_NP = self.state.normalize(state_NP)
         ids_NT, mask_NT = self.tokens(self.prompts(observation.instruction_N, state_NP))
         state_ND = None if self.prompt.with_state else pad_columns(state_NP, self.state_width).to(device)
         return Inputs(pixels, mask_NV, ids_NT.to(device), mask_NT.to(device), state_ND)
+
+    def _check(self, observation: Observation) -> None:
+        images, dims = observation.frame_NHWC.shape[3] // 3, observation.proprio_NP.shape[1]
+        if images != self.images:
+            raise UserError(
+                f"the policy reads {self.images} cameras ({', '.join(self.cameras)}), an observation has {images}: "
+                f"policy.cameras=[{','.join(self.cameras[:images])}]"
+            )
+        if self.proprio_dims not in (0, dims):
+            raise UserError(
+                f"the checkpoint reads {self.proprio_dims} numbers of proprioception, an observation has {dims}: it is "
+                "of another robot (policy.checkpoint=FOLDER)"
+            )
+        if self.proprio_dims:
+            _check_complete(self.state, "observation.state")
 
     def pictures(self, frame_NHWC: Tensor) -> list[Tensor]:
         """Of each camera, [N, 3, h, w] in [-1, 1]: both axes turned, as the demonstrations of LIBERO lie."""
@@ -183,28 +214,48 @@ class Processors:
         return ids_NT, mask_NT
 
     def _encode(self, text: str) -> list[int]:
-        if self.prompt.with_state:  # hardly ever the same text again
-            return self._tokenizer.encode(text).ids[: self.prompt.slots]
+        if self.prompt.with_state and self.proprio_dims:  # hardly ever the same text again
+            return self._encode_now(text)
         if text not in self._ids:
-            self._ids[text] = self._tokenizer.encode(text).ids[: self.prompt.slots]
+            self._ids[text] = self._encode_now(text)
         return self._ids[text]
 
+    def _encode_now(self, text: str) -> list[int]:
+        ids = self._tokenizer.encode(text).ids
+        before = [] if ids[:1] == self._before else self._before  # some files add it themselves
+        return (before + ids)[: self.prompt.slots]
+
     def fit(self, command_TA: Tensor, state_TP: Tensor) -> dict[str, Tensor]:
-        """Normalise by the statistics of demonstrations; these, by the names that checkpoints use."""
-        measured = {"action": measure(command_TA)}
-        self.action = Normaliser(self.action.mode, measured["action"])
-        if self.proprio_dims:
+        """Normalise by the statistics of demonstrations what has none; these, by the names that checkpoints use."""
+        measured = {}
+        if not self.action.complete:
+            measured["action"] = measure(command_TA)
+            self.action = replace(self.action, statistics=measured["action"])
+        if self.proprio_dims and not self.state.complete:
             measured["observation.state"] = measure(state_TP)
-            self.state = Normaliser(self.state.mode, measured["observation.state"])
+            self.state = replace(self.state, statistics=measured["observation.state"])
         return {f"{feature}.{name}": value for feature, of in measured.items() for name, value in of.items()}
 
     def commands(self, action_NLA: Tensor) -> Tensor:
-        """What the simulator executes for the model's real columns, float32 [N, L, A]."""
+        """What the simulator executes for the model's real columns, float32 [N, L, A].
+
+        Raises:
+            UserError: no statistics of actions.
+        """
+        _check_complete(self.action, "action")
         return self.action.unnormalize(action_NLA).clip(-1, 1)
 
     def targets(self, command_NLA: Tensor, width: int) -> Tensor:
         """Commands as the model's numbers [N, L, width], zeros in the padded columns."""
         return pad_columns(self.action.normalize(command_NLA.cpu().float()), width)
+
+
+def _check_complete(normaliser: Normaliser, feature: str) -> None:
+    if not normaliser.complete:
+        raise UserError(
+            f"the checkpoint has no statistics of {feature}, which {normaliser.mode} needs: train it on demonstrations "
+            "first (python -m vla_rl.sft), or take one that was trained for this robot (policy.checkpoint=FOLDER)"
+        )
 
 
 def measure(value_TD: Tensor) -> dict[str, Tensor]:
@@ -216,6 +267,8 @@ def measure(value_TD: Tensor) -> dict[str, Tensor]:
         "min": value_TD.amin(0),
         "max": value_TD.amax(0),
         "q01": value_TD.quantile(0.01, dim=0),
+        "q10": value_TD.quantile(0.10, dim=0),
+        "q90": value_TD.quantile(0.90, dim=0),
         "q99": value_TD.quantile(0.99, dim=0),
     }
     return {name: value.float() for name, value in found.items()}
@@ -258,11 +311,11 @@ def resize_with_padding(image_NCHW: Tensor, height: int, width: int, *, centred:
     return F.pad(resized.clip(0, 1), (left, right - left, top, down - top))
 
 
-def read_tokenizer(content: str) -> Tokenizer:
+def read_tokenizer(content: str, vocabulary: int) -> Tokenizer:
     """The tokenizer of a tokenizer.json, without padding and truncation of its own.
 
     Raises:
-        UserError: it is none.
+        UserError: it is none, or has more tokens than a model with `vocabulary` embeds.
     """
     try:
         tokenizer = Tokenizer.from_str(content)
@@ -271,4 +324,7 @@ def read_tokenizer(content: str) -> Tokenizer:
         tokenizer.encode("Task:\n")  # some mistakes show only now
     except Exception as e:  # the library has no type of its own
         raise UserError(f"tokenizer.json is no tokenizer ({e}): download or copy it again") from e
+    largest = max(tokenizer.get_vocab().values())
+    if largest >= vocabulary:
+        raise UserError(f"tokenizer.json has ids up to {largest}, the model embeds {vocabulary} alone: is it its own?")
     return tokenizer

@@ -23,7 +23,7 @@ from vla_rl.checks import check_choice
 from vla_rl.errors import UserError
 from vla_rl.policy import adapter as adapter_files
 from vla_rl.policy.entries import check_object, read_json, read_text
-from vla_rl.policy.hub import resolve_checkpoint
+from vla_rl.policy.hub import resolve_checkpoint, what_it_is
 from vla_rl.policy.openvla_oft.action_head import HEAD_FILE, PROPRIO_FILE, WRAPPED, L1Head, read_head
 from vla_rl.policy.openvla_oft.actions import STATISTICS, Statistics
 from vla_rl.policy.openvla_oft.config import OpenVLAConfig, parse_config
@@ -41,6 +41,7 @@ PROCESSOR = "processor_config.json"  # of transformers 5, which writes the prepr
 SENTENCEPIECE = "tokenizer.model"
 PROPRIO = "proprio_projector"
 FILM_FILE = "vision_backbone--*_checkpoint.pt"  # vision towers of a checkpoint that was trained with FiLM
+LAYOUT = "a checkpoint is a folder in the published layout (policy.checkpoint=FOLDER)"
 
 
 def load_pretrained(
@@ -208,21 +209,9 @@ def read_config(folder: Path, *, l1_head: bool = False) -> tuple[OpenVLAConfig, 
         UserError: there is none, because the folder is something else, or it does not fit.
     """
     if not (folder / "config.json").exists():
-        raise UserError(f"checkpoint {folder} has no config.json{_what_it_is(folder)}")
+        raise UserError(f"checkpoint {folder} has no config.json{what_it_is(folder, LAYOUT)}")
     raw = read_json(folder / "config.json")
     return parse_config(raw, l1_head=l1_head), raw
-
-
-def _what_it_is(folder: Path) -> str:
-    """The remedy where a folder is a run's, or holds adapters."""
-    policy = folder / "policy"
-    if (folder / adapter_files.CONFIG).exists():
-        return f": it holds adapters; give the checkpoint they were trained on, and policy.adapter={folder}"
-    if (policy / adapter_files.CONFIG).exists():
-        return f": it is a run with adapters; give the checkpoint they were trained on, and policy.adapter={policy}"
-    if (policy / "config.json").exists():
-        return f": it is a run, and its policy is policy.checkpoint={policy}"
-    return ": a checkpoint is a folder in the published layout (policy.checkpoint=FOLDER)"
 
 
 def _read_files(folder: Path, l1: bool) -> tuple[OpenVLAConfig, CheckpointFiles]:

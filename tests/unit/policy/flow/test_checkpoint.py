@@ -111,9 +111,84 @@ def with_weight(folder):
     save_file(load_file(folder / "model.safetensors") | {"model.other": torch.ones(2)}, folder / "model.safetensors")
 
 
+def edit_statistics(folder, change, pattern="policy_*.safetensors"):
+    for file in folder.glob(pattern):
+        save_file(change(load_file(file)), file)
+
+
 def without_quantiles(folder):
-    for file in folder.glob("policy_*.safetensors"):
-        save_file({n: v for n, v in load_file(file).items() if "q99" not in n}, file)
+    edit_statistics(folder, lambda found: {n: v for n, v in found.items() if "q99" not in n})
+
+
+def test_other_cameras(tmp_path):
+    folder = write_folder(tmp_path / "a", PI05)
+    for camera in ("left", "right"):
+        feature = {"type": "VISUAL", "shape": [3, 56, 56]}
+        edit_json(folder / "config.json", "input_features", f"observation.images.{camera}", value=feature)
+    assert load_flow_policy(str(folder)).images == 3  # image, left, right
+    policy = load_flow_policy(str(folder), cameras=["right", "image"])
+    assert policy.processors.cameras == ("right", "image")
+    assert policy.processors.missing == 2  # left, empty_camera_0
+    with pytest.raises(
+        UserError, match=r"the checkpoint's cameras are image, left, right, each .*=\[image,left,right\]"
+    ):
+        load_flow_policy(str(folder), cameras=["agentview"])
+    with pytest.raises(UserError, match="each of them once"):
+        load_flow_policy(str(folder), cameras=["left", "left"])
+    renamed = {
+        "observation.images.image": "observation.images.right",
+        "observation.images.image2": "observation.images.left",
+    }
+    step = {"registry_name": "rename_observations_processor", "config": {"rename_map": renamed}}
+    steps = json.loads((folder / "policy_preprocessor.json").read_text())["steps"]
+    edit_json(folder / "policy_preprocessor.json", "steps", value=[step, *steps])
+    assert load_flow_policy(str(folder)).processors.cameras == ("right", "left")
+
+
+def test_smolvla_leaves_missing_cameras_out(tmp_path):
+    """All but `empty_cameras` of them."""
+    folder = write_folder(tmp_path / "a", "smolvla_tiny")
+    assert load_flow_policy(str(folder)).processors.missing == 1
+    edit_json(folder / "config.json", "empty_cameras", value=0)
+    assert load_flow_policy(str(folder)).processors.missing == 0
+
+
+def test_a_checkpoint_without_statistics_takes_those_of_demonstrations(tmp_path):
+    folder = write_folder(tmp_path / "a", PI05)
+    other = {"another_robot.action.mean": torch.ones(3)}  # as lerobot/smolvla_base
+    edit_statistics(folder, lambda _: other)
+    edit_json(folder / "policy_postprocessor.json", "steps", 0, "state_file", value=None)
+    policy = load_flow_policy(str(folder))
+    with pytest.raises(UserError, match="no statistics of observation.state, which QUANTILES needs"):
+        policy.act(observe(), [1, 2], temperature=1.0)
+    generator = torch.Generator().manual_seed(0)
+    policy.fit_normalisation("mine", torch.rand(50, 7, generator=generator), torch.rand(50, 8, generator=generator))
+    save_trained(policy, tmp_path / "b")
+    again = load_flow_policy(str(tmp_path / "b"))
+    assert "another_robot.action.mean" in again.files.statistics
+    first, second = (p.act(observe(), [1, 2], temperature=1.0) for p in (policy, again))
+    assert torch.equal(first.command_NLA, second.command_NLA)
+    before = again.processors.action
+    again.fit_normalisation("other", torch.zeros(50, 7), torch.zeros(50, 8))
+    assert again.processors.action is before  # the weights were trained with it
+
+
+def test_the_expert_is_read_in_float32(tmp_path):
+    """Whatever the frozen part is: what learns is not rounded."""
+    policy = load_flow_policy(str(write_folder(tmp_path / "a", PI05)), dtype="bfloat16")
+    golden = golden_model(GOLDEN / PI05).state_dict()
+    trained = {name for name, parameter in policy.model.named_parameters() if parameter.requires_grad}
+    for name, value in policy.model.state_dict().items():
+        assert value.dtype == (torch.float32 if name in trained else torch.bfloat16)
+        assert torch.equal(value, golden[name].to(value.dtype))
+
+
+def test_a_run_in_place_of_a_checkpoint(tmp_path):
+    write_folder(tmp_path / "run" / "policy", PI05)
+    with pytest.raises(
+        UserError, match=r"has no config.json: it is a run, and its policy is policy.checkpoint=.*policy$"
+    ):
+        load_flow_policy(str(tmp_path / "run"))
 
 
 @pytest.mark.parametrize(
@@ -134,6 +209,37 @@ def without_quantiles(folder):
         (
             lambda f: edit_json(f / "policy_preprocessor.json", "steps", 1, "registry_name", value="odd"),
             "the step 'odd' is not understood",
+        ),
+        (
+            lambda f: edit_json(
+                f / "policy_postprocessor.json", "steps", 0, "config", "norm_map", "ACTION", value="MIN_MAX"
+            ),
+            "policy_preprocessor.json normalises actions by QUANTILES .* policy_postprocessor.json by MIN_MAX",
+        ),
+        (
+            lambda f: edit_json(f / "policy_postprocessor.json", "steps", 0, "config", "eps", value=1e-6),
+            r"normalises actions by QUANTILES \(eps 1e-08\), .* \(eps 1e-06\)",
+        ),
+        (
+            lambda f: edit_json(f / "policy_preprocessor.json", "steps", 1, "config", "padding_side", value="left"),
+            "padding_side is 'left', only 'right'",
+        ),
+        (lambda f: edit_json(f / "policy_preprocessor.json", "steps", value=7), "has no list of steps"),
+        (lambda f: edit_json(f / "policy_preprocessor.json", "steps", value=[]), "has no step 'tokenizer_processor'"),
+        (lambda f: edit_json(f / "config.json", "sizes", "vocab", value=200), "ids up to 255, the model embeds 200"),
+        (
+            lambda f: edit_statistics(
+                f, lambda found: found | {"action.q01": torch.zeros(7)}, "policy_post*.safetensors"
+            ),
+            "have different statistics action.q01",
+        ),
+        (
+            lambda f: edit_statistics(f, lambda found: found | {"action.q01": torch.full((7,), torch.nan)}),
+            "'action.q01' holds NaN",
+        ),
+        (
+            lambda f: edit_statistics(f, lambda found: {n: v[:5] for n, v in found.items()}),
+            r"observation.state.q01 has shape \[5\], config.json declares 8",
         ),
         (without_quantiles, "statistics have no observation.state.q99, which QUANTILES needs"),
         (without_weight, "'model.action_in_proj.bias' is missing"),
@@ -162,6 +268,7 @@ def test_what_does_not_fit_is_one_line(tmp_path, harm, message):
         ({"denoising_steps": 0}, "policy.denoising_steps must be"),
         ({"chunk_steps": 11}, "predicts 10 control steps, policy.chunk_steps=11 asks for more"),
         ({"adapter": "here"}, "needs the LoRA settings"),
+        ({"cameras": "image"}, r"must be a list of names, got 'image' \(policy.cameras="),
         ({"dtype": "bfloat16", "train": "all"}, "would round most steps away"),
     ],
 )

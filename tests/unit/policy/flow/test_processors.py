@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.processors import TemplateProcessing
 from torch.testing import assert_close
 
 from tests.helpers.flow import GOLDEN, byte_tokenizer
@@ -10,6 +12,7 @@ from vla_rl.errors import UserError
 from vla_rl.policy.entries import read_json
 from vla_rl.policy.flow.checkpoint import read_statistics
 from vla_rl.policy.flow.processors import (
+    STATISTICS_OF,
     Normaliser,
     Processors,
     PromptRules,
@@ -18,6 +21,7 @@ from vla_rl.policy.flow.processors import (
     resize_with_padding,
     state_bins,
 )
+from vla_rl.types import Observation
 
 FOLDER = GOLDEN / "flow_processors"
 KINDS = {"smolvla": (28, 40), "pi0": (28, 28), "pi05": (28, 28)}  # height and width of a picture
@@ -41,7 +45,7 @@ def case(request):
     processors = Processors(
         kind, cameras=CAMERAS, missing=1 if kind == "smolvla" else 2, picture_px=KINDS[kind], proprio_dims=5,
         action_dims=4, state=normaliser("STATE", "observation.state"), action=normaliser("ACTION", "action"),
-        state_width=8, tokenizer=byte_tokenizer(),
+        state_width=8, tokenizer=byte_tokenizer(), vocabulary=256,
         prompt=PromptRules(kind == "pi05", tokens["max_length"], tokens["padding"] == "max_length"),
     )  # fmt: skip
     return kind, processors, arrays
@@ -119,6 +123,76 @@ def test_a_prompt_that_is_too_long_loses_its_end(case):
     assert mask.all()
 
 
+@pytest.mark.parametrize("mode", ["QUANTILE10", "MIN_MAX"])
+def test_the_other_ranges(mode):
+    # from -1 to 3: 0 is a quarter of the way, -1 + 2 / 4
+    low, high = STATISTICS_OF[mode]
+    normaliser = Normaliser(mode, {low: torch.tensor([-1.0]), high: torch.tensor([3.0])})
+    assert normaliser.normalize(torch.tensor([0.0])).item() == -0.5
+    assert normaliser.unnormalize(torch.tensor([-0.5])).item() == 0
+
+
+def test_the_epsilon_of_the_file():
+    spread = {"mean": torch.zeros(1), "std": torch.zeros(1)}
+    assert Normaliser("MEAN_STD", spread, eps=0.5).normalize(torch.tensor([2.0])).item() == 4
+    constant = {"q01": torch.zeros(1), "q99": torch.zeros(1)}
+    assert Normaliser("QUANTILES", constant, eps=0.5).normalize(torch.tensor([2.0])).item() == 7  # 2 x 2 / .5 - 1
+
+
+def test_the_whole_way(case):
+    """From an observation as the simulator gives it to all that the model takes."""
+    kind, processors, arrays = case
+    small = torch.from_numpy(arrays["raw_image"]).flip(1, 2)
+    observation = Observation(
+        torch.cat([small, small], dim=-1), torch.from_numpy(arrays["raw_state"]), arrays["raw_task"].tolist()
+    )
+    inputs = processors.inputs(observation, torch.device("cpu"))
+    assert torch.equal(inputs.picture_mask_NV, torch.from_numpy(arrays[f"{kind}_image_mask"]))
+    golden = torch.from_numpy(arrays[f"{kind}_images"])[:, [0, 0, *range(2, len(inputs.pixels))]]
+    assert_close(torch.stack(inputs.pixels, dim=1), golden, atol=1e-6, rtol=0)
+    assert torch.equal(inputs.mask_NT, torch.from_numpy(arrays[f"{kind}_token_mask"]))
+    if kind == "pi05":
+        assert inputs.state_ND is None
+    else:
+        state = torch.from_numpy(arrays[f"{kind}_state"])
+        assert ((inputs.state_ND - state).abs() <= 1e-6 * state.abs().clip(min=1)).all()
+
+
+def test_an_observation_that_does_not_fit(case):
+    _, processors, _ = case
+    cpu, frame = torch.device("cpu"), torch.zeros(1, 8, 8, 6, dtype=torch.uint8)
+    with pytest.raises(UserError, match=r"reads 2 cameras \(image, wrist_image\), an observation has 1: .*\[image\]$"):
+        processors.inputs(Observation(frame[..., :3], torch.zeros(1, 5), ["a"]), cpu)
+    with pytest.raises(UserError, match="reads 5 numbers of proprioception, an observation has 8"):
+        processors.inputs(Observation(frame, torch.zeros(1, 8), ["a"]), cpu)
+    processors.state = Normaliser(processors.state.mode, {})
+    with pytest.raises(UserError, match="no statistics of observation.state, which"):
+        processors.inputs(Observation(frame, torch.zeros(1, 5), ["a"]), cpu)
+    processors.action = Normaliser(processors.action.mode, {})
+    with pytest.raises(UserError, match="no statistics of action, which"):
+        processors.commands(torch.zeros(1, 2, 4))
+
+
+def test_the_first_token_of_pi(case):
+    kind, processors, _ = case
+    tokenizer = Tokenizer.from_str(byte_tokenizer())
+    tokenizer.add_special_tokens(["<bos>"])  # id 256
+    for adds_it_itself in (False, True):
+        if adds_it_itself:
+            tokenizer.post_processor = TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 256)])
+        again = Processors(
+            kind, cameras=CAMERAS, missing=0, picture_px=(28, 28), proprio_dims=5, action_dims=4, state_width=8,
+            state=processors.state, action=processors.action, prompt=processors.prompt,
+            tokenizer=tokenizer.to_str(), vocabulary=257,
+        )  # fmt: skip
+        ids, mask = again.tokens(["ab"])
+        begins = kind != "smolvla" or adds_it_itself
+        assert (ids[0, 0] == 256) == begins
+        assert mask.sum() == 2 + begins
+
+
 def test_no_tokenizer():
     with pytest.raises(UserError, match="tokenizer.json is no tokenizer"):
-        read_tokenizer("{}")
+        read_tokenizer("{}", 256)
+    with pytest.raises(UserError, match="ids up to 255, the model embeds 255 alone"):
+        read_tokenizer(byte_tokenizer(), 255)
