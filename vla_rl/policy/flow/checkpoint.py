@@ -4,7 +4,8 @@
     policy_preprocessor.json   policy_preprocessor_step_N_normalizer_processor.safetensors
     policy_postprocessor.json  policy_postprocessor_step_N_unnormalizer_processor.safetensors
 
-lerobot's own folders name a tokenizer on the hub in place of `tokenizer.json`. Every tensor is accounted for. Names may
+lerobot's own folders name a tokenizer on the hub in place of `tokenizer.json`. A folder of openpi's torch port is read
+too (`vla_rl.policy.flow.openpi`), and written back as lerobot's. Every tensor is accounted for. Names may
 begin with `model.` or not, and the vision tower of pi0 and pi0.5 may lack a level (`vision_model.`), as newer versions
 of transformers write it; a folder is written back in the spelling it was read in.
 """
@@ -26,7 +27,9 @@ from vla_rl.errors import UserError
 from vla_rl.policy.entries import check_count, check_object, check_positive, read_json, read_text
 from vla_rl.policy.flow.config import FlowConfig, parse_config
 from vla_rl.policy.flow.model import FlowModel
+from vla_rl.policy.flow.openpi import is_openpi, to_lerobot
 from vla_rl.policy.flow.pi import Pi
+from vla_rl.policy.flow.pipelines import ACTION, NORMALISERS, PICTURE, STATE, STATE_STEP, STEPS
 from vla_rl.policy.flow.processors import STATISTICS_OF, Normaliser, Processors, PromptRules
 from vla_rl.policy.flow.smolvla import SmolVLA
 from vla_rl.policy.hub import what_it_is
@@ -36,19 +39,11 @@ CONFIG, TOKENIZER = "config.json", "tokenizer.json"
 PREPROCESSOR, POSTPROCESSOR = "policy_preprocessor.json", "policy_postprocessor.json"
 PREFIX = "model."
 TOWER = ".vision_tower.vision_model."  # of pi0 and pi0.5, or without its second level
-STATE, ACTION, PICTURE = "observation.state", "action", "observation.images."
 EMPTY = "empty_camera_"  # part of the name of a camera that is declared and never brought
 SIMULATOR = (f"{PICTURE}image", f"{PICTURE}image2")  # lerobot's names of LIBERO's cameras, as they lie on a frame
 OUTPUT_HEAD = ("paligemma.lm_head.weight", "vlm.lm_head.weight")  # of the language model
 # what a checkpoint of one of the two is called that the other reads under its own name
 TIME_NAMES = {"pi05": ("action_time_mlp_", "time_mlp_"), "pi0": ("time_mlp_", "action_time_mlp_")}
-STATE_STEP = "pi05_prepare_state_tokenizer_processor_step"
-NORMALISERS = ("normalizer_processor", "unnormalizer_processor")
-STEPS = (  # of the pipelines that are understood here
-    *("rename_observations_processor", "to_batch_processor", "device_processor", "tokenizer_processor"),
-    *("smolvla_new_line_processor", "pi0_new_line_processor", STATE_STEP, *NORMALISERS),
-    *("relative_actions_processor", "absolute_actions_processor"),
-)
 LAYOUT = "a flow policy's checkpoint is a folder as lerobot writes it, since its version 0.4 (policy.checkpoint=FOLDER)"
 
 
@@ -75,18 +70,23 @@ def build_model(config: FlowConfig) -> FlowModel:
     return (SmolVLA if config.type == "smolvla" else Pi)(config)
 
 
-def read_files(folder: Path) -> tuple[FlowConfig, FlowFiles]:
+def read_files(folder: Path, state_numbers: int | None = None) -> tuple[FlowConfig, FlowFiles]:
     """Everything in a checkpoint but its weights.
+
+    Args:
+        state_numbers: see `PromptRules`; openpi's folders do not say.
 
     Raises:
         UserError: a file is missing, or does not fit.
     """
-    for name in (CONFIG, PREPROCESSOR, POSTPROCESSOR):
-        if not (folder / name).exists():
-            raise UserError(f"checkpoint {folder} has no {name}{what_it_is(folder, LAYOUT)}")
-    raw, preprocessor, postprocessor = (read_json(folder / name) for name in (CONFIG, PREPROCESSOR, POSTPROCESSOR))
-    config = parse_config(raw)
-    statistics = _statistics(folder, preprocessor, postprocessor)
+    raw = _read(folder, CONFIG)
+    if is_openpi(raw):
+        raw, preprocessor, postprocessor, statistics = to_lerobot(folder, raw, _names(folder), state_numbers)
+        config = parse_config(raw)
+    else:
+        config = parse_config(raw)
+        preprocessor, postprocessor = _read(folder, PREPROCESSOR), _read(folder, POSTPROCESSOR)
+        statistics = _statistics(folder, preprocessor, postprocessor)
     tokenizer = _read_tokenizer(folder, preprocessor)
     return config, FlowFiles(raw, preprocessor, postprocessor, statistics, tokenizer)
 
@@ -100,7 +100,7 @@ def read_weights(folder: Path, model: FlowModel, files: FlowFiles, dtype: torch.
     Raises:
         UserError: a tensor that is missing, not expected, of another shape, or not finite.
     """
-    names = {name for shard in shard_files(folder) for name in _names_in(shard)}
+    names = _names(folder)
     run = {name: value.shape for name, value in model.state_dict().items()}
     idle = {name: torch.Size(shape) for name, shape in _idle_shapes(model).items()}
     files.spelling = spell(names, [*run, *idle], model.config.type)
@@ -148,9 +148,19 @@ def spell(names: Iterable[str], ours: Iterable[str], kind: str) -> dict[str, str
     return {name: of(name) for name in ours}
 
 
-def _names_in(shard: Path) -> list[str]:
-    with open_shard(shard) as stored:
-        return list(stored.keys())
+def _names(folder: Path) -> set[str]:
+    """Of all tensors in the weight files."""
+    names: set[str] = set()
+    for shard in shard_files(folder):
+        with open_shard(shard) as stored:
+            names |= set(stored.keys())
+    return names
+
+
+def _read(folder: Path, name: str) -> dict[str, Any]:
+    if not (folder / name).exists():
+        raise UserError(f"checkpoint {folder} has no {name}{what_it_is(folder, LAYOUT)}")
+    return read_json(folder / name)
 
 
 def make_processors(
@@ -185,7 +195,8 @@ def make_processors(
         action=_normaliser("ACTION", ACTION, files),
         state_width=config.state_width,
         prompt=PromptRules(
-            with_state=any(step["registry_name"] == STATE_STEP for step in files.preprocessor["steps"]),
+            with_state=state_numbers != 0
+            and any(step["registry_name"] == STATE_STEP for step in files.preprocessor["steps"]),
             slots=check_count(tokens.get("max_length"), f"{PREPROCESSOR}: max_length"),
             padded=tokens.get("padding") == "max_length",
             state_numbers=state_numbers,

@@ -43,8 +43,9 @@ def load_flow_policy(
     """pi0, pi0.5 or SmolVLA to train or to run, on the CPU. Remote code is never executed.
 
     Args:
-        checkpoint: a folder as lerobot writes it, `shipped:NAME`, or the name of a repository on the Hugging Face hub;
-            None for a new small policy with random weights, which needs demonstrations before it can act.
+        checkpoint: a folder as lerobot or openpi's torch port writes it, `shipped:NAME`, or the name of a repository on
+            the Hugging Face hub; None for a new small policy with random weights, which needs demonstrations before it
+            can act.
         train: "expert" trains the action expert and its projections, and leaves the vision-language model as it is;
             "all" trains everything.
         lora: `{"r": 32, "alpha": 32}` trains adapters in place of weights (also: `targets`).
@@ -56,8 +57,8 @@ def load_flow_policy(
         chunk_steps: control steps of a decision, the first of the model's chunk; None: all.
         cameras: which of the checkpoint's cameras the simulator's pictures are: the agent's view, then the wrist's. The
             others count as missing. None: all that the checkpoint declares, in its order.
-        state_numbers: how many numbers of the state are written into pi0.5's prompt; None: the real ones. Checkpoints
-            of lerobot up to 0.4.4 want 32.
+        state_numbers: how many numbers of the state are written into pi0.5's prompt; None: the real ones, 0: no state.
+            Checkpoints of lerobot up to 0.4.4 want 32; openpi's have to be told.
         gradient_checkpointing: recompute the layers in the backward pass, to save memory.
 
     Raises:
@@ -70,20 +71,21 @@ def load_flow_policy(
     check_choice("policy.dtype", dtype, DTYPES)
     check_choice("policy.noisy_steps", noisy_steps, NOISY_STEPS)
     check_number("policy.noise_level", noise_level, 0.5, above=0)
-    for key, count, example in (
-        ("denoising_steps", denoising_steps, 4),
-        ("chunk_steps", chunk_steps, 8),
-        ("state_numbers", state_numbers, 32),
+    for key, count, example, least in (
+        ("denoising_steps", denoising_steps, 4, 1),
+        ("chunk_steps", chunk_steps, 8, 1),
+        ("state_numbers", state_numbers, 32, 0),
     ):
         if count is not None:
-            check_count(f"policy.{key}", count, example)
+            check_count(f"policy.{key}", count, example, least=least)
     if adapter is not None and lora is None:
         raise UserError("an adapter needs the LoRA settings it was made with: policy.lora={r: 32, alpha: 32}")
     if dtype != "float32" and lora is None and train == "all":
         raise UserError(
             f"training all weights in {dtype} would round most steps away: policy.dtype=float32, or policy.train=expert"
         )
-    if cameras is not None and (isinstance(cameras, str) or not all(isinstance(name, str) for name in cameras)):
+    listed = isinstance(cameras, list | tuple) and cameras and all(isinstance(name, str) for name in cameras)
+    if cameras is not None and not listed:
         raise UserError(f"policy.cameras must be a list of names, got {cameras!r} (policy.cameras=[image,image2])")
     noise = partial(Noise, noise_level, joint=noisy_steps == "all")
     policy = _policy(checkpoint, DTYPES[dtype], noise, denoising_steps, chunk_steps, cameras, state_numbers)
@@ -131,7 +133,7 @@ def _policy(
     if checkpoint is None:
         return random_policy(noise(steps or 4))
     folder = resolve_checkpoint(checkpoint)
-    config, files = read_files(folder)
+    config, files = read_files(folder, state_numbers)
     if chunk_steps is not None and chunk_steps > config.chunk_steps:
         raise UserError(
             f"the checkpoint predicts {config.chunk_steps} control steps, policy.chunk_steps={chunk_steps} asks for "

@@ -15,9 +15,10 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from torch import nn
 
-from vla_rl.policy.flow.checkpoint import ACTION, PICTURE, FlowFiles, build_model, make_processors
+from vla_rl.policy.flow.checkpoint import FlowFiles, build_model, make_processors
 from vla_rl.policy.flow.config import parse_config
 from vla_rl.policy.flow.model import FlowModel
+from vla_rl.policy.flow.pipelines import ACTION, PICTURE, make_pipelines
 from vla_rl.policy.flow.policy import FlowPolicy, Noise
 from vla_rl.policy.openvla_oft.tiny import WORDS
 
@@ -45,7 +46,8 @@ def random_policy(
         torch.manual_seed(seed)
         model = build_model(config)
         _initialise(model)
-    files = FlowFiles(raw, *_pipelines(raw), statistics={}, tokenizer=tokenizer.to_str())
+    pipelines = make_pipelines(raw, state_in_prompt=True, tokenizer={})
+    files = FlowFiles(raw, *pipelines, statistics={}, tokenizer=tokenizer.to_str())
     return FlowPolicy(model, make_processors(config, files), files, noise)
 
 
@@ -68,27 +70,6 @@ def tiny_config(sizes: dict[str, dict[str, int]], vocabulary: int, chunk_steps: 
         "tokenizer_max_length": PROMPT_SLOTS,
         "sizes": sizes | {"vocab": vocabulary},
     }
-
-
-def _pipelines(raw: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The content of both pipelines' files, as lerobot writes them."""
-    features = raw["input_features"] | raw["output_features"]
-
-    def normaliser(name: str, of: dict[str, Any], pipeline: str, place: int) -> dict[str, Any]:
-        options = {"eps": 1e-8, "features": of, "norm_map": raw["normalization_mapping"]}
-        state_file = f"policy_{pipeline}_step_{place}_{name}.safetensors"
-        return {"registry_name": name, "config": options, "state_file": state_file}
-
-    tokens = {"max_length": PROMPT_SLOTS, "padding": "max_length", "padding_side": "right", "truncation": True}
-    before = [
-        {"registry_name": "rename_observations_processor", "config": {"rename_map": {}}},
-        {"registry_name": "to_batch_processor", "config": {}},
-        normaliser("normalizer_processor", features, "preprocessor", 2),
-        {"registry_name": "pi05_prepare_state_tokenizer_processor_step", "config": {}},
-        {"registry_name": "tokenizer_processor", "config": tokens | {"task_key": "task"}},
-    ]
-    after = [normaliser("unnormalizer_processor", raw["output_features"], "postprocessor", 0)]
-    return {"name": "policy_preprocessor", "steps": before}, {"name": "policy_postprocessor", "steps": after}
 
 
 def _initialise(model: FlowModel) -> None:

@@ -2,8 +2,10 @@
 
 import json
 
+import huggingface_hub
 import pytest
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 
 from tests.helpers.flow import GOLDEN, SETS, golden_arrays, golden_model, golden_weights, write_folder
@@ -99,6 +101,10 @@ def edit_json(file, *path, value):
     else:
         node[path[-1]] = value
     file.write_text(json.dumps(content))
+
+
+def unreachable(*_args):
+    raise LocalEntryNotFoundError("no network")
 
 
 def without_weight(folder):
@@ -250,7 +256,8 @@ def test_a_run_in_place_of_a_checkpoint(tmp_path):
         ),
     ],
 )  # fmt: skip
-def test_what_does_not_fit_is_one_line(tmp_path, harm, message):
+def test_what_does_not_fit_is_one_line(tmp_path, monkeypatch, harm, message):
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", unreachable)
     folder = write_folder(tmp_path / "a", PI05)
     load_flow_policy(str(folder))
     harm(folder)
@@ -269,6 +276,7 @@ def test_what_does_not_fit_is_one_line(tmp_path, harm, message):
         ({"chunk_steps": 11}, "predicts 10 control steps, policy.chunk_steps=11 asks for more"),
         ({"adapter": "here"}, "needs the LoRA settings"),
         ({"cameras": "image"}, r"must be a list of names, got 'image' \(policy.cameras="),
+        ({"cameras": []}, r"must be a list of names, got \[\] \(policy.cameras="),
         ({"dtype": "bfloat16", "train": "all"}, "would round most steps away"),
     ],
 )

@@ -1,0 +1,45 @@
+"""lerobot's pipelines: the steps of `policy_preprocessor.json` and `policy_postprocessor.json`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+STATE, ACTION, PICTURE = "observation.state", "action", "observation.images."
+NEW_LINE_STEP = "pi0_new_line_processor"
+STATE_STEP = "pi05_prepare_state_tokenizer_processor_step"
+NORMALISERS = ("normalizer_processor", "unnormalizer_processor")
+STEPS = (  # those that are understood here
+    *("rename_observations_processor", "to_batch_processor", "device_processor", "tokenizer_processor"),
+    *("smolvla_new_line_processor", NEW_LINE_STEP, STATE_STEP, *NORMALISERS),
+    *("relative_actions_processor", "absolute_actions_processor"),
+)
+
+
+def make_pipelines(
+    config: dict[str, Any], *, state_in_prompt: bool, tokenizer: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The content of both pipelines' files for pi0 or pi0.5.
+
+    Args:
+        config: content of `config.json`.
+        state_in_prompt: the prompt has the state; else it is the instruction and a newline.
+        tokenizer: options of its step beside those that pi0 and pi0.5 share.
+    """
+    features = config["input_features"] | config["output_features"]
+
+    def normaliser(name: str, of: dict[str, Any], pipeline: str, place: int) -> dict[str, Any]:
+        options = {"eps": 1e-8, "features": of, "norm_map": config["normalization_mapping"]}
+        state_file = f"{pipeline}_step_{place}_{name}.safetensors"
+        return {"registry_name": name, "config": options, "state_file": state_file}
+
+    tokens = {"max_length": config["tokenizer_max_length"], "padding": "max_length", "padding_side": "right"}
+    tokens |= {"truncation": True, "task_key": "task", **tokenizer}
+    before = [
+        {"registry_name": "rename_observations_processor", "config": {"rename_map": {}}},
+        {"registry_name": "to_batch_processor", "config": {}},
+        normaliser(NORMALISERS[0], features, "policy_preprocessor", 2),
+        {"registry_name": STATE_STEP if state_in_prompt else NEW_LINE_STEP, "config": {}},
+        {"registry_name": "tokenizer_processor", "config": tokens},
+    ]
+    after = [normaliser(NORMALISERS[1], config["output_features"], "policy_postprocessor", 0)]
+    return {"name": "policy_preprocessor", "steps": before}, {"name": "policy_postprocessor", "steps": after}
