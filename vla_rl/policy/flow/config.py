@@ -102,7 +102,7 @@ def parse_config(raw: dict[str, Any]) -> FlowConfig:
         "state_width": _count(raw, "max_state_dim"),
         "periods": (_positive(raw, "min_period", 0.004), _positive(raw, "max_period", 4.0)),
     }
-    _refuse(raw, "use_relative_actions", "relative actions")
+    _refuse(raw, "use_relative_actions", "relative actions are")
     if kind == "smolvla":
         return _smolvla(raw, sizes, common)
     vision = _sizes(sizes.get("vision", PI_VISION), "vision", VISION_SIZES)
@@ -111,6 +111,12 @@ def parse_config(raw: dict[str, Any]) -> FlowConfig:
         for name, default in (("paligemma_variant", "gemma_2b"), ("action_expert_variant", "gemma_300m"))
         for variant in [raw.get(name, default)]
     )
+    for name in ("layers", "kv_heads", "head_dim"):
+        if expert[name] != text[name]:
+            raise UserError(
+                f"config.json: sizes: the action expert reads the language model's keys and values, so both must have "
+                f"the same {name}, got {expert[name]} and {text[name]}"
+            )
     return FlowConfig(
         vocabulary=check_count(sizes.get("vocab", PI_VOCABULARY), "config.json: sizes.vocab"),
         vision=VisionConfig(**vision),
@@ -126,11 +132,12 @@ DECODER_SIZES = ("width", "mlp", "layers", "heads", "kv_heads", "head_dim")
 
 def _smolvla(raw: dict[str, Any], sizes: dict[str, Any], common: dict[str, Any]) -> FlowConfig:
     for name, what in (
-        ("add_image_special_tokens", "tokens around pictures"),
-        ("adapt_to_pi_aloha", "the conversion for Aloha"),
-        ("prefix_length", "a prefix of fixed length"),
+        ("add_image_special_tokens", "tokens around pictures are"),
+        ("adapt_to_pi_aloha", "the conversion for Aloha is"),
     ):
         _refuse(raw, name, what)
+    if raw.get("prefix_length", -1) > 0:  # lerobot writes -1 or 0 where there is none
+        _refuse(raw, "prefix_length", "a prefix of fixed length is")
     if raw.get("attention_mode", "cross_attn") != "cross_attn":
         raise UserError(f"config.json: attention_mode={raw['attention_mode']!r} is not supported, only cross_attn")
     known = sizes or _named(raw.get("vlm_model_name"), SMOLVLM, "vlm_model_name")
@@ -175,4 +182,4 @@ def _positive(raw: dict[str, Any], name: str, default: float) -> float:
 
 def _refuse(raw: dict[str, Any], name: str, what: str) -> None:
     if raw.get(name):
-        raise UserError(f"config.json: {name}={raw[name]!r}: {what} are not supported")
+        raise UserError(f"config.json: {name}={raw[name]!r}: {what} not supported")

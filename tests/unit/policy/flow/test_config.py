@@ -1,0 +1,44 @@
+"""What a `config.json` says of a flow model's sizes."""
+
+import pytest
+
+from tests.helpers.flow import GOLDEN, golden_config
+from vla_rl.errors import UserError
+from vla_rl.policy.flow.config import parse_config
+
+
+@pytest.mark.parametrize(
+    ("options", "layers"),
+    [
+        ({"prefix_length": -1, "num_expert_layers": -1}, 4),  # lerobot's defaults; its first checkpoints have zeros
+        ({"num_vlm_layers": 3}, 3),
+        ({"num_vlm_layers": 0}, 5),  # all
+    ],
+)
+def test_what_lerobot_writes_for_smolvla(options, layers):
+    config = parse_config(golden_config(GOLDEN / "smolvla_tiny") | options)
+    assert config.text.layers == config.expert.layers == layers
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("smolvla_tiny", {"prefix_length": 64}, "prefix_length=64: a prefix of fixed length is not supported"),
+        ("smolvla_tiny", {"num_expert_layers": 2}, "num_expert_layers=2 is not supported"),
+        ("smolvla_tiny", {"adapt_to_pi_aloha": True}, "adapt_to_pi_aloha=True: the conversion for Aloha is not supported"),
+        ("smolvla_tiny", {"attention_mode": "self_attn"}, "attention_mode='self_attn' is not supported"),
+        ("pi0_tiny", {"use_relative_actions": True}, "use_relative_actions=True: relative actions are not supported"),
+        ("pi0_tiny", {"type": "act"}, "type='act' is no flow policy known here; known: pi0, pi05, smolvla"),
+    ],
+)
+def test_an_option_that_is_not_built_is_refused(name, options, message):
+    with pytest.raises(UserError, match=message):
+        parse_config(golden_config(GOLDEN / name) | options)
+
+
+@pytest.mark.parametrize(("size", "value"), [("layers", 3), ("kv_heads", 2), ("head_dim", 8)])
+def test_an_expert_that_cannot_read_the_cache_is_refused(size, value):
+    raw = golden_config(GOLDEN / "pi05_tiny")
+    raw["sizes"]["gemma_300m"][size] = value
+    with pytest.raises(UserError, match=f"both must have the same {size}, got {value} and "):
+        parse_config(raw)
