@@ -23,7 +23,7 @@ class FakeEnv:
     def __init__(self, task: int) -> None:
         self.task = task
 
-    def reset(self, *, options: dict) -> tuple[dict, dict]:
+    def reset(self, *, seed: int | None = None, options: dict) -> tuple[dict, dict]:
         self.init_state, self.steps, self.decisions, self.total = options["init_state"], 0, 0, np.float32(0)
         return self._observation(), self._info(0)
 

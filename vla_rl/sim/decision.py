@@ -19,7 +19,7 @@ class DecisionEnv(gymnasium.Env):
     """An environment executes the rows of a command, float [h, actions] with 1 <= h <= chunk_steps, until success or
     the horizon, and draws what it saw last.
 
-    A world sets `instruction` and `horizon`, calls `_set_spaces`, keeps its `_cameras`, and gives `_control` and
+    A world sets `instruction` and `horizon`, calls `_set_spaces`, keeps its `cameras`, and gives `_control` and
     `_sample`. Its `reset` ends with `return self._begun()`.
     """
 
@@ -27,7 +27,7 @@ class DecisionEnv(gymnasium.Env):
     instruction: str
     horizon: int  # control steps before truncation
     chunk_steps: int  # most control steps in a command
-    _cameras: list[Camera]  # their pictures lie one after the other on the frame's channels
+    cameras: list[Camera]  # their pictures lie one after the other on the frame's channels
     _proprio: np.ndarray  # float32, of the last `_sample`
     _steps: int | None = None  # control steps of this episode; None = needs a reset
 
@@ -78,11 +78,11 @@ class DecisionEnv(gymnasium.Env):
 
     def close(self) -> None:
         """Free the renderer; may be called twice."""
-        for camera in self._cameras:
+        for camera in self.cameras:
             camera.close()
 
     def _observation(self) -> dict[str, np.ndarray]:
-        frame = np.concatenate([camera.read() for camera in self._cameras], axis=-1)
+        frame = np.concatenate([camera.read() for camera in self.cameras], axis=-1)
         return {"frame": frame, "proprio": self._proprio}
 
     def _info(self, executed: int, success: bool) -> dict[str, Any]:

@@ -170,7 +170,7 @@ class ProcessPool:
         if state.worker is None:
             state.worker = Worker(self._frames, slot)
         episode = state.under_way
-        state.running.send(Start(self._make_env, episode.task, episode.init_state, state.commands))
+        state.running.send(Start(self._make_env, episode.task, episode.init_state, episode.seed, state.commands))
         state.built.add(episode.task)
         state.replayed = 0
         state.deadline_s = time.monotonic() + self._timeout_s

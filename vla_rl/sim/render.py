@@ -59,7 +59,8 @@ class Camera:
         groups: Collection[int] = ROBOSUITE_SHOWN,
     ) -> None:
         backend = importlib.import_module(f"mujoco.{os.environ['MUJOCO_GL']}")
-        self._model, self._data = model, data
+        self.model, self._data = model, data
+        self.id = model.camera(name).id
         model.vis.global_.offwidth = model.vis.global_.offheight = px
         if light:
             model.vis.quality.offsamples = model.vis.quality.shadowsize = 0
@@ -75,7 +76,7 @@ class Camera:
         self._option.geomgroup[:] = [group in groups for group in range(mujoco.mjNGROUP)]
         self._camera = mujoco.MjvCamera()
         self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
-        self._camera.fixedcamid = model.camera(name).id
+        self._camera.fixedcamid = self.id
         self._viewport = mujoco.MjrRect(0, 0, px, px)
         self._px = px
         _open_cameras.add(self)
@@ -84,7 +85,7 @@ class Camera:
     def update(self) -> None:
         """Remember where everything is now."""
         mujoco.mjv_updateScene(
-            self._model,
+            self.model,
             self._data,
             self._option,
             self._perturb,

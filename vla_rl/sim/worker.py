@@ -48,6 +48,7 @@ class Start:
     make_env: MakeEnv  # called when this worker has no environment of the task yet
     task: int
     init_state: int
+    seed: int  # the episode's own
     commands: list[np.ndarray]  # float32 [h, 7] each
 
 
@@ -203,7 +204,7 @@ class _Simulator:
         if request.task not in self._envs:
             self._envs[request.task] = request.make_env(request.task)
         self._env = self._envs[request.task]
-        observation, info = self._env.reset(options={"init_state": request.init_state})
+        observation, info = self._env.reset(seed=request.seed, options={"init_state": request.init_state})
         return self._outcome(observation, info, done=False)
 
     def _step(self, command: np.ndarray) -> Outcome:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -79,6 +80,6 @@ def test_the_evaluations_of_the_docs_can_be_planned():
     commands = re.findall(r"^python -m vla_rl\.evaluate (conf=.*?)(?:\s+#.*)?$", text, re.M)
     assert len(commands) >= 6
     for command in commands:
-        options, rest = own_options(EvaluateConfig, command.split())
+        options, rest = own_options(EvaluateConfig, shlex.split(command))
         config = compose([*rest, "policy.checkpoint=folder"])
         assert plan_evaluation(config, options, given=[argument.partition("=")[0] for argument in rest]).policies

@@ -86,6 +86,7 @@ class LiberoEnv(DecisionEnv):
 
     `reset(options={"init_state": i})` starts official initial state i, or with `placement_noise_m > 0` the placement
     drawn from seed i; without it, one is drawn from the generator that `reset(seed=...)` seeds.
+    Its option `arm_offset_rad`, float [7], is added to the arm's joints.
     `step(command)` executes the rows of float [h, 7], 1 <= h <= chunk_steps, until success or the horizon.
 
     Args:
@@ -142,6 +143,7 @@ class LiberoEnv(DecisionEnv):
         sim, robot = self._env.sim, self._env.robots[0]
         self._model, self._data = sim.model._model, sim.data._data
         self._hand_body = sim.model.body_name2id(robot.robot_model.eef_name)
+        self._arm_qpos = np.array(robot._ref_joint_pos_indexes)
         self._grip_site, self._finger_qpos = robot.eef_site_id, robot._ref_gripper_joint_pos_indexes
         self._reset_point = ResetPoint(self._env)
         self._stock = StockStepper(self._env)
@@ -149,7 +151,7 @@ class LiberoEnv(DecisionEnv):
         if robot_geoms == "collision":
             draw_robot_by_collision_geoms(self._model)
         light = robot_geoms == "collision"
-        self._cameras = [Camera(self._model, self._data, name, camera_px, light=light) for name in cameras]
+        self.cameras = [Camera(self._model, self._data, name, camera_px, light=light) for name in cameras]
         if self.placement_noise_m > 0:
             self._placements = self._placement_sampler()
 
@@ -157,10 +159,15 @@ class LiberoEnv(DecisionEnv):
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[dict, dict]:
         super().reset(seed=seed)
-        init_state = (options or {}).get("init_state")
+        options = options or {}
+        init_state, offset_rad = options.get("init_state"), options.get("arm_offset_rad")
         if init_state is None:
             init_state = int(self.np_random.integers(len(self._official_states)))
-        self._reset_point.restore(self._initial_state(init_state))
+        state = self._initial_state(init_state)
+        if offset_rad is not None:
+            state = state.copy()
+            state[1 + self._arm_qpos] += offset_rad
+        self._reset_point.restore(state)
         self._sample()
         for step in range(self.settle_steps):
             # The first step after a reset reads the controller's arrays of the reset pose, as LIBERO's does.
@@ -205,7 +212,7 @@ class LiberoEnv(DecisionEnv):
         """Remember what the robot senses now: the scene to draw and the proprioception."""
         from robosuite.utils.transform_utils import quat2axisangle
 
-        for camera in self._cameras:
+        for camera in self.cameras:
             camera.update()
         wxyz = self._data.xquat[self._hand_body]
         self._proprio = np.concatenate(

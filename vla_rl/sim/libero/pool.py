@@ -13,6 +13,8 @@ from vla_rl.machine import cores
 from vla_rl.sim.gl import check_gl
 from vla_rl.sim.libero import suites
 from vla_rl.sim.libero.env import ROBOT_GEOMS, STEPPINGS, LiberoEnv
+from vla_rl.sim.perturb.env import perturbed
+from vla_rl.sim.perturb.registry import parse_perturbations
 from vla_rl.sim.pool import ProcessPool, check_sizes, checked_tasks
 
 
@@ -23,6 +25,8 @@ class LiberoPool(ProcessPool):
         suite, tasks: see `vla_rl.sim.libero.suites`; tasks None = all of the suite.
         assets, camera_px, wrist_camera, chunk_steps, horizon: of every environment, see `LiberoEnv`.
         settle_steps, placement_noise_m, robot_geoms, stepping: of every environment, see `LiberoEnv`.
+        perturb: what makes it harder, see `vla_rl.sim.perturb`: blur, occlusion, noise, camera_pose, light,
+            initial_state, wording.
         workers: processes; 0 = one per core that this process may use.
         timeout_s: an answer that takes longer means that the worker hangs; it is replaced.
 
@@ -45,6 +49,7 @@ class LiberoPool(ProcessPool):
         placement_noise_m: float = 0.0,
         robot_geoms: str = "collision",
         stepping: str = "lean",
+        perturb: Sequence[str | dict] = (),
         workers: int = 0,
         timeout_s: float = 120.0,
     ) -> None:
@@ -86,7 +91,7 @@ class LiberoPool(ProcessPool):
             stepping=stepping,
         )
         super().__init__(
-            make_env,
+            perturbed(make_env, parse_perturbations(perturb)),
             tasks=tasks,
             max_chunks=math.ceil(self.horizon / chunk_steps),
             chunk_steps=chunk_steps,

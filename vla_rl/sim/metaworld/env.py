@@ -57,7 +57,7 @@ class MetaWorldEnv(DecisionEnv):
         del self._env.sawyer_observation_space  # of a hidden goal: made again when it is read
         model = self._env.model
         model.camera(CAMERA).pos = CAMERA_POSITION
-        self._cameras = [Camera(model, self._env.data, CAMERA, camera_px, light=light, groups=SHOWN_GROUPS)]
+        self.cameras = [Camera(model, self._env.data, CAMERA, camera_px, light=light, groups=SHOWN_GROUPS)]
         self._set_spaces(chunk_steps=chunk_steps, actions=ACTIONS, camera_px=camera_px, images=1, proprio=PROPRIO)
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[dict, dict]:
@@ -78,7 +78,7 @@ class MetaWorldEnv(DecisionEnv):
         return bool(info["success"])
 
     def _sample(self) -> None:
-        for camera in self._cameras:
+        for camera in self.cameras:
             camera.update()
         self._proprio = self._state[:PROPRIO].astype(np.float32)
 
