@@ -107,11 +107,18 @@ class ToyPolicy(Policy):
         return token, logp.gather(-1, token[..., None])[..., 0], token_entropy(logp), token_score_sq(logp, token)
 
     def log_prob(self, batch: ChunkBatch, temperature: float) -> tuple[Tensor, Tensor]:
-        logp = self._log_softmax(batch.proprio_NP, temperature)
-        return logp.gather(-1, batch.actions.drawn["token"][..., None])[..., 0], -(logp.exp() * logp).sum(-1)
+        logprob_NLA, entropy_NLA, _ = self._score(batch, temperature)
+        return logprob_NLA, entropy_NLA
 
     def log_prob_and_state(self, batch: ChunkBatch, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
-        return *self.log_prob(batch, temperature), self.head(batch.proprio_NP)
+        return self._score(batch, temperature)
+
+    def _score(self, batch: ChunkBatch, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+        # neither calls the other: where the policy is sharded, each is a forward of its own
+        logits_ND = self.head(batch.proprio_NP)
+        logp = (logits_ND.view(-1, L, A, BINS) / temperature).log_softmax(-1)
+        token_NLA1 = batch.actions.drawn["token"][..., None]
+        return logp.gather(-1, token_NLA1)[..., 0], -(logp.exp() * logp).sum(-1), logits_ND
 
 
 class ChunkPool(ToyPool):

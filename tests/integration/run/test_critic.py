@@ -1,46 +1,88 @@
-"""Runs with a critic: killed and resumed is uninterrupted, and two ranks learn what one does. On the toy world."""
+"""Runs with a critic on the toy world: killed and resumed is uninterrupted, two ranks learn what one does, and a critic
+runs beside every other option that changes rollouts or rewards."""
 
 import signal
+from pathlib import Path
 
+import pytest
 import torch
 
 from tests.helpers import toy_fit
 from tests.helpers.results import result, rows
+from tests.integration.distributed.test_ranks import kill_ranks, run_ranks, weights
 
-CRITIC = [
-    *("critic=separate", "critic.steps=20", "critic.iterations=2", "grpo.advantage=gae", "grpo.group_filter=keep"),
-    *("iterations=3", "grpo.entropy_coef=0.01"),
+RUN = [
+    *("grpo.advantage=gae", "grpo.group_filter=keep", "iterations=3", "grpo.entropy_coef=0.01", "rollout.groups=5"),
     *("evaluation.sampled_episodes=1", "evaluation.greedy_episodes=0", "evaluation.every_iterations=0"),
 ]
+CRITICS = {
+    "separate": [*RUN, "critic=separate", "critic.steps=20", "critic.iterations=2"],
+    # the first three of six steps train the head alone
+    "head": [*RUN, "critic=head", "critic.bootstrap=truncated", "critic.warmup_steps=3", "critic.coef=0.5"],
+}
 
 
-def test_killed_and_resumed_is_uninterrupted(tmp_path):
-    toy_fit.run(tmp_path / "whole", *CRITIC)
-    logged = rows(tmp_path / "whole")
+@pytest.fixture(autouse=True, scope="module")
+def no_figures():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("callbacks.critic.base.save_figures", lambda *_: None)  # half of a run's time
+        yield
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory) -> dict[str, Path]:
+    """An uninterrupted run of one process with each critic."""
+    folders = {critic: tmp_path_factory.mktemp(critic) / "run" for critic in CRITICS}
+    for critic, folder in folders.items():
+        toy_fit.run(folder, *CRITICS[critic])
+    return folders
+
+
+@pytest.mark.parametrize(("critic", "moment"), [("separate", "iteration 2/3"), ("head", "iteration 1/3")])
+def test_killed_and_resumed_is_uninterrupted(alone, tmp_path, critic, moment):
+    logged = rows(alone[critic])
     assert len(logged) == 3 and all("critic/advantage_std" in row for row in logged)
-    program = toy_fit.start(tmp_path / "killed", *CRITIC)
-    program.wait_until_printed("iteration 2/3")
+    program = toy_fit.start(tmp_path / "run", *CRITICS[critic])
+    program.wait_until_printed(moment)
     program.kill()
     assert program.wait() == -signal.SIGKILL
-    toy_fit.run(tmp_path / "killed", *CRITIC, "resume=auto")
-    assert result(tmp_path / "killed") == result(tmp_path / "whole")
+    toy_fit.run(tmp_path / "run", *CRITICS[critic], "resume=auto")
+    assert result(tmp_path / "run") == result(alone[critic])
 
 
-def test_two_ranks_learn_what_one_does(tmp_path):
-    toy_fit.run(tmp_path / "one", *CRITIC, "rollout.groups=5")
-    programs = toy_fit.start_ranks(tmp_path / "two", 2, *CRITIC, "rollout.groups=5")
-    codes = [program.wait() for program in programs]
-    assert codes == [0, 0], "\n".join(program.errors for program in programs)
-    of = [
-        [{k: v for k, v in row.items() if k.startswith("critic/")} for row in rows(tmp_path / n)]
-        for n in ("one", "two")
-    ]
-    assert of[0][0] == of[1][0]  # bit for bit, before weights are rounded differently
-    one, two = (torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True) for name in ("one", "two"))
-    for name, value in one["state_dict"].items():
-        torch.testing.assert_close(two["state_dict"][name], value, rtol=1e-4, atol=1e-5)
+@pytest.mark.parametrize(("critic", "strategy"), [("separate", "ddp"), ("head", "ddp"), ("head", "fsdp2")])
+def test_two_ranks_learn_what_one_does(alone, tmp_path, critic, strategy):
+    options = [*CRITICS[critic], f"trainer.strategy={strategy}"]
+    run_ranks(tmp_path / "two", *options)
+    one, two = (
+        [{tag: value for tag, value in row.items() if tag.startswith("critic/")} for row in rows(folder)]
+        for folder in (alone[critic], tmp_path / "two")
+    )
+    assert one[0] == two[0]  # bit for bit, before weights are rounded differently
+    one, two = weights(alone[critic]), weights(tmp_path / "two")
+    assert one.keys() == two.keys()
+    assert ("value_head.last.weight" in one) == (critic == "head")
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-5)
+
+    if strategy == "fsdp2":  # the shards of the head and its optimizer too go on bitwise
+        kill_ranks(tmp_path / "killed", "iteration 1/3", *options)
+        run_ranks(tmp_path / "killed", *options, "resume=auto")
+        assert result(tmp_path / "killed") == result(tmp_path / "two")
 
 
-def test_groups_of_one_episode(tmp_path):
-    toy_fit.run(tmp_path / "run", *CRITIC, "rollout.groups=16", "rollout.group_size=1")
-    assert all(row["chunks/kept"] > 0 for row in rows(tmp_path / "run"))
+@pytest.mark.parametrize("critic", CRITICS)
+@pytest.mark.parametrize(
+    "beside",
+    [
+        ["rollout.asynchronous=true"],
+        ["reward=policytrim", "reward.kl_coef=20", "reward.baseline_episodes=2"],
+        ["rollout.groups=16", "rollout.group_size=1"],
+    ],
+    ids=["asynchronous", "policytrim", "groups of one"],
+)
+def test_what_a_critic_runs_beside(tmp_path, critic, beside):
+    toy_fit.run(tmp_path / "run", *CRITICS[critic], *beside)
+    logged = rows(tmp_path / "run")
+    assert len(logged) == 3 and all(row["chunks/kept"] > 0 for row in logged)
+    assert all(value == value for row in logged for value in row.values())
