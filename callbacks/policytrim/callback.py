@@ -24,6 +24,7 @@ from callbacks.policytrim.step_baseline import StepBaseline
 from vla_rl.checks import check_choice, check_count, check_number
 from vla_rl.distributed.collectives import all_reduce_sum
 from vla_rl.distributed.seeding import seeded_generator
+from vla_rl.errors import UserError
 from vla_rl.functional.rewards import ASSIGNMENTS, PRESETS, SIGMA_FLOORS, Preset, caught_up
 from vla_rl.rollout.callback import RolloutCallback
 from vla_rl.rollout.datamodule import RolloutDataModule
@@ -57,7 +58,8 @@ class PolicyTrim(RolloutCallback):
 
     Raises:
         ValueError: for a value outside its range.
-        UserError: before anything is written, for windows that do not fit the policy.
+        UserError: before anything is written, for windows that do not fit the policy, and for a divergence that groups
+            of one have nothing to compare with.
     """
 
     data: RolloutDataModule
@@ -130,6 +132,11 @@ class PolicyTrim(RolloutCallback):
         return list(self.extension.windows)
 
     def check_run(self, data: RolloutDataModule, callbacks: Sequence[L.Callback]) -> None:
+        if self.kl_coef and data.rollout.group_size == 1:
+            raise UserError(
+                f"reward.kl_coef={self.kl_coef:g} compares the episodes of a group, and rollout.group_size=1 leaves "
+                "nothing to compare: rollout.group_size=2, or reward.kl_coef=0"
+            )
         windows = windows_of(self.base_window, self.ratios, data.policy.chunk_steps, self.extend_iterations)
         self.data = data
         self.extension = Extension(windows, self.beta, self.horizon_baseline, self.assign)
@@ -163,8 +170,10 @@ class PolicyTrim(RolloutCallback):
             self._hold_back(groups)
 
     def _hold_back(self, groups: Sequence[RolloutGroup]) -> None:
-        """A -= kl_coef (KL - mean KL of the group), where there is anything to learn from."""
-        trajectories = [t for group in groups if group.has_spread for t in group.trajectories]
+        """A -= kl_coef (KL - mean KL of the group), where there is anything to learn from: with a critic also in groups
+        of equal rewards."""
+        learnt_from = [group for group in groups if any(t.advantage_N.any() for t in group.trajectories)]
+        trajectories = [t for group in learnt_from for t in group.trajectories]
         self._kl = self.reference.divergence(self.data, trajectories, filler=groups[0].trajectories[0])
         kl_BG = torch.tensor(self._kl, dtype=torch.float64).view(-1, self.data.rollout.group_size)
         above_mean_BG = kl_BG - kl_BG.mean(1, keepdim=True)

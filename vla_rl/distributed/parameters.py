@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Any, cast
 
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
+
+from vla_rl.errors import UserError
 
 
 def clip_grad_norm(parameters: Iterable[nn.Parameter], largest: float) -> float:
@@ -25,6 +27,17 @@ def full_tensor(tensor: Tensor) -> Tensor:
 def trainable_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
     """The parameters that are trained, by name: adapters where there are any."""
     return {name: p for name, p in module.named_parameters() if p.requires_grad}
+
+
+def check_trained(stored: Container[str], module: nn.Module) -> None:
+    """Raise UserError where a checkpoint with tensors of the names `stored` lacks one that is trained: it would be left
+    as it was before training."""
+    trained = trainable_parameters(module)
+    if missing := [name for name in trained if name not in stored]:
+        raise UserError(
+            f"the checkpoint lacks {len(missing)} of {len(trained)} trained tensors ({missing[0]}): resume from "
+            "another one of the run, or start again in a new run_dir"
+        )
 
 
 def is_sharded(module: nn.Module) -> bool:

@@ -25,7 +25,7 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.optim import Optimizer
 
-from vla_rl.distributed.parameters import full_state, is_sharded
+from vla_rl.distributed.parameters import check_trained, full_state, is_sharded
 from vla_rl.errors import RunError, UserError, no_such_choice
 
 TIMEOUT = timedelta(hours=12)  # of a collective
@@ -64,9 +64,11 @@ class FSDP2(ModelParallelStrategy):
         return super().optimizer_state(optimizer) if state["state"] else state
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
-        stored = torch.load(checkpoint_path, map_location="meta", weights_only=True)["optimizer_states"]
+        stored = torch.load(checkpoint_path, map_location="meta", weights_only=True)
+        assert self.lightning_module is not None
+        check_trained(stored["state_dict"], self.lightning_module)
         optimizers = self.optimizers
-        if not any(state["state"] for state in stored):  # likewise
+        if not any(state["state"] for state in stored["optimizer_states"]):  # likewise
             self.optimizers = []
         try:
             return super().load_checkpoint(checkpoint_path, weights_only=True)

@@ -10,8 +10,7 @@ import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.utilities import rank_zero_warn
 
-from vla_rl.distributed.parameters import trainable_parameters
-from vla_rl.errors import UserError
+from vla_rl.distributed.parameters import check_trained, trainable_parameters
 from vla_rl.rollout.trainer_state import callbacks_of
 from vla_rl.run.folder import atomic_write
 
@@ -40,12 +39,8 @@ def complete_checkpoint(checkpoint: dict[str, Any], module: L.LightningModule) -
     Raises:
         UserError: a trained tensor is missing; it would be left as it was before training.
     """
-    trained, stored = trainable_parameters(module), checkpoint.get("state_dict")  # None: sharded, loaded elsewhere
-    if stored is not None and (missing := [name for name in trained if name not in stored]):
-        raise UserError(
-            f"the checkpoint lacks {len(missing)} of {len(trained)} trained tensors ({missing[0]}): resume from "
-            "another one of the run, or start again in a new run_dir"
-        )
+    if "state_dict" in checkpoint:  # else it is sharded, and was checked and loaded by `FSDP2`
+        check_trained(checkpoint["state_dict"], module)
     added: list[str] = []
     for callback in callbacks_of(module.trainer):
         key = callback.state_key

@@ -21,6 +21,18 @@ def test_several_processes_are_ddp_unless_something_else_is_said():
     assert isinstance(pick_strategy("fsdp2", 2, 1), FSDP2)
 
 
+def test_fsdp2_loads_no_checkpoint_that_lacks_a_trained_tensor(tmp_path):
+    strategy, module = FSDP2(), L.LightningModule()
+    module.policy = nn.Linear(2, 2)
+    strategy._lightning_module = module
+    torch.save({"state_dict": {"policy.bias": torch.zeros(2)}, "optimizer_states": []}, tmp_path / "one.ckpt")
+    with pytest.raises(UserError, match=r"lacks 1 of 2 trained tensors \(policy.weight\): resume from another"):
+        strategy.load_checkpoint(tmp_path / "one.ckpt")
+    module.policy.weight.requires_grad = False  # frozen ones are not in checkpoints
+    with pytest.raises(ValueError, match="distributed model"):  # of Lightning, which nobody has set up here
+        strategy.load_checkpoint(tmp_path / "one.ckpt")
+
+
 @pytest.mark.parametrize("name", ["ddp", "fsdp2"])
 def test_processes_have_minutes_to_come_and_hours_for_a_collective(name, tmp_path, monkeypatch):
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")

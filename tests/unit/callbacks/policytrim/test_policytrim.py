@@ -17,6 +17,7 @@ from tests.helpers.toy import ToyPolicy, ToyPool
 from tests.helpers.trim_fit import BOTH, Groups, fit, rows, weights
 from vla_rl.config.compose import compose
 from vla_rl.config.schema import EvaluationConfig, GRPOConfig, OptimConfig, RolloutConfig
+from vla_rl.errors import UserError
 from vla_rl.functional.phases import trajectory_phases
 from vla_rl.rollout.datamodule import RolloutDataModule
 from vla_rl.training.grpo_module import GRPOModule
@@ -244,6 +245,26 @@ def test_the_divergence_holds_back_all_chunks_of_an_episode_alike(monkeypatch, a
     trim._hold_back([RolloutGroup(members)])
     for trajectory, own in zip(members, expected, strict=True):
         assert trajectory.advantage_N.tolist() == pytest.approx(own, abs=1e-6)
+
+
+def test_the_divergence_acts_wherever_an_advantage_does(monkeypatch):
+    """Of three groups of equal rewards a critic has given advantages to two: their episodes are held back."""
+    trim = PolicyTrim(kl_coef=0.5)
+    trim.data = SimpleNamespace(rollout=SimpleNamespace(group_size=2))
+    monkeypatch.setattr(trim.reference, "divergence", lambda data, trajectories, filler: [0.1, 0.5, 0.2, 0.2])
+    groups = [RolloutGroup([make_trajectory([0], uid=2 * g + i) for i in (0, 1)]) for g in range(3)]
+    for g, advantage in ((0, 1.0), (2, 2.0)):
+        groups[g].trajectories[1].set_advantage(advantage)
+    trim._hold_back(groups)
+    found = [t.advantage for group in groups for t in group.trajectories]
+    assert found == pytest.approx([0.1, 0.9, 0.0, 0.0, 0.0, 2.0], abs=1e-6)
+
+
+def test_groups_of_one_have_no_divergence_to_compare():
+    groups_of_one = SimpleNamespace(rollout=SimpleNamespace(group_size=1), policy=ToyPolicy())
+    with pytest.raises(UserError, match=r"reward.kl_coef=0.5 .* rollout.group_size=2, or reward.kl_coef=0$"):
+        PolicyTrim(kl_coef=0.5).check_run(groups_of_one, [])
+    PolicyTrim(kl_coef=0.0).check_run(groups_of_one, [])
 
 
 def test_divergence_from_the_start_of_the_stage_holds_back(tmp_path):
