@@ -4,6 +4,7 @@
                           folder, a hub name); default: the conf's policy
     protocol=oft          the rules of a published evaluation: oft, simplevla, rlinf, openpi, lerobot; default: heldout
     decoding=greedy       or sampled; default: the protocol's
+    perturb=table         the drop of success under blur, occlusion, noise, ..., each against none on the same episodes
     init_states=[0,20]    of every task; default: the protocol's
     videos.failures=3     also videos.first, videos.per_group: which episodes become a video
 
@@ -20,7 +21,7 @@ if __name__ == "__main__":
     # before the imports below, which take seconds
     answer_early(__doc__, parse=lambda argv: compose(own_options(EvaluateConfig, argv)[1]))
 
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import asdict
 from pathlib import Path
 
@@ -61,15 +62,21 @@ def main(argv: list[str]) -> None:
         enable_model_summary=False,
         use_distributed_sampler=False,  # the evaluator shares the episodes out
     )
-    with interruptible(trainer), closing(build(config.sim, "sim")) as pool:
+    with interruptible(trainer), ExitStack() as stack:
+        pool = stack.enter_context(closing(build(config.sim, "sim")))
+        harder = {name: stack.enter_context(closing(build(sim, "sim"))) for name, sim in plan.harder.items()}
         episodes = plan.episodes(pool)
         # all of them before the first episode: what cannot be loaded is found now and not after hours
         policies = {label: load(node, pool) for label, node in plan.policies.items()}
         with open_run_folder(folder, config):
+            first, *_ = policies.values()
+            arms = [(label, policy, pool) for label, policy in policies.items()]
             found = {}
-            for label, policy in policies.items():
-                evaluator = Evaluator(policy, pool, plan.decoding, plan.temperature, options.videos)
+            for label, policy, simulators in arms + [(name, first, under) for name, under in harder.items()]:
+                evaluator = Evaluator(policy, simulators, plan.decoding, plan.temperature, options.videos)
                 found[label] = evaluator.evaluate(trainer, episodes)
+                if harder:  # each has simulators of its own
+                    simulators.close()
             if trainer.is_global_zero:
                 report = make_report(plan, pool, episodes, found)
                 print_results(report)
@@ -86,6 +93,7 @@ def load(node: Node, pool: SimulatorPool) -> Policy:
 def make_report(
     plan: EvaluationPlan, pool: SimulatorPool, episodes: list[Episode], found: dict[str, Evaluated]
 ) -> Report:
+    first, *_ = plan.policies.values()
     return Report(
         rules=plan.rules(),
         simulator=plan.simulator(),
@@ -93,7 +101,7 @@ def make_report(
         instructions=getattr(pool, "task_languages", {}),
         episodes=episodes,
         arms=[
-            Arm(label, checkpoint_name(plan.policies[label]), outcome.success_E, outcome.steps_E)
+            Arm(label, checkpoint_name(plan.policies.get(label, first)), outcome.success_E, outcome.steps_E)
             for label, outcome in found.items()
         ],
         versions=versions(),

@@ -12,8 +12,10 @@ from vla_rl.config.schema import Config, EvaluateConfig, Node
 from vla_rl.errors import UserError
 from vla_rl.evaluation.protocols import PROTOCOLS, departures, find_protocol, sim_values
 from vla_rl.rollout.plan import heldout_episodes
+from vla_rl.sim.perturb.registry import PERTURBATIONS
 from vla_rl.types import Episode, SimulatorPool
 
+CLEAN = "clean"  # the label of what the perturbations of perturb=table are compared with
 LABELS = "ABCDEFGH"  # of checkpoints, in reports and figures; also how many at most
 
 
@@ -29,6 +31,7 @@ class EvaluationPlan:
     seed: int
     sim: Node
     policies: dict[str, Node]  # by label
+    harder: dict[str, Node]  # `sim` under each perturbation that the first policy is run with as well, by its name
 
     def episodes(self, pool: SimulatorPool) -> list[Episode]:
         """Each pair of task and initial state at most once, tasks taking turns; with the held-out rules the very
@@ -56,7 +59,8 @@ class EvaluationPlan:
         """For people: what fixes the result."""
         protocol = PROTOCOLS[self.protocol]
         sampled = f"sampled at temperature {self.temperature:g}"
-        return {
+        perturbed = {"perturbations": ", ".join(str(kind()) for kind in PERTURBATIONS.values())} if self.harder else {}
+        return perturbed | {
             "protocol": self.protocol,
             "source": protocol.source,
             "decoding": sampled if self.decoding == "sampled" else "greedy",
@@ -88,6 +92,11 @@ def plan_evaluation(config: Config, options: EvaluateConfig, given: Collection[s
     protocol = find_protocol(options.protocol)
     sim = dict(config.sim or {})
     sim |= sim_values(options.protocol, str(sim.get("suite")), given)
+    harder = {name: sim | {"perturb": [name]} for name in PERTURBATIONS} if options.perturb == "table" else {}
+    policies = policy_nodes(config, options)
+    if harder:
+        _check_table(config, policies)
+        policies = {CLEAN: next(iter(policies.values()))}
     decoding = options.decoding or protocol.decoding
     init_states = options.init_states or protocol.init_states
     if init_states is not None and not 0 <= init_states[0] < init_states[1]:
@@ -104,8 +113,20 @@ def plan_evaluation(config: Config, options: EvaluateConfig, given: Collection[s
         wanted=getattr(config.evaluation, f"{decoding}_episodes") if init_states is None else None,
         seed=config.seed,
         sim=sim,
-        policies=policy_nodes(config, options),
+        policies=policies,
+        harder=harder,
     )
+
+
+def _check_table(config: Config, policies: Collection[str]) -> None:
+    if len(policies) > 1:
+        raise UserError(
+            f"perturb=table compares perturbations of one checkpoint, got {len(policies)}: checkpoint=FOLDER"
+        )
+    if given := (config.sim or {}).get("perturb"):
+        raise UserError(f"perturb=table compares each perturbation with none, but sim.perturb={given}: sim.perturb=[]")
+    if (config.trainer or {}).get("strategy") == "fsdp2":  # which splits the weights again for each
+        raise UserError("perturb=table does not run under trainer.strategy=fsdp2: trainer.strategy=ddp")
 
 
 def policy_nodes(config: Config, options: EvaluateConfig) -> dict[str, Node]:

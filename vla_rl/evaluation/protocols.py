@@ -119,4 +119,6 @@ def departures(name: str, sim: Mapping[str, Any]) -> list[str]:
     found = [f"sim.{key}={sim[key]} ({value})" for key, value in published.items() if sim.get(key, value) != value]
     if published and sim.get("assets") == "standin":
         found.append("sim.assets=standin (LIBERO's own)")
+    if published and sim.get("perturb"):
+        found.append(f"sim.perturb={sim['perturb']} (none)")
     return found

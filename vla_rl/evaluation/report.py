@@ -92,7 +92,7 @@ class Report:
                 }
                 for arm in self.arms
             ],
-            "against_A": [{"label": arm.label, **asdict(test)} for arm, test in self.paired()],
+            f"against_{self.arms[0].label}": [{"label": arm.label, **asdict(test)} for arm, test in self.paired()],
             "episodes": [
                 {
                     "task": episode.task,
@@ -123,9 +123,9 @@ class Report:
         lines += ["| task | " + " | ".join(arm.label for arm in self.arms) + " |", "|---" * (1 + len(self.arms)) + "|"]
         lines += [f"| {name} | " + " | ".join(cells) + " |" for name, cells in self.rows()]
         if len(self.arms) > 1:
-            lines += ["", "Against A on the same episodes (exact McNemar test; 95% interval of the difference).", ""]
-            lines += ["| | difference | gained | lost | p |", "|---|---|---|---|---|"]
-            lines += [f"| {arm.label} | {' | '.join(paired_cells(test))} |" for arm, test in self.paired()]
+            lines += ["", f"Against {self.arms[0].label} on the same episodes (exact McNemar test; 95% intervals).", ""]
+            lines += ["| | success | difference | gained | lost | p |", "|---|---|---|---|---|---|"]
+            lines += [f"| {arm.label} | {' | '.join(paired_cells(arm, test))} |" for arm, test in self.paired()]
         return "\n".join(lines) + "\n"
 
 
@@ -164,9 +164,9 @@ def write_report(
     return page
 
 
-def paired_cells(test: PairedTest) -> list[str]:
+def paired_cells(arm: Arm, test: PairedTest) -> list[str]:
     difference = f"{test.difference:+.3f} [{test.low:+.3f}, {test.high:+.3f}]"
-    return [difference, str(test.gained), str(test.lost), f"{test.p_value:.3g}"]
+    return [_cell(arm.overall), difference, str(test.gained), str(test.lost), f"{test.p_value:.3g}"]
 
 
 def _cell(rate: SuccessRate) -> str:

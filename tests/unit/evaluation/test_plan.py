@@ -8,6 +8,7 @@ from vla_rl.config.schema import EvaluateConfig
 from vla_rl.errors import UserError
 from vla_rl.evaluation.plan import EvaluationPlan, checkpoint_name, plan_evaluation
 from vla_rl.rollout.datamodule import RolloutDataModule
+from vla_rl.sim.perturb.registry import PERTURBATIONS
 
 TINY = "conf=pcm_object_tiny"
 
@@ -107,3 +108,29 @@ def test_initial_states_that_are_not_there():
     pool.init_states = 50
     with pytest.raises(UserError, match=r"\[40,60\] go beyond the 50 of a task: init_states=\[0,50\]"):
         plan("init_states=[40,60]").episodes(pool)
+
+
+def test_a_table_of_perturbations_runs_one_checkpoint_under_each():
+    found = plan("perturb=table", "checkpoint=mine")
+    assert [(label, checkpoint_name(node)) for label, node in found.policies.items()] == [("clean", "mine")]
+    assert list(found.harder) == list(PERTURBATIONS)
+    assert found.harder["blur"] == found.sim | {"perturb": ["blur"]}
+    assert "Blur(kernel=5), Occlusion(share=0.5" in found.rules()["perturbations"]
+    assert plan().harder == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["checkpoint=[a,b]"], "of one checkpoint, got 2: checkpoint=FOLDER"),
+        (["sim.perturb=[blur]"], r"with none, but sim.perturb=\['blur'\]: sim.perturb=\[\]"),
+        (["trainer.strategy=fsdp2"], "trainer.strategy=ddp"),
+    ],
+)
+def test_what_a_table_of_perturbations_refuses(arguments, message):
+    with pytest.raises(UserError, match=message):
+        plan("perturb=table", *arguments)
+
+
+def test_perturbed_simulators_are_not_as_published():
+    assert "sim.perturb=['blur'] (none)" in plan("protocol=oft", "sim.perturb=[blur]").remarks()[0]

@@ -64,7 +64,7 @@ def test_markdown_has_a_row_per_task(tmp_path):
     assert "| task | A | B |\n|---|---|---|\n" in text
     assert "| 3 put the soup away | 1.000 [0.510, 1.000] 4/4 | 0.750 [0.301, 0.954] 3/4 |" in text
     assert "| overall | 0.500 [0.215, 0.785] 4/8 | 0.625 [0.306, 0.863] 5/8 |" in text
-    assert re.search(r"\| B \| \+0\.125 \[.*\] \| 2 \| 1 \| 1 \|", text)
+    assert re.search(r"\| B \| 0\.625 \[0\.306, 0\.863\] 5/8 \| \+0\.125 \[.*\] \| 2 \| 1 \| 1 \|", text)
     assert "remark: Not comparable." in text
 
 
@@ -90,7 +90,9 @@ def test_the_page_needs_nothing_beside_it(tmp_path):
     assert "url(" not in page
     assert "start &lt;&amp;&gt;" in page
     assert "start <&>" not in page
-    assert "Against A" in page
+    assert "<h2>Against A</h2>" in page
+    success_of_b = "0.625 [0.306, 0.863] 5/8"
+    assert f'<tr><td>B</td><td class="number">{success_of_b}</td><td class="number">+0.125' in page
     assert "Not comparable." in page
 
 

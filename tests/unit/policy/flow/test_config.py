@@ -25,7 +25,11 @@ def test_what_lerobot_writes_for_smolvla(options, layers):
     [
         ("smolvla_tiny", {"prefix_length": 64}, "prefix_length=64: a prefix of fixed length is not supported"),
         ("smolvla_tiny", {"num_expert_layers": 2}, "num_expert_layers=2 is not supported"),
-        ("smolvla_tiny", {"adapt_to_pi_aloha": True}, "adapt_to_pi_aloha=True: the conversion for Aloha is not supported"),
+        (
+            "smolvla_tiny",
+            {"adapt_to_pi_aloha": True},
+            "adapt_to_pi_aloha=True: the conversion for Aloha is not supported",
+        ),
         ("smolvla_tiny", {"attention_mode": "self_attn"}, "attention_mode='self_attn' is not supported"),
         ("pi0_tiny", {"use_relative_actions": True}, "use_relative_actions=True: relative actions are not supported"),
         ("pi0_tiny", {"type": "act"}, "type='act' is no flow policy known here; known: pi0, pi05, smolvla"),
