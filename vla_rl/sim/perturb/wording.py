@@ -12,7 +12,7 @@ from vla_rl.sim.perturb.base import Perturbation
 FRAMES = ("{}", "please {}", "could you {}", "your task is to {}", "i want you to {}", "{} now")
 SYNONYMS = {  # whole words -> what may stand for them
     "pick up": ("grab", "take", "lift up"),
-    "place": ("put", "set down"),
+    "place": ("put", "set"),
     "put": ("place", "set"),
     "push": ("shove", "slide"),
     "open": ("pull open",),
