@@ -28,7 +28,7 @@ def test_what_lerobot_writes_for_smolvla(options, layers):
         (
             "smolvla_tiny",
             {"adapt_to_pi_aloha": True},
-            "adapt_to_pi_aloha=True: the conversion for Aloha is not supported",
+            "adapt_to_pi_aloha=True: the conversion for Aloha",
         ),
         ("smolvla_tiny", {"attention_mode": "self_attn"}, "attention_mode='self_attn' is not supported"),
         ("pi0_tiny", {"use_relative_actions": True}, "use_relative_actions=True: relative actions are not supported"),
