@@ -219,7 +219,13 @@ def _cameras(declared: Sequence[str], preprocessor: dict[str, Any], wanted: Sequ
         return list(wanted)
     renamed = _step(preprocessor, "rename_observations_processor", PREPROCESSOR, {}).get("rename_map", {})
     names = [str(renamed[name]).removeprefix(PICTURE) for name in SIMULATOR if name in renamed]
-    return [name for name in names if name in declared] or real
+    names = [name for name in names if name in declared] or real
+    if len(names) > len(SIMULATOR):
+        raise UserError(
+            f"the checkpoint declares {len(names)} cameras ({', '.join(names)}), the simulators render the agent's "
+            f"view and the wrist's: say which these are, policy.cameras=[{','.join(names[: len(SIMULATOR)])}]"
+        )
+    return names
 
 
 def _check_steps(files: FlowFiles) -> None:

@@ -56,7 +56,7 @@ def load_flow_policy(
         denoising_steps: K; None: the checkpoint's.
         chunk_steps: control steps of a decision, the first of the model's chunk; None: all.
         cameras: which of the checkpoint's cameras the simulator's pictures are: the agent's view, then the wrist's. The
-            others count as missing. None: all that the checkpoint declares, in its order.
+            others count as missing. None: those that the checkpoint declares, at most two, in its order.
         state_numbers: how many numbers of the state are written into pi0.5's prompt; None: the real ones, 0: no state.
             Checkpoints of lerobot up to 0.4.4 want 32; openpi's have to be told.
         gradient_checkpointing: recompute the layers in the backward pass, to save memory.

@@ -131,7 +131,9 @@ def test_other_cameras(tmp_path):
     for camera in ("left", "right"):
         feature = {"type": "VISUAL", "shape": [3, 56, 56]}
         edit_json(folder / "config.json", "input_features", f"observation.images.{camera}", value=feature)
-    assert load_flow_policy(str(folder)).images == 3  # image, left, right
+    with pytest.raises(UserError, match=r"3 cameras \(image, left, right\), .* policy.cameras=\[image,left\]$"):
+        load_flow_policy(str(folder))
+    assert load_flow_policy(str(folder), cameras=["image", "left", "right"]).images == 3
     policy = load_flow_policy(str(folder), cameras=["right", "image"])
     assert policy.processors.cameras == ("right", "image")
     assert policy.processors.missing == 2  # left, empty_camera_0
