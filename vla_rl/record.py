@@ -1,13 +1,15 @@
 """`python -m vla_rl.record out=demos.npz tasks=[0,5]`: demonstrations by the scripted demonstrator, for vla_rl.sft.
 
     check=true            only measure success; renders and records nothing (instead of out=)
-    tasks=[0,5]           default: all of the suite (suite=object)
+    suite=object          LIBERO-Object; or of Meta-World: mt50, mt10, easy, medium, hard, very_hard
+    tasks=[0,5]           default: all of the suite; Meta-World's also by name, tasks=[reach,door-open]
     init_states=[0,40]    half-open range, of each task; with placement_noise_m, of the seeds of placements
     episodes_per_task=12  how many of the initial states, from the first; default: all
     noise=0.1             DART: standard deviation added to the executed xyz command
     hesitation=0.6        probability of a slow step: slack that training can remove
     placement_noise_m=0.02  objects are placed in a disc of this radius
     linger_steps=6        control steps recorded after success
+    horizon=100           control steps after which a demonstration has failed; default: the suite's
     assets=standin        or hub, or a folder with LIBERO's assets; camera_px=128; seed=1; workers=2 processes
 
 Prints the success rate of every task, and the same as one line of JSON at the end. Only successes are saved.
@@ -25,6 +27,7 @@ import multiprocessing
 import os
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -34,8 +37,10 @@ from vla_rl.config.schema import RecordConfig
 from vla_rl.demos.demo import Demo
 from vla_rl.demos.formats.npz import save_demos
 from vla_rl.errors import UserError
+from vla_rl.sim.demonstration import ExpertEnv, demonstrate
+from vla_rl.sim.gl import check_gl
 from vla_rl.sim.libero import suites
-from vla_rl.sim.libero.demonstrator import DemonstrationEnv, demonstrate
+from vla_rl.sim.metaworld import tasks as metaworld
 
 EPISODES_PER_JOB = 4  # of one task, so that a worker seldom builds another environment
 
@@ -44,7 +49,7 @@ def main(argv: list[str]) -> None:
     options = only_options(RecordConfig, argv)
     check_options(options)
     planned = episodes(options)
-    suites.check_gl()
+    check_gl()
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # inherited by the workers, which share the cores
     context = multiprocessing.get_context("spawn")  # EGL does not survive a fork
     with ProcessPoolExecutor(options.workers, mp_context=context) as pool:
@@ -68,6 +73,13 @@ def check_options(options: RecordConfig) -> None:
         check_count(name, getattr(options, name), getattr(default, name), least=least)
     for name, most in (("noise", None), ("placement_noise_m", None), ("hesitation", 1)):
         check_number(name, getattr(options, name), 0.1, least=0, most=most)
+    if options.horizon is not None:
+        check_count("horizon", options.horizon, 100)
+    if options.suite in metaworld.SUITES:
+        metaworld.check_installed()
+        for name in ("placement_noise_m", "assets"):
+            if getattr(options, name) != getattr(default, name):
+                raise UserError(f"{name} is of LIBERO, not of Meta-World: {name}={getattr(default, name)}")
     if options.out is None:
         return
     out = Path(options.out)
@@ -83,9 +95,12 @@ def episodes(options: RecordConfig) -> list[tuple[int, int]]:
     """(task, initial state) of every episode asked for."""
     if bool(options.out) == options.check:
         raise UserError("give either out=demos.npz or check=true")
-    tasks = range(len(suites.task_names(options.suite))) if options.tasks is None else options.tasks
-    for task in tasks:
-        suites.check_task(options.suite, task)
+    if options.suite in metaworld.SUITES:
+        tasks = metaworld.suite_tasks(options.suite, options.tasks)
+    elif options.tasks is None:
+        tasks = list(range(len(suites.task_names(options.suite))))
+    else:
+        tasks = [suites.task_index(options.suite, task) for task in options.tasks]
     first, end = options.init_states
     wanted = end - first if options.episodes_per_task is None else options.episodes_per_task
     if not 1 <= wanted <= end - first:
@@ -93,7 +108,7 @@ def episodes(options: RecordConfig) -> list[tuple[int, int]]:
     return [(task, state) for task in tasks for state in range(first, first + wanted)]
 
 
-_env: DemonstrationEnv | None = None  # of a worker: building one takes seconds
+_env: ExpertEnv | None = None  # of a worker: building one takes seconds
 
 
 def run_episode(options: RecordConfig, task: int, init_state: int) -> Demo | None:
@@ -101,8 +116,7 @@ def run_episode(options: RecordConfig, task: int, init_state: int) -> Demo | Non
     if _env is None or _env.task != task:
         if _env is not None:
             _env.close()
-        kept = {name: getattr(options, name) for name in ("assets", "camera_px", "placement_noise_m")}
-        _env = DemonstrationEnv(options.suite, task, render=not options.check, **kept)
+        _env = make_env(options, task)
     return demonstrate(
         _env,
         init_state,
@@ -110,6 +124,22 @@ def run_episode(options: RecordConfig, task: int, init_state: int) -> Demo | Non
         hesitation=options.hesitation,
         linger_steps=options.linger_steps,
         seed=options.seed,
+    )
+
+
+def make_env(options: RecordConfig, task: int) -> ExpertEnv:
+    """The task's environment with its expert."""
+    common: dict[str, Any] = {"render": not options.check, "camera_px": options.camera_px}
+    if options.horizon is not None:
+        common["horizon"] = options.horizon
+    if options.suite in metaworld.SUITES:
+        from vla_rl.sim.metaworld.demonstrator import MetaWorldExpertEnv
+
+        return MetaWorldExpertEnv(task, **common)
+    from vla_rl.sim.libero.demonstrator import DemonstrationEnv
+
+    return DemonstrationEnv(
+        options.suite, task, assets=options.assets, placement_noise_m=options.placement_noise_m, **common
     )
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from vla_rl.config.schema import RecordConfig
 from vla_rl.errors import UserError
-from vla_rl.record import check_options
+from vla_rl.record import check_options, episodes
 
 
 @pytest.mark.parametrize(
@@ -31,3 +31,27 @@ def test_one_line_names_the_fix(options, line):
 def test_the_folder_is_made_before_the_first_episode(tmp_path):
     check_options(RecordConfig(out=str(tmp_path / "new" / "demos.npz")))
     assert Path(tmp_path / "new").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"suite": "mt10", "assets": "hub"}, "assets is of LIBERO, not of Meta-World: assets=standin"),
+        ({"suite": "mt10", "placement_noise_m": 0.1}, "placement_noise_m is of LIBERO, not of Meta-World"),
+        ({"horizon": 0}, "horizon must be an integer >= 1, got 0 (horizon=100)"),
+    ],
+)
+def test_options_of_the_other_world_are_refused(options, line, monkeypatch):
+    monkeypatch.setattr("vla_rl.sim.metaworld.tasks.check_installed", lambda: None)
+    with pytest.raises(UserError) as refused:
+        check_options(RecordConfig(**options))
+    assert str(refused.value).startswith(line)
+
+
+def test_tasks_are_counted_or_in_meta_world_named():
+    options = {"out": "demos.npz", "init_states": (3, 5)}
+    assert episodes(RecordConfig(suite="mt50", tasks=["reach", 6], **options)) == [(43, 3), (43, 4), (6, 3), (6, 4)]
+    with pytest.raises(UserError, match="task button-press is not one of suite 'mt10'"):
+        episodes(RecordConfig(suite="mt10", tasks=["button-press"], **options))
+    with pytest.raises(UserError, match="suite 'object' has no task 'reach'"):
+        episodes(RecordConfig(tasks=["reach"], **options))

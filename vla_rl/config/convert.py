@@ -49,8 +49,10 @@ def _convert(hint: Any, value: Any, key: str, default: Any) -> Any:
     example = None if default is None else f"{key}={default}"
     if is_dataclass(hint):
         return to_dataclass(cast(type, hint), value, key)
-    if origin in (types.UnionType, typing.Union):  # `X | None`
-        return None if value is None else _convert(arguments[0], value, key, default)
+    if origin in (types.UnionType, typing.Union):  # `X | None`, `int | str`
+        if value is None and types.NoneType in arguments:
+            return None
+        return _convert(next((kind for kind in arguments if type(value) is kind), arguments[0]), value, key, default)
     if origin is Literal:
         if value not in arguments:
             raise _wrong(key, f"one of {', '.join(arguments)}", value, example)

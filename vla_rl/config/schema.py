@@ -176,14 +176,15 @@ class RecordConfig:
 
     out: str | None = None  # .npz file to write
     check: bool = False  # only measure success
-    suite: str = "object"  # LIBERO suite; the script solves object
-    tasks: list[int] | None = None  # indices; null = all
+    suite: str = "object"  # of LIBERO, where the script solves object, or of Meta-World: mt50, mt10, easy, ...
+    tasks: list[int | str] | None = None  # indices, of Meta-World also names; null = all
     init_states: tuple[int, int] = (0, 50)  # half-open range of each task's
     episodes_per_task: int | None = None  # null = one of each initial state
     noise: float = 0.0  # standard deviation added to the executed xyz command
     hesitation: float = 0.0  # probability of a slow step
     placement_noise_m: float = 0.0  # radius of the disc that objects are placed in
     linger_steps: int = 6  # control steps recorded after success
+    horizon: int | None = None  # control steps after which a demonstration has failed; null = the suite's
     assets: str = "standin"  # standin, hub, or a folder
     camera_px: int = 128  # of a frame
     seed: int = 1  # of noise and hesitation

@@ -92,7 +92,7 @@ def plan_memory(
         per_row = _activations(model, checkpointing=options.get("gradient_checkpointing", False))
     if options.get("action_head") == "l1":
         with torch.device("meta"):
-            frozen += sum(p.numel() for p in L1Head(config.llama.width).parameters())
+            frozen += sum(p.numel() for p in L1Head(config.llama.width, config.action_dims).parameters())
     weights = frozen * dtype.itemsize
     if kind is not None:
         weights += int(projections * (BYTES_PER_WEIGHT[kind] - dtype.itemsize))

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import gymnasium
 import numpy as np
 
+from vla_rl.errors import UserError
+
 if TYPE_CHECKING:
     from vla_rl.sim.render import Camera
 
@@ -61,7 +63,12 @@ class DecisionEnv(gymnasium.Env):
     def step(self, command: np.ndarray) -> tuple[dict, float, bool, bool, dict]:
         command = np.asarray(command, dtype=np.float64)
         assert self._steps is not None, "the episode is over (or has not begun): call reset()"
-        assert 1 <= len(command) <= self.chunk_steps and command.shape[1:] == (self._actions,), command.shape
+        assert 1 <= len(command) <= self.chunk_steps and command.ndim == 2, command.shape
+        if command.shape[1] != self._actions:
+            raise UserError(
+                f"the policy's commands have {command.shape[1]} numbers, the simulator takes {self._actions}: "
+                "policy.checkpoint=FOLDER of a policy that was trained in this simulator"
+            )
         assert np.isfinite(command).all(), "the command holds NaN or infinity"
         success, executed = False, 0
         planned = min(len(command), self.horizon - self._steps)

@@ -62,7 +62,7 @@ def read_npz(path: Path) -> list[Demo]:
                 proprio_TP=torch.from_numpy(proprio),
                 action_TA=torch.from_numpy(action),
                 **{name: one[name] for name in ABOUT},
-                dataset=f"libero_{one['suite']}",
+                dataset=one["suite"] if one["suite"] == "metaworld" else f"libero_{one['suite']}",
                 origin=f"{path}: demonstration {number}",
             )
         )

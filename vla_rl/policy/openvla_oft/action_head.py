@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 from vla_rl.errors import UserError
-from vla_rl.policy.openvla_oft.actions import ACTION_DIMS
 from vla_rl.policy.weights import fill
 
 HEAD_FILE, PROPRIO_FILE = "action_head--*_checkpoint.pt", "proprio_projector--*_checkpoint.pt"
@@ -54,34 +53,36 @@ class MLPResNet(nn.Module):
 
 
 class L1Head(nn.Module):
-    """Normalised actions [N, L, A] from hidden states [N, K, D]: one MLP per control step, on its 7 slots together."""
+    """Normalised actions [N, L, A] from hidden states [N, K, D]: one MLP per control step, on its A slots together."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, action_dims: int) -> None:
         super().__init__()
-        self.model = MLPResNet(ACTION_DIMS * width, width, ACTION_DIMS)
+        self.action_dims = action_dims
+        self.model = MLPResNet(action_dims * width, width, action_dims)
 
     def forward(self, hidden_NKD: Tensor) -> Tensor:
-        return self.model(per_step(hidden_NKD))
+        return self.model(per_step(hidden_NKD, self.action_dims))
 
 
 class LaplaceScale(nn.Module):
     """The scale b of the Laplace distribution around the L1 head's action, [N, L, A]; at first `INITIAL_SCALE`."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, action_dims: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(ACTION_DIMS * width)
-        self.fc = nn.Linear(ACTION_DIMS * width, ACTION_DIMS)
+        self.action_dims = action_dims
+        self.norm = nn.LayerNorm(action_dims * width)
+        self.fc = nn.Linear(action_dims * width, action_dims)
         with torch.no_grad():
             self.fc.weight.zero_()
             self.fc.bias.fill_(math.log(INITIAL_SCALE))
 
     def forward(self, hidden_NKD: Tensor) -> Tensor:
-        return self.fc(self.norm(per_step(hidden_NKD.float()))).clamp(*LOG_SCALE_RANGE).exp()
+        return self.fc(self.norm(per_step(hidden_NKD.float(), self.action_dims))).clamp(*LOG_SCALE_RANGE).exp()
 
 
-def per_step(hidden_NKD: Tensor) -> Tensor:
+def per_step(hidden_NKD: Tensor, action_dims: int) -> Tensor:
     """[N, L, A x D]."""
-    return hidden_NKD.reshape(len(hidden_NKD), -1, ACTION_DIMS * hidden_NKD.shape[-1])
+    return hidden_NKD.reshape(len(hidden_NKD), -1, action_dims * hidden_NKD.shape[-1])
 
 
 def laplace_log_prob(value: Tensor, mean: Tensor, scale: Tensor) -> Tensor:

@@ -16,7 +16,6 @@ from vla_rl.errors import UserError
 from vla_rl.policy.entries import check_numbers, check_object
 
 STATISTICS = "dataset_statistics.json"
-ACTION_DIMS = 7  # A: xyz, axis-angle, gripper
 BINS = 256
 SPAN_EPS = 1e-8  # the reference adds it to q99 - q01
 
@@ -116,6 +115,11 @@ class Statistics:
     action: Bounds
     proprio: Bounds | None
 
+    @property
+    def action_dims(self) -> int:
+        """A, numbers of an action."""
+        return len(self.action.q01)
+
     @classmethod
     def select(
         cls, content: dict[str, Any], key: str | None, *, proprio_dims: int = 0, source: str = STATISTICS
@@ -142,15 +146,13 @@ class Statistics:
             raise UserError(f"no statistics for {key!r} in {source}; it has: {have} ({fix})")
         entry = check_object(content[name], f"{source}: {name!r}")
 
-        def bounds(part: str, dims: int) -> Bounds:
+        def bounds(part: str, dims: int | None) -> Bounds:
             where = f"{source}: {part!r} of {name!r}"
             if part not in entry:
                 raise UserError(f"{where} is missing")
             return Bounds.from_json(entry[part], where, dims)
 
-        return cls(
-            name, content, bounds("action", ACTION_DIMS), bounds("proprio", proprio_dims) if proprio_dims else None
-        )
+        return cls(name, content, bounds("action", None), bounds("proprio", proprio_dims) if proprio_dims else None)
 
 
 def measure_statistics(action_TA: Tensor, proprio_TP: Tensor) -> dict[str, Any]:

@@ -68,15 +68,16 @@ def load_pretrained(
     check_choice("policy.action_head", action_head, ACTION_HEADS)
     folder, l1 = resolve_checkpoint(str(checkpoint)), action_head == "l1"
     config, files = _read_files(folder, l1)
-    model, head = _without_weights(config, DTYPES[dtype])
+    model = _without_weights(config, DTYPES[dtype])
     tensors = read_tensors(folder, _expected_shapes(model, l1), DTYPES[dtype])
     files.unused = {name: tensors.pop(name) for name in unused_shapes(config.towers)}
     model.load_state_dict(tensors, assign=True, strict=not l1)  # every name has been checked
+    statistics = _statistics(folder, files, unnorm_key, config.proprio_dims)
+    head = _head(config, statistics, DTYPES[dtype])
     if l1:
         files.heads = {"head": read_head(folder, HEAD_FILE, head)}
         files.heads[PROPRIO] = read_head(folder, PROPRIO_FILE, model.proprio_projector)
     check_bidirectional(model.language_model.model)
-    statistics = _statistics(folder, files, unnorm_key, config.proprio_dims)
     model.requires_grad_(True)
     if not l1:
         return OpenVLAOFTPolicy(model, files, statistics)
@@ -107,13 +108,13 @@ def inspect_checkpoint(
     check_choice("policy.action_head", action_head, ACTION_HEADS)
     folder, l1 = resolve_checkpoint(checkpoint), action_head == "l1"
     config, files = _read_files(folder, l1)
-    model, head = _without_weights(config, torch.float32)
+    model = _without_weights(config, torch.float32)
     expected = _expected_shapes(model, l1)
     check_tensors(folder, expected)
     statistics = _statistics(folder, files, unnorm_key, config.proprio_dims)
     OpenVLAOFTPolicy(model, files, statistics)  # reads the tokenizer and the constants of normalisation
     if l1:
-        read_head(folder, HEAD_FILE, head)
+        read_head(folder, HEAD_FILE, _head(config, statistics, torch.float32))
         read_head(folder, PROPRIO_FILE, model.proprio_projector)
     if lora is not None and adapter is not None:
         from vla_rl.policy.lora import L1_TARGETS, add_lora, fitting_tensors  # here: peft takes seconds to import
@@ -179,9 +180,15 @@ def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
-def _without_weights(config: OpenVLAConfig, dtype: torch.dtype) -> tuple[OpenVLAOFT, L1Head]:
+def _without_weights(config: OpenVLAConfig, dtype: torch.dtype) -> OpenVLAOFT:
     with torch.device("meta"):
-        return OpenVLAOFT(config).to(dtype), L1Head(config.llama.width).to(dtype)
+        return OpenVLAOFT(config).to(dtype)
+
+
+def _head(config: OpenVLAConfig, statistics: Statistics, dtype: torch.dtype) -> L1Head:
+    """Of an L1 checkpoint, without its weights: for as many numbers as its statistics describe."""
+    with torch.device("meta"):
+        return L1Head(config.llama.width, statistics.action_dims).to(dtype)
 
 
 def _expected_shapes(model: OpenVLAOFT, l1: bool) -> dict[str, torch.Size]:

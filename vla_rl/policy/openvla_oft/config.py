@@ -12,8 +12,9 @@ from typing import Any
 
 from vla_rl.errors import UserError
 from vla_rl.policy.entries import check_count, check_flag, check_object, check_positive
-from vla_rl.policy.openvla_oft.actions import ACTION_DIMS, BINS
+from vla_rl.policy.openvla_oft.actions import BINS
 
+ACTION_DIMS = 7  # A of published models: xyz, axis-angle, gripper
 CHUNK_STEPS = 8  # L: control steps of a published chunk
 BOS_ID = 1  # `<s>`, embedded before the patches
 STOP_ID = 2  # `</s>`, embedded after the action slots
@@ -61,11 +62,12 @@ class OpenVLAConfig:
     proprio_dims: int  # 0: no proprioception token
     prompt_tokens: int  # every prompt is padded to this length; 0: to the longest of the batch
     chunk_steps: int  # L: control steps of a chunk
+    action_dims: int = ACTION_DIMS  # A: what the checkpoint's statistics, or the demonstrations, say
 
     @property
     def slots(self) -> int:
         """Action tokens of a chunk."""
-        return self.chunk_steps * ACTION_DIMS
+        return self.chunk_steps * self.action_dims
 
     @property
     def text_vocab(self) -> int:

@@ -42,7 +42,7 @@ class L1Policy(OpenVLAOFTPolicy):
         super().__init__(model, files, statistics)
         model.language_model.lm_head.requires_grad_(False)  # never read
         self.head = head
-        self.scale = LaplaceScale(model.config.llama.width)
+        self.scale = LaplaceScale(model.config.llama.width, model.config.action_dims)
 
     def logits(self, observation: Observation) -> Tensor:
         raise UserError("an L1 head has no action tokens")

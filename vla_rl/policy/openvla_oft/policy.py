@@ -22,7 +22,6 @@ from vla_rl.functional.token_scores import token_entropy, token_score_sq
 from vla_rl.policy.cache import VisionCache
 from vla_rl.policy.entries import read_json
 from vla_rl.policy.openvla_oft.actions import (
-    ACTION_DIMS,
     Statistics,
     detokenize,
     gripper_to_env,
@@ -88,7 +87,9 @@ class OpenVLAOFTPolicy(SupervisedPolicy):
         super().__init__()
         self.model = model
         self.files = files
-        self.statistics = statistics
+        self.statistics: Statistics | None = None
+        if statistics is not None:
+            self._normalise_by(statistics)
         self.prompts = Prompts(files.tokenizer, model.config)
         self.pixels = Pixels(files.preprocessor, model.config.towers[0].image_px)
         self.vision_cache: VisionCache | None = None  # only for towers that are not trained
@@ -105,7 +106,7 @@ class OpenVLAOFTPolicy(SupervisedPolicy):
         hidden, computing = self.hidden(observation)
         with computing:
             logits = self.model.language_model.lm_head(hidden)
-        return logits.float().unflatten(1, (self.chunk_steps, ACTION_DIMS)), hidden
+        return logits.float().unflatten(1, (self.chunk_steps, self.model.config.action_dims)), hidden
 
     def hidden(self, observation: Observation) -> tuple[Tensor, AbstractContextManager]:
         """Hidden states of the slots, [N, L x A, D], and the precision a head on them is to compute in."""
@@ -200,20 +201,23 @@ class OpenVLAOFTPolicy(SupervisedPolicy):
 
     def fit_normalisation(self, name: str, command_TA: Tensor, proprio_TP: Tensor) -> None:
         """Normalise by the statistics of demonstrations, unless the checkpoint brought its own: its weights were
-        trained with those.
+        trained with those. Without weights, the demonstrations also say how many numbers an action has.
 
         Raises:
             UserError: the demonstrations' actions have other dimensions than the policy's.
         """
-        if command_TA.shape[1] != ACTION_DIMS:
-            raise UserError(
-                f"the demonstrations' actions have {command_TA.shape[1]} dimensions, the policy's {ACTION_DIMS} "
-                "(sft.demos=FILE)"
-            )
         if self.statistics is None:
             opening = gripper_to_model(command_TA[:, -1:])
             entry = measure_statistics(torch.cat([command_TA[:, :-1], opening], dim=1), proprio_TP)
-            self.statistics = Statistics.select({name: entry}, name, proprio_dims=self.model.config.proprio_dims)
+            self._normalise_by(Statistics.select({name: entry}, name, proprio_dims=self.model.config.proprio_dims))
+        have, dims = command_TA.shape[1], self.model.config.action_dims
+        if have != dims:
+            raise UserError(f"the demonstrations' actions have {have} dimensions, the policy's {dims} (sft.demos=FILE)")
+
+    def _normalise_by(self, statistics: Statistics) -> None:
+        """Action tokens have no weights of their own: any number of them runs."""
+        self.statistics = statistics
+        self.model.config = replace(self.model.config, action_dims=statistics.action_dims)
 
     def take_normalisation(self, name: str, file: str) -> None:
         """Normalise by published statistics: those of data set `name` or `{name}_no_noops`, else the only ones.
@@ -236,7 +240,7 @@ class OpenVLAOFTPolicy(SupervisedPolicy):
                 f"{file} has statistics of {len(content)} data sets ({', '.join(content)}), none of {name!r}: "
                 "sft.statistics=FILE with one data set"
             )
-        self.statistics = Statistics.select(content, key, proprio_dims=self.model.config.proprio_dims, source=file)
+        self._normalise_by(Statistics.select(content, key, proprio_dims=self.model.config.proprio_dims, source=file))
 
     @property
     def _statistics(self) -> Statistics:

@@ -1,8 +1,7 @@
 """A scripted pick-and-place that solves LIBERO-Object from privileged poses.
 
 `Demonstrator.action(scene)` is the whole controller: four phases and a proportional law, per control step (20 Hz,
-OSC_POSE), in commands of a few sizes, as of keys: a continuous law would spread them over all 256 action bins, and a
-learner would sample among dozens of bins that decide nothing. The gripper keeps its first orientation, pointing
+OSC_POSE), in commands of a few sizes (`to_levels`). The gripper keeps its first orientation, pointing
 down and closing along y. In LIBERO-Object every target shows y a side narrower than the gripper's opening, so only the
 place of the grasp is to be found; it follows from the collision shapes (`grasp_point`, `entry_point`).
 """
@@ -11,13 +10,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-import torch
 
-from vla_rl.demos.demo import Demo
 from vla_rl.errors import UserError
+from vla_rl.sim.demonstration import Expert, ExpertEnv, to_levels
 from vla_rl.sim.libero.env import LiberoEnv
 
 GRIPPER_OPENING_M = 0.078  # between the open pads, less the grip they need
@@ -25,8 +23,6 @@ FINGER_REACH_M = 0.020  # how far below its top a target can be gripped before t
 LOWEST_GRIP_M = 0.012  # grip point above the floor when the fingertips touch it
 PALM_X_M, PALM_Y_M = 0.020, 0.105  # half the palm's thickness, less the 1 cm that objects give way, and half its width
 ENTRY_SHIFTS_M = sorted(np.linspace(-0.1, 0.1, 41), key=abs)  # along x from the grasp: where the hand may come down
-COMMAND_LEVELS = np.array([0.0, 0.1, 0.4, 1.0])  # sizes of a command along x, y and z
-HESITANT_COMMAND = 0.4  # largest one in a hesitant step
 GAIN_PER_M = 16.0  # command per metre of error; full command (1.0) moves ~1 cm a step
 CONE_SLOPE = 3.0  # while above the target: metres of extra height per metre of horizontal error beyond CONE_RADIUS_M
 CONE_RADIUS_M = 0.020
@@ -190,30 +186,22 @@ def _command(error_3: np.ndarray, gripper: float) -> np.ndarray:
     command = np.zeros(7)
     command[:3] = GAIN_PER_M * error_3
     command[:2] /= max(1.0, _horizontal(command))
-    nearest_3 = np.abs(np.abs(command[:3, None]) - COMMAND_LEVELS).argmin(1)
-    command[:3] = np.sign(command[:3]) * COMMAND_LEVELS[nearest_3]
+    command[:3] = to_levels(command[:3])
     command[6] = gripper
     return command
 
 
-class DemonstrationEnv(LiberoEnv):
-    """A `LiberoEnv` that shows the demonstrator where things are, and that goes on after success.
+class DemonstrationEnv(ExpertEnv, LiberoEnv):
+    """A `LiberoEnv` that shows the demonstrator where things are."""
 
-    Args:
-        render: False leaves frames black, to only see whether the demonstrator succeeds (twice as fast).
-    """
-
-    def __init__(self, suite: str, task: int, *, render: bool = True, **options: Any) -> None:
+    def __init__(self, suite: str, task: int, **options: Any) -> None:
         if suite != "object":
             raise UserError(f"the demonstrator solves the object suite only, not {suite!r}: suite=object")
         super().__init__(suite, task, **options)
-        self._render = render
 
-    def step(self, command: np.ndarray) -> tuple[dict, float, bool, bool, dict]:
-        steps = self._steps
-        outcome = super().step(command)
-        self._steps = steps + outcome[-1]["executed"]
-        return outcome
+    def expert(self) -> Expert:
+        demonstrator = Demonstrator(self.scene())
+        return lambda: demonstrator.action(self.scene())
 
     def scene(self) -> Scene:
         """What `Demonstrator.action` reads, at the state the last reset or step left."""
@@ -227,11 +215,6 @@ class DemonstrationEnv(LiberoEnv):
             others=tuple(bodies.values()),
         )
 
-    def _observation(self) -> dict[str, np.ndarray]:
-        if self._render:
-            return super()._observation()
-        return {"frame": np.zeros(cast(Any, self.observation_space)["frame"].shape, np.uint8), "proprio": self._proprio}
-
     def _body(self, body: int, position_3: np.ndarray) -> Body:
         """The box around the collision shapes of `body` and of everything fixed to it."""
         model, data = self._model, self._data
@@ -242,51 +225,3 @@ class DemonstrationEnv(LiberoEnv):
         middle_G3 = data.geom_xpos[geoms] + np.einsum("gij,gj->gi", rotation_G33, centre_G3)
         reach_G3 = np.einsum("gij,gj->gi", np.abs(rotation_G33), half_G3)
         return Body(position_3, (middle_G3 - reach_G3).min(0), (middle_G3 + reach_G3).max(0))
-
-
-def demonstrate(
-    env: DemonstrationEnv, init_state: int, *, noise: float, hesitation: float, linger_steps: int, seed: int
-) -> Demo | None:
-    """One demonstration, or None where it fails within the environment's horizon.
-
-    DART (Laskey et al., 2017, arXiv 1703.09327): the command executed is the clean one plus N(0, noise^2) on xyz, the
-    one recorded is the clean one, so that demonstrations show how to correct what the learner will get wrong.
-
-    Args:
-        noise: standard deviation, in units of the command (1.0 moves ~1 cm a step).
-        hesitation: probability that a step moves at most `HESITANT_COMMAND` along each axis, as people who teleoperate
-            are slower than they need to be. It is recorded: slack that reinforcement learning can remove.
-        linger_steps: control steps recorded after success, which show the open hand at rest.
-        seed: of noise and hesitation, together with `init_state`.
-    """
-    observation, _ = env.reset(options={"init_state": init_state})
-    rng = np.random.default_rng([seed, init_state])
-    demonstrator = Demonstrator(env.scene())
-    frames: list[np.ndarray] = []
-    proprios: list[np.ndarray] = []
-    actions: list[np.ndarray] = []
-    linger: int | None = None
-    while linger != 0 and len(actions) < env.horizon:
-        action = demonstrator.action(env.scene())
-        if rng.random() < hesitation:
-            action[:3] = np.clip(action[:3], -HESITANT_COMMAND, HESITANT_COMMAND)
-        frames.append(observation["frame"])
-        proprios.append(observation["proprio"])
-        actions.append(action)
-        executed = action + np.r_[noise * rng.standard_normal(3), np.zeros(4)]
-        observation, _, success, _, _ = env.step(np.clip(executed, -1.0, 1.0)[None])
-        if linger is not None:
-            linger -= 1
-        elif success:
-            linger = linger_steps
-    if linger is None:
-        return None
-    return Demo(
-        frame_THWC=torch.from_numpy(np.stack(frames)),
-        proprio_TP=torch.from_numpy(np.stack(proprios)),
-        action_TA=torch.from_numpy(np.stack(actions)).float(),
-        instruction=env.instruction,
-        suite=env.suite,
-        task=env.task,
-        init_state=init_state,
-    )

@@ -88,14 +88,14 @@ def check_suite(suite: str) -> None:
         raise UserError(f"no LIBERO suite {suite!r}{hint} Allowed: {', '.join(SUITES)}; e.g. sim.suite={example}")
 
 
-def check_task(suite: str, task: int) -> None:
+def check_task(suite: str, task: int | str) -> None:
     """Raise UserError unless `task` is an index of the suite."""
     count = len(task_names(suite))
     if isinstance(task, bool) or not isinstance(task, (int, np.integer)) or not 0 <= task < count:
         raise UserError(f"suite {suite!r} has no task {task!r}; allowed: 0..{count - 1}; e.g. sim.tasks=[0,5]")
 
 
-def task_index(suite: str, task: int) -> int:
+def task_index(suite: str, task: int | str) -> int:
     """`task`, an index of the suite; UserError otherwise."""
     check_task(suite, task)
     return int(task)

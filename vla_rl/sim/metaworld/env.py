@@ -61,12 +61,17 @@ class MetaWorldEnv(DecisionEnv):
         self._set_spaces(chunk_steps=chunk_steps, actions=ACTIONS, camera_px=camera_px, images=1, proprio=PROPRIO)
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[dict, dict]:
+        import mujoco  # here: after `check_gl`
+
         super().reset(seed=seed)
         init_state = (options or {}).get("init_state")
         if init_state is None:
             init_state = int(self.np_random.integers(2**31))
         self._env.seed(init_state)
         self._state, _ = self._env.reset()
+        # The goal's place in the model is set last: without this it would be drawn where the first of the two resets
+        # put it, which for some tasks depends on the episode before. Touches only what is drawn.
+        mujoco.mj_kinematics(self._env.model, self._env.data)
         self._sample()
         return self._begun()
 

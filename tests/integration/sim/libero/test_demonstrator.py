@@ -13,13 +13,13 @@ import pytest
 
 from vla_rl import record
 from vla_rl.errors import UserError
+from vla_rl.sim.demonstration import demonstrate
 from vla_rl.sim.libero.demonstrator import (
     Body,
     DemonstrationEnv,
     Demonstrator,
     Phase,
     Scene,
-    demonstrate,
     entry_point,
 )
 

@@ -1,6 +1,8 @@
 import pytest
 import torch
 
+from tests.unit.policy.conftest import make_observation
+from vla_rl.errors import UserError
 from vla_rl.policy.openvla_oft.actions import (
     Bounds,
     Statistics,
@@ -10,6 +12,7 @@ from vla_rl.policy.openvla_oft.actions import (
     measure_statistics,
     tokenize,
 )
+from vla_rl.policy.openvla_oft.tiny import random_policy
 
 
 def test_tokenize_by_hand():
@@ -76,3 +79,14 @@ def test_measured_statistics():
     assert measured["action"]["mask"] == [True] * 6 + [False]
     assert measured["proprio"]["min"] == [-100.0] * 8
     assert measured["num_transitions"] == 101
+
+
+def test_demonstrations_say_how_many_numbers_an_action_has():
+    """Four, as in Meta-World: x, y, z, gripper."""
+    command_TA = torch.tensor([[0.5, 0.0, -0.5, -1.0], [-0.5, 0.2, 0.5, 1.0]])
+    policy = random_policy()
+    policy.fit_normalisation("world", command_TA, torch.zeros(2, 4))
+    assert policy.act(make_observation(1), [0], 0.0).command_NLA.shape == (1, 8, 4)
+    torch.testing.assert_close(policy.command(detokenize(policy.tokenize(command_TA))), command_TA, atol=0.02, rtol=0)
+    with pytest.raises(UserError, match="actions have 7 dimensions, the policy's 4"):
+        policy.fit_normalisation("other", torch.zeros(2, 7), torch.zeros(2, 4))

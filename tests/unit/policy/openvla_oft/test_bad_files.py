@@ -53,8 +53,8 @@ TEXT = ("text_config",)
 REFUSED = [
     (STATISTICS, ("libero_test",), None, "dataset_statistics.json: 'libero_test' must be an object, got null"),
     (STATISTICS, ACTION, [1], r"'action' of 'libero_test' must be an object, got \[1\]"),
-    (STATISTICS, (*ACTION, "q01"), None, "'q01' must be a list of 7 finite numbers, got null"),
-    (STATISTICS, (*ACTION, "q01"), [0.0] * 14, r"'q01' must be a list of 7 finite numbers, got .* \(14 values\)"),
+    (STATISTICS, (*ACTION, "q01"), None, "'q01' must be a list of finite numbers, got null"),
+    (STATISTICS, (*ACTION, "q01"), [0.0] * 14, r"'q99' must be a list of 14 finite numbers, got .* \(7 values\)"),
     (STATISTICS, (*ACTION, "q99"), [1.0] * 6, r"'q99' must be a list of 7 finite numbers, got .* \(6 values\)"),
     (STATISTICS, (*ACTION, "q99"), [NAN] + [1.0] * 6, "'q99' must be a list of 7 finite numbers, got .NaN, "),
     (STATISTICS, (*ACTION, "q99"), ["1"] * 7, "'q99' must be a list of 7 finite numbers"),

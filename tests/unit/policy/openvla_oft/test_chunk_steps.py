@@ -60,7 +60,7 @@ def test_a_new_policy_may_have_any_length():
 
 
 def test_an_l1_head_reads_seven_slots_a_step():
-    assert per_step(torch.zeros(2, 16 * 7, 5)).shape == (2, 16, 35)
+    assert per_step(torch.zeros(2, 16 * 7, 5), 7).shape == (2, 16, 35)
 
 
 def test_the_memory_plan_counts_the_slots():
