@@ -1,6 +1,7 @@
 # make fit    set everything up, then train the small policy in the LIBERO simulator
 # make test   set everything up, then check everything: lint, types, documentation, tests with coverage
 # make setup  the set-up alone, into .venv
+# make test-gpu   what only a CUDA device can show
 # make lint, make types, make docs   one of the checks alone
 # ARGS="mask=random seed=2" is passed on to the program of `make fit`, ARGS="-k masks" to pytest.
 PYTHON ?= python3
@@ -9,12 +10,15 @@ VENV := .venv
 FLOOR := $(if $(ARGS),,--cov-fail-under=93)
 SOURCES := vla_rl callbacks tools tests
 
-.PHONY: setup fit test lint types docs
+.PHONY: setup fit test test-gpu lint types docs
 fit: setup
 	$(VENV)/bin/python -m vla_rl.fit conf=ppo_object_tiny $(ARGS)
 
 test: lint types docs
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered $(FLOOR) $(ARGS)
+
+test-gpu: setup
+	$(VENV)/bin/python -m pytest -m gpu -rs tests/gpu $(ARGS)
 
 lint: setup
 	$(VENV)/bin/ruff check .

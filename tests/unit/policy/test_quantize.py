@@ -34,19 +34,6 @@ def test_a_quantised_base_answers_nearly_the_same_and_its_adapters_learn(tiny_fo
     assert [n for n, p in trainable.items() if p.grad is None or not p.grad.any()] == []
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("kind", ["nf4", "int8"])
-def test_the_move_to_a_gpu_quantises(tiny_folder, kind):
-    policy = load_policy(tiny_folder, lora=LORA, quantization=kind, dtype="bfloat16")
-    weight = policy.model.language_model.model.layers[0].mlp.up_proj.base_layer.weight
-    assert weight.dtype == torch.bfloat16
-    policy.to("cuda")
-    weight = policy.model.language_model.model.layers[0].mlp.up_proj.base_layer.weight
-    assert weight.dtype in (torch.uint8, torch.int8)
-    assert policy.logits(make_observation(2)).isfinite().all()
-
-
 def test_adapters_of_a_quantised_base_fit_the_plain_one(tiny_folder, tmp_path):
     policy = load_policy(tiny_folder, lora=LORA, quantization="nf4")
     save_trained(policy, tmp_path)
