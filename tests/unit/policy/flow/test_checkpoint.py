@@ -172,6 +172,9 @@ def test_a_checkpoint_without_statistics_takes_those_of_demonstrations(tmp_path)
     generator = torch.Generator().manual_seed(0)
     policy.fit_normalisation("mine", torch.rand(50, 7, generator=generator), torch.rand(50, 8, generator=generator))
     save_trained(policy, tmp_path / "b")
+    for pipeline in ("policy_preprocessor", "policy_postprocessor"):  # lerobot reads each from its own file
+        step = json.loads((tmp_path / "b" / f"{pipeline}.json").read_text())["steps"][0]
+        assert "action.q01" in load_file(tmp_path / "b" / step["state_file"])
     again = load_flow_policy(str(tmp_path / "b"))
     assert "another_robot.action.mean" in again.files.statistics
     first, second = (p.act(observe(), [1, 2], temperature=1.0) for p in (policy, again))

@@ -67,13 +67,16 @@ def test_a_folder_of_openpi(tmp_path, name, kind, numbers, padding):
     assert_close(processors.commands(scaled), value, atol=1e-6, rtol=0)
 
 
-def test_it_is_written_back_as_lerobots(tmp_path):
-    policy = load_flow_policy(str(write_openpi(tmp_path / "a", "pi05_tiny")), state_numbers=8)
+@pytest.mark.parametrize(
+    ("numbers", "prompt"), [(0, "a\n"), (8, "Task: a, State: " + "128 " * 7 + "128;\nAction: ")], ids=["none", "state"]
+)
+def test_it_is_written_back_as_lerobots(tmp_path, numbers, prompt):
+    policy = load_flow_policy(str(write_openpi(tmp_path / "a", "pi05_tiny")), state_numbers=numbers)
     save_trained(policy, tmp_path / "b")
     config = json.loads((tmp_path / "b" / "config.json").read_text())
     assert (config["type"], config["chunk_size"], config["max_state_dim"]) == ("pi05", 10, 12)
     again = load_flow_policy(str(tmp_path / "b"))
-    assert again.processors.prompts(["a"], torch.zeros(1, 8)) == ["Task: a, State: " + "128 " * 7 + "128;\nAction: "]
+    assert again.processors.prompts(["a"], torch.zeros(1, 8)) == [prompt]
     first, second = (p.act(observe(), [1, 2], temperature=1.0) for p in (policy, again))
     assert torch.equal(first.command_NLA, second.command_NLA)
     assert torch.equal(first.logprob_NLA, second.logprob_NLA)
