@@ -44,8 +44,9 @@ def chunk(tiny_policy, observation):
 
 
 def assert_same(one: ActionChunk, other: ActionChunk):
+    assert torch.equal(one.drawn["token"], other.drawn["token"])
     for f in fields(ActionChunk):
-        if f.name != "extras":
+        if f.name not in ("drawn", "extras"):
             assert torch.equal(getattr(one, f.name), getattr(other, f.name)), f.name
 
 
