@@ -35,6 +35,9 @@ def test_a_conf_trains(tmp_path, conf):
     small = [*SMALL, f"conf={conf}", f"run_dir={folder}"]
     if "budget" in (compose(small).mask or {}):
         small.append("mask.budget=3")  # the longest episode has 6 chunks
+    reward = compose(small).reward or {}
+    if reward.get("base_window") or reward.get("ratios"):  # the small simulator's chunks have two steps
+        small += ["reward.base_window=null", "reward.ratios=[0.5,1]"]
     program = Fork(lambda: run_entry(fit.main, "about", small), tmp_path)
     assert program.wait() == 0, program.errors
     row = json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])

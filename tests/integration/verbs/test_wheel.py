@@ -93,5 +93,5 @@ def test_the_script_runs_the_same_verbs(installed, tmp_path):
     for verb, *_ in VERBS:
         assert f"\n  {verb} " in listed
     printed = run([*script, "fit", "--help"], tmp_path, PYTHONPATH=str(installed))
-    assert "conf=    base, pcm_goal, pcm_goal_tiny, pcm_metaworld_tiny, pcm_object, pcm_object_tiny," in printed
+    assert "conf=    base, pcm_goal, pcm_goal_tiny, pcm_metaworld_tiny, pcm_object," in printed
     assert "mask=    advantage, entropy, full_padded, global, global_advantage, none, pcm, pcm_credit," in printed

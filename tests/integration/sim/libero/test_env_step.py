@@ -75,11 +75,17 @@ def test_success_stops_the_command_and_terminates(env):
     assert not env.step(STILL)[2]  # the next episode starts without it
 
 
-@pytest.mark.parametrize("command", [np.full((1, 7), np.nan), np.zeros((9, 7)), np.zeros((0, 7)), np.zeros((8, 6))])
+@pytest.mark.parametrize("command", [np.full((1, 7), np.nan), np.zeros((9, 7)), np.zeros((0, 7))])
 def test_malformed_commands_are_refused(env, command):
     env.reset(options={"init_state": 0})
     with pytest.raises(AssertionError):
         env.step(command)
+
+
+def test_commands_of_a_policy_for_another_simulator_are_refused(env):
+    env.reset(options={"init_state": 0})
+    with pytest.raises(UserError, match="commands have 6 numbers, the simulator takes 7: policy.checkpoint="):
+        env.step(np.zeros((8, 6)))
 
 
 @pytest.mark.parametrize("assets", ["standin", OFFICIAL_ASSETS], ids=["standin", "official"])
