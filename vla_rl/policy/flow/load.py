@@ -16,8 +16,8 @@ from vla_rl.policy.flow.model import FlowModel
 from vla_rl.policy.flow.policy import FlowPolicy, Noise
 from vla_rl.policy.flow.tiny import random_policy
 from vla_rl.policy.hub import resolve_checkpoint
+from vla_rl.policy.openvla_oft.checkpoint import DTYPES
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 TRAINED = ("expert", "all")
 NOISY_STEPS = ("one", "all")
 # Named layers of the language model and of the expert; those of the vision tower have the same names.

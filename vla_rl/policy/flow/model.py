@@ -7,7 +7,7 @@ Shapes: see `vla_rl.policy.flow.policy`, and
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,25 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vla_rl.policy.flow.config import FlowConfig
-from vla_rl.policy.flow.layers import KeysValues, Layer
+from vla_rl.policy.flow.layers import KeysValues, Layer, Sight
+
+
+@dataclass(slots=True)
+class Inputs:
+    """What N decisions are made from.
+
+    Attributes:
+        pixels: of each camera, [N, 3, px, px] in [-1, 1].
+        picture_mask_NV: False where there is no such camera; its pixels do not matter then.
+        ids_NT, mask_NT: tokens of the prompt, and which are real.
+        state_ND: normalised and padded; None for a model whose prompt has the state.
+    """
+
+    pixels: list[Tensor]
+    picture_mask_NV: Tensor
+    ids_NT: Tensor
+    mask_NT: Tensor
+    state_ND: Tensor | None
 
 
 @dataclass(slots=True)
@@ -52,23 +70,21 @@ class FlowModel(nn.Module):
         super().__init__()
         self.config = config
 
-    def prefix(
-        self,
-        pixels: Sequence[Tensor],
-        picture_mask_NV: Tensor,
-        ids_NT: Tensor,
-        mask_NT: Tensor,
-        state_ND: Tensor | None,
-    ) -> Prefix:
-        """The prefix of N decisions.
+    def prefix(self, inputs: Inputs) -> Prefix:
+        """The prefix of N decisions."""
+        raise NotImplementedError
+
+    def cached(self, x_NSD: Tensor, mask_NS: Tensor, mask_NQS: Tensor) -> Prefix:
+        """The language model's keys and values of its tokens.
 
         Args:
-            pixels: of each camera, [N, 3, px, px] in [-1, 1].
-            picture_mask_NV: False where there is no such camera; its pixels do not matter then.
-            ids_NT, mask_NT: tokens of the prompt, and which are real.
-            state_ND: normalised and padded; None for a model whose prompt has the state.
+            mask_NS: real tokens. mask_NQS: True where a token may see another one; [N, 1, S] for all alike.
         """
-        raise NotImplementedError
+        cache, sight = [], Sight.of(positions(mask_NS), mask_NQS, self.config.text, x_NSD.dtype)
+        for layer in self.language.layers:
+            x_NSD, own = self.run(layer, x_NSD, sight)
+            cache.append(own)
+        return Prefix(cache, mask_NS, self.language.norm(x_NSD, None)[0])
 
     def velocity(self, prefix: Prefix, x_NHW: Tensor, t_N: Tensor, state_ND: Tensor | None) -> tuple[Tensor, Tensor]:
         """v(x, t), float32 [N, H, W], and the hidden states that it is read from, [N, H, D of the expert]."""

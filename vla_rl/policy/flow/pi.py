@@ -8,7 +8,7 @@ Shapes: see `vla_rl.policy.flow.model`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from vla_rl.policy.flow.config import DecoderConfig, FlowConfig
 from vla_rl.policy.flow.layers import AdaptiveNorm, Layer, Norm, Sight, SigLIP, gelu, nest, time_embedding
-from vla_rl.policy.flow.model import FlowModel, Prefix, in_float32, positions
+from vla_rl.policy.flow.model import FlowModel, Inputs, Prefix, in_float32
 
 
 class Gemma(nn.Module):
@@ -63,22 +63,11 @@ class Pi(FlowModel):
             self.state_proj = nn.Linear(config.state_width, width)
             self.action_time_mlp_in, self.action_time_mlp_out = nn.Linear(2 * width, width), nn.Linear(width, width)
 
-    def prefix(
-        self,
-        pixels: Sequence[Tensor],
-        picture_mask_NV: Tensor,
-        ids_NT: Tensor,
-        mask_NT: Tensor,
-        state_ND: Tensor | None,
-    ) -> Prefix:
-        picture_tokens = self.config.vision.tokens
-        x_NSD = torch.cat([*map(self._see, pixels), self._words(ids_NT)], dim=1)
-        mask_NS = torch.cat([picture_mask_NV.repeat_interleave(picture_tokens, dim=1), mask_NT], dim=1)
-        cache, sight = [], Sight.of(positions(mask_NS), mask_NS[:, None], self.config.text, x_NSD.dtype)
-        for layer in self.language.layers:
-            x_NSD, own = self.run(layer, x_NSD, sight)
-            cache.append(own)
-        return Prefix(cache, mask_NS, self.language.norm(x_NSD, None)[0])
+    def prefix(self, inputs: Inputs) -> Prefix:
+        x_NSD = torch.cat([*map(self._see, inputs.pixels), self._words(inputs.ids_NT)], dim=1)
+        pictures_NS = inputs.picture_mask_NV.repeat_interleave(self.config.vision.tokens, dim=1)
+        mask_NS = torch.cat([pictures_NS, inputs.mask_NT], dim=1)
+        return self.cached(x_NSD, mask_NS, mask_NS[:, None])
 
     def _see(self, pixels_N3HW: Tensor) -> Tensor:
         tower, project = self._paligemma["vision_tower"]["vision_model"], self._paligemma["multi_modal_projector"]

@@ -14,7 +14,6 @@ Shapes: see `vla_rl.types`, and
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,8 +24,8 @@ from torch import Tensor
 from vla_rl.errors import UserError
 from vla_rl.functional.flow import gaussian_entropy, gaussian_log_prob, matching_time, score_sq, times, transition
 from vla_rl.policy.flow.checkpoint import FlowFiles, save_files
-from vla_rl.policy.flow.model import FlowModel, Prefix
-from vla_rl.policy.flow.processors import Inputs, Processors
+from vla_rl.policy.flow.model import FlowModel, Inputs, Prefix
+from vla_rl.policy.flow.processors import Processors
 from vla_rl.policy.rows import rows_of, single_threaded
 from vla_rl.types import ActionChunk, ChunkBatch, Observation, SupervisedPolicy
 
@@ -105,7 +104,7 @@ class FlowPolicy(SupervisedPolicy):
 
     def _act(self, observation: Observation, seed_N: Sequence[int], temperature: float) -> ActionChunk:
         inputs, (x_NHW, noise_NSHW, step_NS) = self._inputs(observation), self._draw(seed_N)
-        prefix = self._prefix(inputs)
+        prefix = self.model.prefix(inputs)
         points, velocities = [x_NHW], []
         for k in range(self.noise.steps):
             step_N = torch.full_like(step_NS[:, 0], k)
@@ -153,19 +152,23 @@ class FlowPolicy(SupervisedPolicy):
         return first_NHW, noise_NSHW, torch.from_numpy(np.stack(step)).to(self.device)
 
     def log_prob(self, batch: ChunkBatch, temperature: float) -> tuple[Tensor, Tensor]:
-        logprob_NLA, entropy_NLA, _ = self.log_prob_and_state(batch, temperature)
+        logprob_NLA, entropy_NLA, _ = self._score_batch(batch, temperature)
         return logprob_NLA, entropy_NLA
 
     def log_prob_and_state(self, batch: ChunkBatch, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+        logprob_NLA, entropy_NLA, prefix = self._score_batch(batch, temperature)
+        return logprob_NLA, entropy_NLA, _moments(prefix)[0]
+
+    def _score_batch(self, batch: ChunkBatch, temperature: float) -> tuple[Tensor, Tensor, Prefix]:
         inputs = self._inputs(Observation(batch.frame_NHWC, batch.proprio_NP, batch.instruction_N))
         drawn = {name: value.to(self.device) for name, value in batch.actions.drawn.items()}
-        prefix = self._prefix(inputs)
+        prefix = self.model.prefix(inputs)
         velocities = [
             self._velocity(prefix, x_NHW, step_N, inputs)
             for x_NHW, step_N in zip(drawn["from"].unbind(1), drawn["step"].unbind(1), strict=True)
         ]
         logprob_NLA, entropy_NLA, _ = self._score(drawn, torch.stack(velocities, dim=1), temperature)
-        return logprob_NLA, entropy_NLA, _moments(prefix)[0]
+        return logprob_NLA, entropy_NLA, prefix
 
     def _score(
         self, drawn: Mapping[str, Tensor], velocity_NSHW: Tensor, temperature: float
@@ -202,23 +205,11 @@ class FlowPolicy(SupervisedPolicy):
         t_N = matching_time(len(data_NHW), generator).to(self.device)
         t_N11 = t_N[:, None, None]
         x_NHW = t_N11 * noise_NHW + (1 - t_N11) * data_NHW
-        velocity_NHW, _ = self.model.velocity(self._prefix(inputs), x_NHW, t_N, inputs.state_ND)
+        velocity_NHW, _ = self.model.velocity(self.model.prefix(inputs), x_NHW, t_N, inputs.state_ND)
         return self._used(noise_NHW - data_NHW - velocity_NHW).square().mean()
 
     def _inputs(self, observation: Observation) -> Inputs:
         return self.processors.inputs(observation, self.device)
-
-    def _prefix(self, inputs: Inputs) -> Prefix:
-        with nullcontext() if self.trains_prefix else torch.no_grad():
-            return self.model.prefix(
-                inputs.pixels, inputs.picture_mask_NV, inputs.ids_NT, inputs.mask_NT, inputs.state_ND
-            )
-
-    @property
-    def trains_prefix(self) -> bool:
-        """A parameter of the vision-language model is trained, so that gradients flow through it."""
-        expert = {id(p) for p in self.model.expert_parameters()}
-        return any(p.requires_grad and id(p) not in expert for p in self.model.parameters())
 
     def _velocity(self, prefix: Prefix, x_NHW: Tensor, step_N: Tensor, inputs: Inputs) -> Tensor:
         velocity_NHW, _ = self.model.velocity(prefix, x_NHW, self._times(step_N)[0], inputs.state_ND)

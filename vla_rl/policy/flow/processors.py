@@ -21,6 +21,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from vla_rl.errors import UserError
+from vla_rl.policy.flow.model import Inputs
 from vla_rl.types import Observation
 
 STATE_BINS = 256
@@ -33,17 +34,6 @@ STATISTICS_OF: dict[Mode, tuple[str, ...]] = {
     "QUANTILE10": ("q10", "q90"),
     "MIN_MAX": ("min", "max"),
 }
-
-
-@dataclass(slots=True)
-class Inputs:
-    """What `FlowModel.prefix` takes."""
-
-    pixels: list[Tensor]  # of each camera, [N, 3, px, px] in [-1, 1]
-    picture_mask_NV: Tensor
-    ids_NT: Tensor
-    mask_NT: Tensor
-    state_ND: Tensor | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ Shapes: see `vla_rl.policy.flow.model`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from vla_rl.policy.flow.config import DecoderConfig, FlowConfig
 from vla_rl.policy.flow.layers import Layer, Norm, Sight, SigLIP, nest, time_embedding
-from vla_rl.policy.flow.model import FlowModel, Prefix, in_float32, positions
+from vla_rl.policy.flow.model import FlowModel, Inputs, Prefix, in_float32
 
 
 class Llama(nn.Module):
@@ -67,28 +67,19 @@ class SmolVLA(FlowModel):
         self.action_out_proj = nn.Linear(width, config.action_width)
         self.action_time_mlp_in, self.action_time_mlp_out = nn.Linear(2 * width, width), nn.Linear(width, width)
 
-    def prefix(
-        self,
-        pixels: Sequence[Tensor],
-        picture_mask_NV: Tensor,
-        ids_NT: Tensor,
-        mask_NT: Tensor,
-        state_ND: Tensor | None,
-    ) -> Prefix:
-        assert state_ND is not None, "SmolVLA has a token for the state"
-        text, scale = self.language, self.config.text.width**0.5
-        words_NTD = text.embed_tokens(ids_NT)
-        state_N1D = self.state_proj(state_ND.to(self.state_proj.weight.dtype))[:, None].to(words_NTD.dtype)
-        x_NSD = torch.cat([*(self._see(picture) * scale for picture in pixels), words_NTD * scale, state_N1D], dim=1)
-        pictures_NS = picture_mask_NV.repeat_interleave(self.config.vision.tokens, dim=1)
-        mask_NS = F.pad(torch.cat([pictures_NS, mask_NT], dim=1), (0, 1), value=True)
+    def prefix(self, inputs: Inputs) -> Prefix:
+        assert inputs.state_ND is not None, "SmolVLA has a token for the state"
+        scale = self.config.text.width**0.5
+        words_NTD = self.language.embed_tokens(inputs.ids_NT)
+        state_N1D = self.state_proj(inputs.state_ND.to(self.state_proj.weight.dtype))[:, None].to(words_NTD.dtype)
+        x_NSD = torch.cat(
+            [*(self._see(picture) * scale for picture in inputs.pixels), words_NTD * scale, state_N1D], dim=1
+        )
+        pictures_NS = inputs.picture_mask_NV.repeat_interleave(self.config.vision.tokens, dim=1)
+        mask_NS = F.pad(torch.cat([pictures_NS, inputs.mask_NT], dim=1), (0, 1), value=True)
         mask_NQS = mask_NS[:, None].repeat(1, mask_NS.shape[1], 1)
         mask_NQS[:, :-1, -1] = False  # pictures and words do not see the state
-        cache, sight = [], Sight.of(positions(mask_NS), mask_NQS, self.config.text, x_NSD.dtype)
-        for layer in text.layers:
-            x_NSD, own = self.run(layer, x_NSD, sight)
-            cache.append(own)
-        return Prefix(cache, mask_NS, text.norm(x_NSD, None)[0])
+        return self.cached(x_NSD, mask_NS, mask_NQS)
 
     def _see(self, pixels_N3HW: Tensor) -> Tensor:
         project = self._vlm["connector"]["modality_projection"]["proj"]

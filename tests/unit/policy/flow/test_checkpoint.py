@@ -12,6 +12,7 @@ from tests.helpers.flow import GOLDEN, SETS, golden_arrays, golden_model, golden
 from vla_rl.errors import UserError
 from vla_rl.policy import save_trained
 from vla_rl.policy.flow.load import load_flow_policy
+from vla_rl.policy.flow.model import Inputs
 from vla_rl.types import Observation
 
 PI05 = "pi05_tiny"
@@ -27,7 +28,9 @@ def velocity(model):
     arrays = golden_arrays(GOLDEN / PI05)
     inputs = (list(arrays["images"].unbind(1)), *(arrays[n] for n in ("image_mask", "token_ids", "token_mask")), None)
     with torch.no_grad():
-        return model.velocity(model.prefix(*inputs), arrays["velocity_x"][0], arrays["velocity_time"][0], None)[0]
+        return model.velocity(model.prefix(Inputs(*inputs)), arrays["velocity_x"][0], arrays["velocity_time"][0], None)[
+            0
+        ]
 
 
 @pytest.mark.parametrize("name", SETS)

@@ -10,7 +10,7 @@ from tests.helpers.flow import GOLDEN, SETS, golden_arrays, golden_model
 from vla_rl.functional.flow import times
 from vla_rl.policy.flow.config import parse_config
 from vla_rl.policy.flow.layers import time_embedding
-from vla_rl.policy.flow.model import positions
+from vla_rl.policy.flow.model import Inputs, positions
 from vla_rl.policy.flow.pi import Pi
 from vla_rl.policy.flow.smolvla import SmolVLA
 
@@ -23,7 +23,7 @@ def golden(request):
     pictures = list(arrays["images"].unbind(1))
     inputs = (pictures, arrays["image_mask"], arrays["token_ids"], arrays["token_mask"], arrays.get("state"))
     with torch.no_grad():
-        return model, arrays, model.prefix(*inputs)
+        return model, arrays, model.prefix(Inputs(*inputs))
 
 
 def test_the_prefix(golden):
@@ -76,7 +76,7 @@ def test_what_is_behind_a_mask_does_not_matter(golden):
     pictures = [picture.clone() for picture in arrays["images"].unbind(1)]
     pictures[1][1] = 0.5  # the camera that is missing in the second row
     ids = torch.where(arrays["token_mask"], arrays["token_ids"], 7)
-    other = model.prefix(pictures, arrays["image_mask"], ids, arrays["token_mask"], arrays.get("state"))
+    other = model.prefix(Inputs(pictures, arrays["image_mask"], ids, arrays["token_mask"], arrays.get("state")))
     x, t = arrays["velocity_x"][0], arrays["velocity_time"][0]
     first, second = (model.velocity(p, x, t, arrays.get("state"))[0] for p in (prefix, other))
     assert torch.equal(first, second)
@@ -90,7 +90,7 @@ def test_checkpointing_changes_no_gradient(golden):
     for model.gradient_checkpointing in (False, True):
         model.zero_grad()
         x, t = arrays["velocity_x"][0], arrays["velocity_time"][0]
-        model.velocity(model.prefix(*inputs), x, t, arrays.get("state"))[0].square().sum().backward()
+        model.velocity(model.prefix(Inputs(*inputs)), x, t, arrays.get("state"))[0].square().sum().backward()
         gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
     assert gradients[0].keys() == gradients[1].keys()
     for name, gradient in gradients[0].items():

@@ -91,7 +91,7 @@ def test_greedy_is_eulers_chain_from_the_seeded_noise(policy):
     chunk = policy.act(observation, [3], temperature=0.0)
     x, inputs, t = policy._draw([3])[0], policy._inputs(observation), times(STEPS)
     with torch.no_grad():
-        prefix = policy._prefix(inputs)
+        prefix = policy.model.prefix(inputs)
         for k in range(STEPS):
             x = x - (t[k] - t[k + 1]) * policy.model.velocity(prefix, x, t[[k]], inputs.state_ND)[0]
     assert torch.equal(chunk.action_NLA, x[..., :7])
@@ -198,7 +198,9 @@ def test_extras(policy):
     assert_close(state, chunk.extras["state"], atol=1e-4, rtol=1e-4)
     # the derivative by the velocity, by autograd
     inputs = policy._inputs(observation)
-    velocity = policy._velocity(policy._prefix(inputs), chunk.drawn["from"][:, 0], chunk.drawn["step"][:, 0], inputs)
+    velocity = policy._velocity(
+        policy.model.prefix(inputs), chunk.drawn["from"][:, 0], chunk.drawn["step"][:, 0], inputs
+    )
     velocity = velocity.detach()[:, None].requires_grad_()
     policy._score(chunk.drawn, velocity, 1.0)[0].sum().backward()
     assert_close(chunk.extras["score_sq"], velocity.grad[:, 0, :, :7].square(), atol=1e-3, rtol=1e-3)
