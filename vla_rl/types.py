@@ -32,6 +32,7 @@ class Episode:
     group: int = 0  # episodes of one group share task and init_state
     window: int | None = None  # control steps executed of each chunk; None = all
     augment: Callable[[Tensor], Tensor] | None = None  # frame_HWC -> what the policy sees instead, always the same
+    lost: Callable[[Decision], bool] | None = None  # whether the episode ends before a decision, as a failure
 
 
 @dataclass(slots=True)
@@ -106,6 +107,16 @@ def executed_mask(executed_N: Tensor, steps: int) -> Tensor:
 
 
 @dataclass(slots=True)
+class Decision:
+    """What is known of a decision when the policy has answered and nothing is executed yet."""
+
+    index: int  # within the episode
+    proprio_P: Tensor  # float32
+    answer: ActionChunk  # of one row
+    closing_before: float  # share of the control steps executed last whose command closes the gripper; at first 0
+
+
+@dataclass(slots=True)
 class Trajectory:
     """One episode that happened. Tensors are on the host; rows are decisions."""
 
@@ -121,6 +132,7 @@ class Trajectory:
     advantage_N: Tensor = field(default_factory=lambda: torch.zeros(0))  # float32; zeros until rewards are compared
     last_frame_HWC: Tensor | None = None  # uint8: after the last step, where no decision was made any more
     last_proprio_P: Tensor | None = None  # float32: likewise
+    stopped: bool = False  # it was ended as lost (`Episode.lost`)
 
     def __post_init__(self) -> None:
         if not len(self.advantage_N):
@@ -226,6 +238,13 @@ class ChunkBatch:
     @property
     def instruction_N(self) -> list[str]:
         return [self.trajectories[i].instruction for i in self.trajectory_N.tolist()]
+
+    @property
+    def advantage_of_steps(self) -> Tensor:
+        """Each chunk's, [N]; or [N, L] where a critic says how those of its control steps differ from it
+        (`actions.extras["step_advantage"]`)."""
+        differs_NL = self.actions.extras.get("step_advantage")
+        return self.advantage_N if differs_NL is None else self.advantage_N[:, None] + differs_NL
 
     @property
     def counts_N(self) -> Tensor:
@@ -362,6 +381,10 @@ class SimulatorPool(Protocol):
 
     def wait(self) -> list[SlotEvent]:
         """All slots that have become ready since the last call; blocks until there is one."""
+        ...
+
+    def abandon(self, slot: int) -> None:
+        """End the episode of a slot that waits for a command."""
         ...
 
     def preferred_slot(self, free: Sequence[int], episode: Episode) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -13,13 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from callbacks.critic.base import Critic, Values
-from callbacks.critic.value_nets import cross_fitted
+from callbacks.critic.value_nets import ValueNets, cross_fitted
 from vla_rl.checks import check_count
 from vla_rl.distributed.collectives import gather_lists
 from vla_rl.distributed.seeding import seeded_generator
 from vla_rl.distributed.threads import one_thread
 from vla_rl.rollout.datamodule import RolloutDataModule
-from vla_rl.types import Trajectory
+from vla_rl.types import Decision, Trajectory
 
 WIDEST = 512  # features of the hidden states that the nets see, and that checkpoints hold of the earlier episodes
 
@@ -31,6 +31,20 @@ class Learnt:
     uid: int
     reward: float
     feature_ND: Tensor
+
+
+@dataclass(slots=True)
+class Fitted:
+    """The nets of all folds, and the rewards that they call 0 and 1."""
+
+    nets: ValueNets
+    low: float
+    high: float
+
+    def value(self, feature_1D: Tensor) -> float:
+        """Of a decision that none of them has seen: their mean."""
+        share = self.nets.values(feature_1D.to(self.nets.mean_D.device)).mean()
+        return self.low + (self.high - self.low) * float(share)
 
 
 class SeparateCritic(Critic):
@@ -74,6 +88,7 @@ class SeparateCritic(Critic):
         check_count("critic.steps", steps, 350)
         self.iterations, self.folds, self.nets, self.steps = iterations, folds, nets, steps
         self.earlier: list[list[Learnt]] = []  # episodes of the last iterations, of all ranks
+        self._fitted: Fitted | None = None  # in the last iteration
 
     def check_run(self, data: RolloutDataModule, callbacks: Sequence[L.Callback]) -> None:
         super().check_run(data, callbacks)
@@ -94,7 +109,13 @@ class SeparateCritic(Critic):
         self._metrics["critic/loss"] = float(loss)
         parts = zip(present, value_R.split(lengths), strict=True)
         value_of = {episode.uid: value_N.clone() for episode, value_N in parts}
-        return [Values(value_of[t.episode.uid]) for t in trajectories]
+        return [Values(value_of[t.episode.uid][:, None]) for t in trajectories]
+
+    def judge(self) -> Callable[[Decision], float] | None:
+        fitted, longest, seed = self._fitted, self.data.max_chunks, self.data.seed
+        if fitted is None:
+            return None
+        return lambda decision: fitted.value(features_of_decision(decision, longest, seed))
 
     def _fit(self, present: list[Learnt]) -> Tensor | None:
         """Values of all decisions; None where there is nothing to learn from."""
@@ -102,6 +123,7 @@ class SeparateCritic(Critic):
         generator = seeded_generator(self.data.seed, "critic", iteration)
         fold_of = torch.arange(len(present))[torch.randperm(len(present), generator=generator)] % self.folds
         earlier = [episode for episodes in self.earlier for episode in episodes]
+        self._fitted = None
         learnt = [*((e, -1) for e in earlier), *zip(present, fold_of.tolist(), strict=True)]
         for fold in range(self.folds):
             if len({episode.reward for episode, of in learnt if of != fold}) < 2:
@@ -111,7 +133,7 @@ class SeparateCritic(Critic):
         lengths = torch.tensor([len(episode.feature_ND) for episode, _ in learnt])
         device = self.trainer.strategy.root_device
         with torch.enable_grad(), one_thread():  # ranks must agree on every bit
-            share_R = cross_fitted(
+            share_R, nets = cross_fitted(
                 torch.cat([episode.feature_ND for episode, _ in learnt]).to(device),
                 ((torch.tensor(rewards) - low) / (high - low)).repeat_interleave(lengths).to(device),
                 torch.tensor([fold for _, fold in learnt]).repeat_interleave(lengths),
@@ -120,13 +142,24 @@ class SeparateCritic(Critic):
                 steps=self.steps,
                 generator=generator,
             )
+        self._fitted = Fitted(nets, low, high)
         return low + (high - low) * share_R
 
     def state_dict(self) -> dict[str, Any]:
-        return {"earlier": [[(e.uid, e.reward, e.feature_ND) for e in episodes] for episodes in self.earlier]}
+        earlier = [[(e.uid, e.reward, e.feature_ND) for e in episodes] for episodes in self.earlier]
+        state = super().state_dict() | {"earlier": earlier}
+        if self.stops and self._fitted:
+            nets, low, high = self._fitted.nets, self._fitted.low, self._fitted.high
+            parameters = [p.detach().cpu() for p in nets.parameters]
+            state["fitted"] = (nets.mean_D.cpu(), nets.std_D.cpu(), parameters, low, high)
+        return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
         self.earlier = [[Learnt(*known) for known in episodes] for episodes in state_dict["earlier"]]
+        if "fitted" in state_dict:
+            *nets, low, high = state_dict["fitted"]
+            self._fitted = Fitted(ValueNets(*nets), low, high)
 
 
 def features(trajectory: Trajectory, longest: int, seed: int) -> Tensor:
@@ -136,12 +169,23 @@ def features(trajectory: Trajectory, longest: int, seed: int) -> Tensor:
         longest: decisions of the longest episode.
         seed: the run's, of the projection.
     """
-    place_N = torch.arange(len(trajectory)) / max(1, longest - 1)
     closing_N = trajectory.gripper_closed_NL.sum(1) / trajectory.executed_N
     before_N = torch.cat([torch.zeros(1), closing_N[:-1]])
-    columns_N3 = torch.stack([place_N, place_N.square(), before_N], dim=1)
     hidden_ND = projected(trajectory.actions.extras["hidden"], seed)
-    return torch.cat([hidden_ND, trajectory.proprio_NP, columns_N3], dim=1).float()
+    return _columns(hidden_ND, trajectory.proprio_NP, torch.arange(len(trajectory)), before_N, longest)
+
+
+def features_of_decision(decision: Decision, longest: int, seed: int) -> Tensor:
+    """The same of a decision that is not executed yet, float32 [1, D]."""
+    hidden_1D = projected(decision.answer.extras["hidden"], seed)
+    index_1, before_1 = torch.tensor([decision.index]), torch.tensor([decision.closing_before])
+    return _columns(hidden_1D, decision.proprio_P[None], index_1, before_1, longest)
+
+
+def _columns(hidden_ND: Tensor, proprio_NP: Tensor, index_N: Tensor, before_N: Tensor, longest: int) -> Tensor:
+    place_N = index_N / max(1, longest - 1)
+    columns_N3 = torch.stack([place_N, place_N.square(), before_N], dim=1)
+    return torch.cat([hidden_ND, proprio_NP, columns_N3], dim=1).float()
 
 
 def projected(hidden_ND: Tensor, seed: int) -> Tensor:

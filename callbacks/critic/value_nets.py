@@ -9,6 +9,7 @@ Shapes: see `vla_rl.types`, and
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
@@ -21,25 +22,31 @@ LR, WEIGHT_DECAY = 2e-3, 0.05  # AdamW; the rate decays along a cosine to 0
 BATCH = 256  # decisions of an optimizer step
 
 
+@dataclass(slots=True)
 class ValueNets:
-    """M nets with two hidden layers: a forward is one batched product per layer.
+    """M nets with two hidden layers: a forward is one batched product per layer."""
 
-    Args:
-        feature_RD: decisions to be fitted to; features are normalised by their mean and standard deviation.
-        nets: M.
-        generator: of the initial weights, on the CPU.
-    """
+    mean_D: Tensor  # features are normalised by mean and standard deviation
+    std_D: Tensor
+    parameters: list[Tensor]  # weight and bias of each layer
 
-    def __init__(self, feature_RD: Tensor, nets: int, generator: torch.Generator) -> None:
-        self.mean_D = feature_RD.mean(0)
-        self.std_D = feature_RD.std(0, correction=0).clamp(min=1e-6)
+    @classmethod
+    def drawn(cls, feature_RD: Tensor, nets: int, generator: torch.Generator) -> ValueNets:
+        """Not fitted yet.
+
+        Args:
+            feature_RD: decisions to be fitted to.
+            nets: M.
+            generator: of the initial weights, on the CPU.
+        """
         sizes = [feature_RD.shape[1], *WIDTHS, 1]
-        self.parameters: list[Tensor] = []  # weight and bias of each layer
+        parameters: list[Tensor] = []
         for fan_in, fan_out in pairwise(sizes):
             for shape in ((nets, fan_in, fan_out), (nets, 1, fan_out)):
                 bound = 1 / math.sqrt(fan_in)
                 drawn = torch.rand(shape, generator=generator) * 2 * bound - bound
-                self.parameters.append(drawn.to(feature_RD.device).requires_grad_())
+                parameters.append(drawn.to(feature_RD.device).requires_grad_())
+        return cls(feature_RD.mean(0), feature_RD.std(0, correction=0).clamp(min=1e-6), parameters)
 
     def logits(self, feature_MRD: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Of the share of the reward that will be earned, [M, R]; with a generator, some units are dropped."""
@@ -87,7 +94,7 @@ def cross_fitted(
     nets: int,
     steps: int,
     generator: torch.Generator,
-) -> Tensor:
+) -> tuple[Tensor, ValueNets]:
     """Values of the decisions that have a fold, by nets that were fitted to all the others (cross-fitting).
 
     Args:
@@ -95,12 +102,12 @@ def cross_fitted(
         fold_R: int64, which fold a decision belongs to; -1: an earlier iteration's, which every net may see.
 
     Returns:
-        float32, in the order of the decisions with `fold_R >= 0`.
+        float32, in the order of the decisions with `fold_R >= 0`; and the nets of all folds.
     """
     fold_M = torch.arange(folds).repeat_interleave(nets)
-    model = ValueNets(feature_RD, folds * nets, generator)
+    model = ValueNets.drawn(feature_RD, folds * nets, generator)
     model.fit(feature_RD, target_R, fold_R != fold_M[:, None], steps, generator)
     present = fold_R >= 0
     value_MR = model.values(feature_RD[present])
     own_MR = (fold_R[present] == fold_M[:, None]).to(value_MR)
-    return ((value_MR * own_MR).sum(0) / nets).cpu()
+    return ((value_MR * own_MR).sum(0) / nets).cpu(), model

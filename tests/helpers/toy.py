@@ -51,6 +51,9 @@ class ToyPool:
         if done:
             del self._state[slot]
 
+    def abandon(self, slot: int) -> None:
+        del self._state[slot]
+
     def wait(self) -> list[SlotEvent]:
         assert self._ready, "wait() would block for ever"
         events, self._ready = self._ready[::-1], []

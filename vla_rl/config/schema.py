@@ -46,6 +46,9 @@ class RolloutConfig:
     temperature: float = 1.6  # of sampling; log-probabilities are taken at the same one
     train_init_states: tuple[int, int] = (0, 40)  # half-open range that training draws from
     heldout_init_states: tuple[int, int] = (40, 50)  # half-open range that evaluation draws from
+    stop_below: float | None = None  # end an episode whose value, by a critic, stays below this; null = never
+    stop_after: int = 3  # decisions in a row with such a value
+    stop_run_on: float = 0.1  # share of these episodes that run on, which tells how many would have succeeded
     asynchronous: bool = False  # collect an iteration's episodes while the one before is trained on
 
 
@@ -267,6 +270,15 @@ def _rollout(rollout: RolloutConfig, critic: Node | None) -> None:
         raise UserError("group size 1 has no spread to learn from: rollout.group_size=8, or a critic")
     check_count("rollout.group_size", rollout.group_size, 8)
     check_number("rollout.temperature", rollout.temperature, 1.6, above=0)
+    if rollout.stop_below is not None:
+        check_number("rollout.stop_below", rollout.stop_below, 0.05)
+        if critic is None:
+            raise UserError(
+                f"rollout.stop_below={rollout.stop_below} needs the values of a critic, and there is none: "
+                "critic=separate grpo.advantage=gae grpo.group_filter=keep, or rollout.stop_below=null"
+            )
+    check_count("rollout.stop_after", rollout.stop_after, 3)
+    check_number("rollout.stop_run_on", rollout.stop_run_on, 0.1, least=0, most=1)
     for name in ("train_init_states", "heldout_init_states"):
         low, high = getattr(rollout, name)
         if not 0 <= low < high:

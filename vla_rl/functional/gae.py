@@ -1,7 +1,7 @@
 """Advantages of single decisions from a critic's values, and the critic's loss, as pure functions.
 
 Shapes: see `vla_rl.types`, and
-    T  decisions, of one episode or of several one after the other
+    T  decisions, or control steps, of one episode or of several one after the other
 """
 
 from __future__ import annotations

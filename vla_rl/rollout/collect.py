@@ -15,7 +15,17 @@ import torch
 from torch import Tensor
 
 from vla_rl.distributed.seeding import stable_seed
-from vla_rl.types import ActionChunk, Actor, Episode, Observation, SimulatorPool, SlotEvent, Trajectory, executed_mask
+from vla_rl.types import (
+    ActionChunk,
+    Actor,
+    Decision,
+    Episode,
+    Observation,
+    SimulatorPool,
+    SlotEvent,
+    Trajectory,
+    executed_mask,
+)
 
 
 @dataclass(slots=True)
@@ -55,7 +65,25 @@ class _Recording:
         """Of the next decision's sampling: depends on the episode and the decision alone."""
         return stable_seed(self.episode.seed, len(self.executed))
 
+    def is_lost(self, answer: ActionChunk) -> bool:
+        """Whether the episode ends here, before the answer is executed."""
+        if self.episode.lost is None:
+            return False
+        closing = 0.0
+        if self.executed:
+            closing = float((self.answers[-1].command_NLA[: self.executed[-1], -1] > 0).float().mean())
+        return self.episode.lost(Decision(len(self.executed), self.proprios[-1], answer, closing))
+
+    def stop(self) -> Trajectory:
+        """The lost episode: a failure that ends with what was seen last."""
+        return self._trajectory(self.frames.pop(), self.proprios.pop(), success=False, stopped=True)
+
     def finish(self, event: SlotEvent) -> Trajectory:
+        return self._trajectory(self.frame(event), event.proprio_P.clone(), success=event.success, stopped=False)
+
+    def _trajectory(
+        self, last_frame_HWC: Tensor, last_proprio_P: Tensor, *, success: bool, stopped: bool
+    ) -> Trajectory:
         actions = ActionChunk.stack(self.answers)
         executed_N = torch.tensor(self.executed)
         closes_NL = actions.command_NLA[..., -1] > 0
@@ -67,10 +95,11 @@ class _Recording:
             actions=actions,
             gripper_closed_NL=closes_NL & executed_mask(executed_N, closes_NL.shape[1]),
             executed_N=executed_N,
-            success=event.success,
-            reward=float(event.success),
-            last_frame_HWC=self.frame(event),
-            last_proprio_P=event.proprio_P.clone(),
+            success=success,
+            reward=float(success),
+            last_frame_HWC=last_frame_HWC,
+            last_proprio_P=last_proprio_P,
+            stopped=stopped,
         )
 
 
@@ -107,30 +136,36 @@ def collect(
         tick = time.perf_counter()
         events = pool.wait()
         split.wait_s += time.perf_counter() - tick
-        waiting = []
+        waiting: list[tuple[int, _Recording]] = []
+        ended: list[tuple[int, Trajectory]] = []
         for event in events:
             index, recording = busy[event.slot]
             if event.executed:
                 recording.executed.append(event.executed)
             if event.done:
-                del busy[event.slot]
-                free.add(event.slot)
-                done[index] = recording.finish(event)
-                if on_done:
-                    on_done(done[index])
+                ended.append((event.slot, recording.finish(event)))
             else:
                 recording.observe(event)
                 waiting.append((event.slot, recording))
         if waiting:
             tick = time.perf_counter()
-            _answer(pool, policy, waiting, temperature)
+            ended += _answer(pool, policy, waiting, temperature)
             split.infer_s += time.perf_counter() - tick
+        for slot, trajectory in ended:
+            index, _ = busy.pop(slot)
+            free.add(slot)
+            done[index] = trajectory
+            if on_done:
+                on_done(trajectory)
     split.total_s = time.perf_counter() - began
     return [done[i] for i in range(len(episodes))], split
 
 
-def _answer(pool: SimulatorPool, policy: Actor, waiting: list[tuple[int, _Recording]], temperature: float) -> None:
-    """One forward for all slots that wait; each gets its commands."""
+def _answer(
+    pool: SimulatorPool, policy: Actor, waiting: list[tuple[int, _Recording]], temperature: float
+) -> list[tuple[int, Trajectory]]:
+    """One forward for all slots that wait; each gets its commands, but for those whose episode is lost: returns
+    these."""
     recordings = [recording for _, recording in waiting]
     observation = Observation(
         frame_NHWC=torch.stack([r.frames[-1] for r in recordings]),
@@ -138,6 +173,12 @@ def _answer(pool: SimulatorPool, policy: Actor, waiting: list[tuple[int, _Record
         instruction_N=[r.instruction for r in recordings],
     )
     chunk = policy.act(observation, [r.seed() for r in recordings], temperature)
+    lost = []
     for n, (slot, recording) in enumerate(waiting):
-        recording.answers.append(chunk.row(n))
-        pool.step(slot, chunk.command_NLA[n, : recording.episode.window])
+        if recording.is_lost(chunk.rows(slice(n, n + 1))):
+            pool.abandon(slot)
+            lost.append((slot, recording.stop()))
+        else:
+            recording.answers.append(chunk.row(n))
+            pool.step(slot, chunk.command_NLA[n, : recording.episode.window])
+    return lost

@@ -28,6 +28,7 @@ from vla_rl.rollout.collect import TimeSplit, collect
 from vla_rl.rollout.epoch import Collected, HeldoutBatch, HeldoutBatches, RolloutEpoch
 from vla_rl.rollout.plan import heldout_episodes, plan_iteration
 from vla_rl.rollout.trainer_state import callbacks_of
+from vla_rl.rollout.watch import Watch
 from vla_rl.types import Actor, Episode, Policy, RolloutGroup, SimulatorPool, Trajectory
 
 
@@ -103,6 +104,7 @@ class RolloutDataModule(L.LightningDataModule):
         self._advantage = resolve(grpo.advantage, ADVANTAGES, "grpo.advantage")
         self._filter = resolve(grpo.group_filter, GROUP_FILTERS, "grpo.group_filter")
         self.on_done: Callable[[Trajectory], None] | None = None  # called with each episode that ends (progress)
+        self.watch: Callable[[Episode], Watch | None] = lambda _: None  # of an episode of the rollouts (a critic's)
         self.evaluating: Callable[[], AbstractContextManager[None]] = nullcontext  # evaluations run in it (clocks)
 
     @property
@@ -249,6 +251,8 @@ class RolloutDataModule(L.LightningDataModule):
         episodes = [e for e in self.plan(iteration, attempt) if e.group in groups]
         for callback in self._callbacks:
             callback.plan_rollouts(episodes)
+        for episode in episodes:
+            episode.lost = self.watch(episode)
         return episodes
 
     def _scored(self, trajectories: list[Trajectory]) -> list[RolloutGroup]:

@@ -131,6 +131,11 @@ class ProcessPool:
         state.running.send(state.commands[-1])
         state.deadline_s = time.monotonic() + self._timeout_s
 
+    def abandon(self, slot: int) -> None:
+        state = self._slots[slot]
+        assert state.episode is not None and state.deadline_s is None, f"slot {slot} does not wait for a command"
+        state.episode = None
+
     def wait(self) -> list[SlotEvent]:
         """All slots that have become ready since the last call; blocks until there is one.
 

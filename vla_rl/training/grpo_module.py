@@ -169,7 +169,7 @@ class GRPOModule(L.LightningModule):
                 loss, stats = clipped_loss(
                     logprob,
                     old_logprob,
-                    micro.advantage_N.to(device),
+                    micro.advantage_of_steps.to(device),
                     weight_of_ratio,
                     clip_low=self.grpo.clip_low,
                     clip_high=self.grpo.clip_high,

@@ -13,12 +13,20 @@ from tests.integration.distributed.test_ranks import kill_ranks, run_ranks, weig
 
 RUN = [
     *("grpo.advantage=gae", "grpo.group_filter=keep", "iterations=3", "grpo.entropy_coef=0.01", "rollout.groups=5"),
+    *("rollout.stop_below=0.7", "rollout.stop_after=2", "rollout.stop_run_on=0.3"),
     *("evaluation.sampled_episodes=1", "evaluation.greedy_episodes=0", "evaluation.every_iterations=0"),
 ]
 CRITICS = {
     "separate": [*RUN, "critic=separate", "critic.steps=20", "critic.iterations=2"],
     # the first three of six steps train the head alone
-    "head": [*RUN, "critic=head", "critic.bootstrap=truncated", "critic.warmup_steps=3", "critic.coef=0.5"],
+    "head": [
+        *RUN,
+        "critic=head",
+        "critic.bootstrap=truncated",
+        "critic.warmup_steps=3",
+        "critic.coef=0.5",
+        "critic.per=step",
+    ],
 }
 
 
@@ -42,6 +50,7 @@ def alone(tmp_path_factory) -> dict[str, Path]:
 def test_killed_and_resumed_is_uninterrupted(alone, tmp_path, critic, moment):
     logged = rows(alone[critic])
     assert len(logged) == 3 and all("critic/advantage_std" in row for row in logged)
+    assert logged[0]["rollout/stopped"] == 0 < logged[2]["rollout/stopped"] < 1  # what decides it is resumed as well
     program = toy_fit.start(tmp_path / "run", *CRITICS[critic])
     program.wait_until_printed(moment)
     program.kill()

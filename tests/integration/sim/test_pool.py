@@ -124,6 +124,23 @@ def test_workers_and_order_do_not_matter():
     assert_same(forwards, backwards)
 
 
+def test_an_abandoned_episode_leaves_nothing_behind():
+    with fake_pool() as pool:
+        expected = play(pool, [episode(7, 1, 3)])
+    with fake_pool() as pool:
+        pool.start(0, episode(5, 1, 2))
+        pool.wait()
+        pool.step(0, command(5, 1))
+        with pytest.raises(AssertionError, match="slot 0 does not wait for a command"):
+            pool.abandon(0)
+        pool.wait()
+        pool.abandon(0)
+        with pytest.raises(AssertionError, match="nothing was asked"):
+            pool.wait()
+        kill_at_the_third = signaller(pool, signal.SIGKILL, 3)  # what is replayed is this episode's alone
+        assert_same(play(pool, [episode(7, 1, 3)], kill_at_the_third), expected)
+
+
 @pytest.mark.parametrize("when", [0, 1, 3, 5])  # while it starts, before the first command, the third, the last
 def test_a_killed_worker_is_invisible(when, caplog):
     with fake_pool() as pool:

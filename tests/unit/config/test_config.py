@@ -199,7 +199,8 @@ NAMES = [
     (
         [TINY, "rollout.x=3"],
         "unknown key 'rollout.x'. Keys: rollout.groups, rollout.group_size, rollout.temperature, "
-        "rollout.train_init_states, rollout.heldout_init_states, rollout.asynchronous",
+        "rollout.train_init_states, rollout.heldout_init_states, rollout.stop_below, "
+        "rollout.stop_after, rollout.stop_run_on, rollout.asynchronous",
     ),
     ([TINY, "iterations"], "expected key=value, got 'iterations' (for example mask.budget=8)"),
     ([TINY, "mask..budget=3"], "expected key=value, got 'mask..budget=3' (for example mask.budget=8)"),
@@ -257,6 +258,16 @@ VALUES = [
     (["rollout.groups=0"], "rollout.groups must be an integer >= 1, got 0 (rollout.groups=8)"),
     (["rollout.group_size=1"], "group size 1 has no spread to learn from: rollout.group_size=8, or a critic"),
     (["rollout.group_size=0"], "rollout.group_size must be an integer >= 1, got 0 (rollout.group_size=8)"),
+    (
+        ["rollout.stop_below=0.1"],
+        "rollout.stop_below=0.1 needs the values of a critic, and there is none: "
+        "critic=separate grpo.advantage=gae grpo.group_filter=keep, or rollout.stop_below=null",
+    ),
+    (["rollout.stop_after=0"], "rollout.stop_after must be an integer >= 1, got 0 (rollout.stop_after=3)"),
+    (
+        ["rollout.stop_run_on=1.5"],
+        "rollout.stop_run_on must be a number >= 0 and <= 1, got 1.5 (rollout.stop_run_on=0.1)",
+    ),
     (["grpo.advantage=gae"], "grpo.advantage=gae takes the advantages of a critic, and there is none: critic=separate"),
     (
         ["critic=separate"],

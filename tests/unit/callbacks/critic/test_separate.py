@@ -6,20 +6,23 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from callbacks.critic.separate import WIDEST, SeparateCritic, features, projected
+from callbacks.critic.separate import WIDEST, SeparateCritic, features, features_of_decision, projected
 from callbacks.critic.value_nets import cross_fitted
 from tests.helpers.make import make_trajectory
+from vla_rl.config.schema import RolloutConfig
 from vla_rl.errors import UserError
 from vla_rl.functional.gae import explained_variance, gae
-from vla_rl.types import RolloutGroup
+from vla_rl.rollout.watch import Watch
+from vla_rl.types import Decision, Episode, RolloutGroup
 
 
-def critic_of(*, iteration=0, max_chunks=6, critic=None, **options):
+def critic_of(*, iteration=0, max_chunks=6, critic=None, stop_below=None, **options):
     critic = critic or SeparateCritic(**{"steps": 60} | options)
     trainer = SimpleNamespace(
         current_epoch=iteration, world_size=1, strategy=SimpleNamespace(root_device=torch.device("cpu"))
     )
-    critic.trainer, critic.data = trainer, SimpleNamespace(seed=3, max_chunks=max_chunks)
+    rollout = RolloutConfig(stop_below=stop_below, stop_after=2, stop_run_on=0.5)
+    critic.trainer, critic.data = trainer, SimpleNamespace(seed=3, max_chunks=max_chunks, rollout=rollout)
     return critic
 
 
@@ -76,10 +79,10 @@ def test_the_values_of_an_episode_do_not_know_its_outcome():
     target_R = (torch.rand(240, generator=draw) < 0.5).float()
     fold_R = torch.arange(240) % 3
     options = {"folds": 3, "nets": 2, "steps": 400}
-    apart = cross_fitted(feature_RD, target_R, fold_R, **options, generator=torch.Generator().manual_seed(1))
+    apart, _ = cross_fitted(feature_RD, target_R, fold_R, **options, generator=torch.Generator().manual_seed(1))
     assert explained_variance(apart, target_R) < 0.1
     twice, folds = feature_RD.repeat(2, 1), torch.cat([torch.full((240,), -1), fold_R])
-    seen = cross_fitted(twice, target_R.repeat(2), folds, **options, generator=torch.Generator().manual_seed(1))
+    seen, _ = cross_fitted(twice, target_R.repeat(2), folds, **options, generator=torch.Generator().manual_seed(1))
     assert explained_variance(seen, target_R) > 0.4  # the same decisions, as an earlier iteration's
 
 
@@ -167,6 +170,52 @@ def test_features_of_a_decision():
     assert feature_ND[:, -3:].tolist() == [[0.0, 0.0, 0.0], [0.25, 0.0625, 0.0], [0.5, 0.25, 0.5]]
     assert torch.equal(feature_ND[:, :4], t.actions.extras["hidden"])
     assert torch.equal(feature_ND[:, 4:12], t.proprio_NP)
+
+
+def decisions(t):
+    closing = [0.0, *(t.gripper_closed_NL.sum(1) / t.executed_N).tolist()]
+    return [
+        Decision(n, proprio_P, t.actions.rows(slice(n, n + 1)), closing[n]) for n, proprio_P in enumerate(t.proprio_NP)
+    ]
+
+
+def test_features_of_a_decision_that_is_not_executed_yet_are_those_of_the_trajectory():
+    t = make_trajectory([3, 4, 8], uid=2)
+    rows = [features_of_decision(decision, longest=5, seed=0) for decision in decisions(t)]
+    assert torch.equal(torch.cat(rows), features(t, longest=5, seed=0))
+
+
+def test_lost_episodes_are_those_that_the_last_nets_expect_to_fail():
+    critic = critic_of(steps=200, stop_below=0.2)
+    assert critic._watch(Episode(uid=99, task=0, init_state=0, seed=0)) is None  # nothing was learnt yet
+    critic.set_advantages(episodes())
+    again = critic_of(iteration=1, stop_below=0.2)
+    again.load_state_dict(critic.state_dict())
+    ended = {}
+    for t in all_of(episodes(first=100)):
+        watch = critic._watch(t.episode)
+        ends = [watch(decision) for decision in decisions(t)]
+        resumed = again._watch(t.episode)
+        assert [resumed(decision) for decision in decisions(t)] == ends
+        assert watch.lost_at in ((None,) if t.success else (3, 4))  # the third decision tells, two in a row are low
+        ended[t.episode.uid] = any(ends)
+    failures = [uid for uid in ended if uid % 2]
+    assert {uid for uid in ended if ended[uid]} < set(failures)
+    assert 3 <= sum(ended.values()) <= 9  # half of 12 run on
+
+
+def test_how_many_were_ended_and_how_many_wrongly():
+    critic = critic_of(stop_below=0.2)
+    for uid, (runs_on, lost_at, success) in enumerate(
+        [(True, 3, True), (True, 3, False), (False, 2, False), (True, None, True), (False, None, False)]
+    ):
+        critic._watches[uid] = Watch(lambda _: 0.0, 0.2, 2, runs_on, lost_at=lost_at)
+        t = make_trajectory([0, 0], uid=uid, success=success)
+        t.stopped = lost_at is not None and not runs_on
+        metrics = critic._lost([t])
+        assert metrics["rollout/stopped"] == float(t.stopped)
+        assert metrics["rollout/stopped_wrongly"] == (1.0 if uid == 0 else 0.5)  # since the run began
+    assert critic._watches == {}
 
 
 def test_wide_hidden_states_are_projected_and_keep_their_distances():
