@@ -58,4 +58,4 @@ def measure(folder: Path, overrides: list[str]) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    run_entry(main, __doc__)
+    run_entry(main)

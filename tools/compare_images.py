@@ -18,7 +18,7 @@ from vla_rl.config.compose import compose
 from vla_rl.config.instantiate import build
 from vla_rl.demos.load import load_demos
 from vla_rl.policy.openvla_oft.processor import PIPELINES
-from vla_rl.run.cli import run_entry
+from vla_rl.run.cli import answer_early, run_entry
 from vla_rl.types import Observation
 
 EVERY_STEPS, MOST_FRAMES = 10, 64
@@ -59,4 +59,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run_entry(main, __doc__)
+    answer_early(__doc__, parse=None)
+    run_entry(main)

@@ -57,4 +57,4 @@ def cpu_seconds() -> float:
 
 
 if __name__ == "__main__":
-    run_entry(main, __doc__)
+    run_entry(main)

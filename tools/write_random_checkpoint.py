@@ -53,4 +53,4 @@ def write(folder: Path, layers: int, seed: int, sizes: dict[str, Any] = PUBLISHE
 
 
 if __name__ == "__main__":
-    run_entry(main, __doc__)
+    run_entry(main)

@@ -82,4 +82,4 @@ def show(tables: list[Table], options: CompareConfig) -> None:
 
 
 if __name__ == "__main__":
-    run_entry(main, __doc__)
+    run_entry(main)

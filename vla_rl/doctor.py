@@ -59,4 +59,4 @@ def print_table(results: Iterable[CheckResult]) -> bool:
 
 if __name__ == "__main__":
     answer_early(__doc__, parse)
-    run_entry(main, __doc__)
+    run_entry(main)

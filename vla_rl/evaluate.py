@@ -3,6 +3,7 @@
     checkpoint=[A,B]      several on the same episodes, the others compared with the first (a folder, an adapter's
                           folder, a hub name); default: the conf's policy
     protocol=oft          the rules of a published evaluation: oft, simplevla, rlinf, openpi, lerobot; default: heldout
+    windows=[8,16]        control steps executed of each chunk; several are compared with the first
     decoding=greedy       or sampled; default: the protocol's
     perturb=table         the drop of success under blur, occlusion, noise, ..., each against none on the same episodes
     init_states=[0,20]    of every task; default: the protocol's
@@ -31,7 +32,7 @@ from vla_rl.config.instantiate import build, check
 from vla_rl.config.schema import Node
 from vla_rl.errors import UserError
 from vla_rl.evaluation.evaluator import Evaluated, Evaluator
-from vla_rl.evaluation.plan import EvaluationPlan, checkpoint_name, plan_evaluation
+from vla_rl.evaluation.plan import EvaluationPlan, check_windows, checkpoint_name, plan_evaluation, window_label
 from vla_rl.evaluation.report import Arm, Report, write_report
 from vla_rl.evaluation.report_figures import draw_outcomes, draw_tasks
 from vla_rl.figures.strips import draw_strips
@@ -68,15 +69,19 @@ def main(argv: list[str]) -> None:
         episodes = plan.episodes(pool)
         # all of them before the first episode: what cannot be loaded is found now and not after hours
         policies = {label: load(node, pool) for label, node in plan.policies.items()}
+        check_windows(plan.windows, pool.chunk_steps)
         with open_run_folder(folder, config):
             first, *_ = policies.values()
-            arms = [(label, policy, pool) for label, policy in policies.items()]
+            window, *windows = plan.windows
+            arms = [(label, policy, pool, window) for label, policy in policies.items()]
+            arms += [(name, first, under, window) for name, under in harder.items()]
+            arms += [(window_label(other), first, pool, other) for other in windows]
             found: dict[str, Evaluated] = {}
             left_out: list[str] = []
-            for label, policy, simulators in arms + [(name, first, under) for name, under in harder.items()]:
+            for label, policy, simulators, executed in arms:
                 evaluator = Evaluator(policy, simulators, plan.decoding, plan.temperature, options.videos)
                 try:
-                    found[label] = evaluator.evaluate(trainer, episodes)
+                    found[label] = evaluator.evaluate(trainer, episodes, executed)
                 except UserError as error:  # the others' results stand: a small tokenizer lacks another wording's words
                     if label not in harder:
                         raise
@@ -111,8 +116,8 @@ def make_report(
         instructions=getattr(pool, "task_languages", {}),
         episodes=episodes,
         arms=[
-            Arm(label, checkpoint_name(plan.policies.get(label, first)), outcome.success_E, outcome.steps_E)
-            for label, outcome in found.items()
+            Arm(label, checkpoint_name(plan.policies.get(label, first)), of.window, of.success_E, of.steps_E)
+            for label, of in found.items()
         ],
         versions=versions(),
     )
@@ -122,7 +127,9 @@ def print_results(report: Report) -> None:
     for remark in report.remarks:
         print(remark)
     for arm in report.arms:
-        print(f"{arm.label} {arm.checkpoint}: success {arm.overall}")
+        steps, calls = arm.steps_of_successes, arm.calls_of_successes
+        effort = "" if steps is None else f", {steps:.1f} steps and {calls:.1f} calls of a success"
+        print(f"{arm.label} {arm.checkpoint}: success {arm.overall}{effort}")
     for arm, test in report.paired():
         print(f"{arm.label} against {report.arms[0].label} on the same episodes: {test}")
 
@@ -147,4 +154,4 @@ def write(folder: Path, report: Report, found: dict[str, Evaluated]) -> Path:
 
 
 if __name__ == "__main__":
-    run_entry(main, __doc__)
+    run_entry(main)

@@ -78,4 +78,4 @@ def export_policy(checkpoint: Path, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    run_entry(main, __doc__)
+    run_entry(main)

@@ -84,4 +84,4 @@ def measure(when: str, trainer: L.Trainer, module: GRPOModule, data: RolloutData
 
 
 if __name__ == "__main__":
-    run_entry(main, __doc__)
+    run_entry(main)

@@ -159,4 +159,4 @@ def summary(options: RecordConfig, planned: list[tuple[int, int]], demos: list[D
 
 
 if __name__ == "__main__":
-    run_entry(main, __doc__)
+    run_entry(main)

@@ -99,4 +99,4 @@ async def serve(policy: Policy, options: ServeConfig, config: Config, name: str)
 
 
 if __name__ == "__main__":
-    run_entry(main, __doc__)
+    run_entry(main)

@@ -120,4 +120,4 @@ class LossLines(L.Callback):
 
 
 if __name__ == "__main__":
-    run_entry(main, __doc__)
+    run_entry(main)

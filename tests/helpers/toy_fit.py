@@ -149,7 +149,7 @@ def start(folder: Path, *overrides: str) -> Fork:
     """The program with `run_dir=folder`, not waited for."""
     os.chdir(ROOT)
     argv = [*ARGUMENTS, f"run_dir={folder}", *overrides]
-    return Fork(lambda: run_entry(fit.main, "about", argv), folder.parent / f"{folder.name}.log")
+    return Fork(lambda: run_entry(fit.main, argv), folder.parent / f"{folder.name}.log")
 
 
 def start_ranks(
@@ -171,7 +171,7 @@ def start_ranks(
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks)}
         os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0"}
         rank_zero_only.rank = rank  # Lightning reads the environment when it is imported
-        run_entry(main, "about", argv)
+        run_entry(main, argv)
 
     logs = folder.parent / f"{folder.name}.log"
     return [Fork(lambda rank=rank: work(rank), logs, f"rank{rank}") for rank in range(start or ranks)]

@@ -128,6 +128,7 @@ class EvaluateConfig:
     protocol: str = "heldout"  # heldout, oft, simplevla, rlinf, openpi, lerobot (`vla_rl.evaluation.protocols`)
     decoding: Literal["greedy", "sampled"] | None = None  # null = the protocol's
     init_states: tuple[int, int] | None = None  # half-open range of every task's initial states; null = the protocol's
+    windows: list[int] | None = None  # control steps executed of each chunk, one or several; null = the protocol's
     perturb: Literal["table"] | None = None  # the drop of success under each perturbation; null = the conf's alone
     videos: VideoConfig = field(default_factory=VideoConfig)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import lightning as L
@@ -26,6 +26,7 @@ PICTURED = 4  # successes, and failures, whose frames are kept for the report
 class Evaluated:
     """What an evaluation of one policy came to. `success_E` and `steps_E` follow the order of the episodes."""
 
+    window: int  # control steps executed of each chunk
     success_E: list[bool]
     steps_E: list[int]  # control steps executed
     pictured: list[Trajectory]  # the first successes and failures that this rank ran, by uid
@@ -53,9 +54,13 @@ class Evaluator(L.LightningModule):
     def configure_model(self) -> None:
         shard_under_fsdp2(self, self.policy)
 
-    def evaluate(self, trainer: L.Trainer, episodes: Sequence[Episode]) -> Evaluated:
-        """Each episode once, whatever the number of ranks and simulators."""
-        batches = HeldoutBatches([HeldoutBatch(self.decoding, list(episodes))])
+    def evaluate(self, trainer: L.Trainer, episodes: Sequence[Episode], window: int | None = None) -> Evaluated:
+        """Each episode once, whatever the number of ranks and simulators.
+
+        Args:
+            window: control steps executed of each chunk; None = all.
+        """
+        batches = HeldoutBatches([HeldoutBatch(self.decoding, [replace(e, window=window) for e in episodes])])
         trainer.test(self, dataloaders=batches, verbose=False)
         return self.result
 
@@ -88,7 +93,14 @@ class Evaluator(L.LightningModule):
         for i, trajectory in zip(own, trajectories, strict=True):
             outcome_E2[i] = torch.tensor([trajectory.success, trajectory.steps])
         success_E, steps_E = all_reduce_sum(outcome_E2, self.trainer).long().T.tolist()
-        self.result = Evaluated(list(map(bool, success_E)), steps_E, self._pictured(held), self._filmed(held), time)
+        self.result = Evaluated(
+            window=batch.episodes[0].window or self.pool.chunk_steps,
+            success_E=list(map(bool, success_E)),
+            steps_E=steps_E,
+            pictured=self._pictured(held),
+            filmed=self._filmed(held),
+            time=time,
+        )
 
     def _pictured(self, trajectories: Sequence[Trajectory]) -> list[Trajectory]:
         in_order = sorted(trajectories, key=lambda t: t.episode.uid)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ class EvaluationPlan:
     seed: int
     sim: Node
     policies: dict[str, Node]  # by label
+    windows: Sequence[int | None]  # control steps executed of each chunk; after the first, of further runs; None = all
     harder: dict[str, Node]  # `sim` under each perturbation that the first policy is run with as well, by its name
 
     def episodes(self, pool: SimulatorPool) -> list[Episode]:
@@ -67,6 +68,7 @@ class EvaluationPlan:
             "suite": self.sim.get("suite"),
             "horizon": self.sim.get("horizon"),
             "settle_steps": self.sim.get("settle_steps"),
+            "windows": ", ".join("whole chunks" if window is None else str(window) for window in self.windows),
             "init_states": f"[{self.init_states[0]},{self.init_states[1]})",
             "seed": self.seed,
         }
@@ -80,6 +82,8 @@ class EvaluationPlan:
         departed = departures(self.protocol, self.sim)
         if self.protocol != "heldout" and self.decoding != PROTOCOLS[self.protocol].decoding:
             departed.append(f"{self.decoding} ({PROTOCOLS[self.protocol].decoding})")
+        if self.protocol != "heldout" and self.windows != [PROTOCOLS[self.protocol].window]:
+            departed.append(f"windows {self.windows} ({PROTOCOLS[self.protocol].window or 'whole chunks'})")
         return [f"Not comparable with published numbers: {', '.join(departed)}."] if departed else []
 
 
@@ -97,6 +101,12 @@ def plan_evaluation(config: Config, options: EvaluateConfig, given: Collection[s
     if harder:
         _check_table(config, policies)
         policies = {CLEAN: next(iter(policies.values()))}
+    windows = [protocol.window] if options.windows is None else [*options.windows]
+    if len(windows) > 1:
+        _check_alone(config, policies, f"windows={windows}", "windows")
+        if harder:
+            raise UserError(f"windows={windows} and perturb=table each need runs of their own: windows=[{windows[0]}]")
+        policies = {window_label(windows[0]): next(iter(policies.values()))}
     decoding = options.decoding or protocol.decoding
     init_states = options.init_states or protocol.init_states
     if init_states is not None and not 0 <= init_states[0] < init_states[1]:
@@ -114,19 +124,36 @@ def plan_evaluation(config: Config, options: EvaluateConfig, given: Collection[s
         seed=config.seed,
         sim=sim,
         policies=policies,
+        windows=windows,
         harder=harder,
     )
 
 
-def _check_table(config: Config, policies: Collection[str]) -> None:
-    if len(policies) > 1:
+def window_label(window: int | None) -> str:
+    """Of the run with this window, where there are several."""
+    return f"window {window}"
+
+
+def check_windows(windows: Collection[int | None], chunk_steps: int) -> None:
+    """Raise UserError for a window that is not a part of what the policy decides, or one given twice."""
+    if len(set(windows)) < len(windows) or any(w is not None and not 1 <= w <= chunk_steps for w in windows):
         raise UserError(
-            f"perturb=table compares perturbations of one checkpoint, got {len(policies)}: checkpoint=FOLDER"
+            f"windows must be different numbers from 1 to {chunk_steps}, as many control steps as the policy decides "
+            f"at a time, got {list(windows)}: windows=[{max(1, chunk_steps // 2)},{chunk_steps}]"
         )
+
+
+def _check_alone(config: Config, policies: Collection[str], option: str, what: str) -> None:
+    if len(policies) > 1:
+        raise UserError(f"{option} compares {what} of one checkpoint, got {len(policies)}: checkpoint=FOLDER")
+    if (config.trainer or {}).get("strategy") == "fsdp2":  # which splits the weights again for each
+        raise UserError(f"{option} does not run under trainer.strategy=fsdp2: trainer.strategy=ddp")
+
+
+def _check_table(config: Config, policies: Collection[str]) -> None:
+    _check_alone(config, policies, "perturb=table", "perturbations")
     if given := (config.sim or {}).get("perturb"):
         raise UserError(f"perturb=table compares each perturbation with none, but sim.perturb={given}: sim.perturb=[]")
-    if (config.trainer or {}).get("strategy") == "fsdp2":  # which splits the weights again for each
-        raise UserError("perturb=table does not run under trainer.strategy=fsdp2: trainer.strategy=ddp")
 
 
 def policy_nodes(config: Config, options: EvaluateConfig) -> dict[str, Node]:

@@ -26,6 +26,7 @@ class Protocol:
     settle_steps: int | None = None  # idle control steps before the first decision
     init_states: tuple[int, int] | None = None  # half-open range of every task's initial states
     temperature: float | None = None  # of sampling
+    window: int | None = None  # control steps executed of each chunk; None = all
     as_published: Mapping[str, Any] = field(default_factory=lambda: AS_PUBLISHED)  # values of `sim` it was run with
 
 
@@ -63,10 +64,11 @@ PROTOCOLS = {
     ),
     "openpi": Protocol(
         decoding="greedy",
-        source="Physical-Intelligence/openpi, examples/libero/main.py; it executes 5 steps of a chunk",
+        source="Physical-Intelligence/openpi, examples/libero/main.py",
         horizon=_steps(220, 280, 300, 520, 400),
         settle_steps=10,
         init_states=OFFICIAL,
+        window=5,
     ),
     "lerobot": Protocol(
         decoding="greedy",

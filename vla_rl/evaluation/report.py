@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ class Arm:
 
     label: str  # A, B, ...: short enough for figures
     checkpoint: str
+    window: int  # control steps executed of each chunk
     success_E: list[bool]
     steps_E: list[int]
 
@@ -37,8 +39,16 @@ class Arm:
     @property
     def steps_of_successes(self) -> float | None:
         """Mean control steps of the successes."""
-        steps = [s for s, success in zip(self.steps_E, self.success_E, strict=True) if success]
-        return sum(steps) / len(steps) if steps else None
+        return self._mean_of_successes([float(steps) for steps in self.steps_E])
+
+    @property
+    def calls_of_successes(self) -> float | None:
+        """Mean decisions of the successes."""
+        return self._mean_of_successes([math.ceil(steps / self.window) for steps in self.steps_E])
+
+    def _mean_of_successes(self, number_E: Sequence[float]) -> float | None:
+        numbers = [n for n, success in zip(number_E, self.success_E, strict=True) if success]
+        return sum(numbers) / len(numbers) if numbers else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +94,9 @@ class Report:
                     "label": arm.label,
                     "checkpoint": arm.checkpoint,
                     "overall": asdict(arm.overall),
+                    "window": arm.window,
                     "steps_of_successes": arm.steps_of_successes,
+                    "calls_of_successes": arm.calls_of_successes,
                     "tasks": [
                         {"task": task, "instruction": self.instructions.get(task), **asdict(self.of_task(arm, task))}
                         for task in self.tasks

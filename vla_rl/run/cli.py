@@ -42,7 +42,7 @@ def answer_early(about: str, parse: Callable[[list[str]], Config] | None = compo
     with exit_codes():
         check_rank_variables(by_lightning=by_lightning)
         _check_packages()
-        if _asks_for_help(argv):
+        if {"-h", "--help"} & set(argv):
             print(help_text(about))
             sys.exit(0)
         if parse is None:
@@ -54,17 +54,12 @@ def answer_early(about: str, parse: Callable[[list[str]], Config] | None = compo
             sys.exit(0)
 
 
-def run_entry(main: Callable[[list[str]], None], about: str, argv: list[str] | None = None) -> None:
+def run_entry(main: Callable[[list[str]], None], argv: list[str] | None = None) -> None:
     """Run a verb with quiet libraries; `exit_codes` says what becomes of its exceptions.
 
     Args:
-        about: what the verb does, for `--help` (the module's docstring).
         argv: `key=value` arguments; None = the process's own.
     """
-    argv = sys.argv[1:] if argv is None else argv
-    if _asks_for_help(argv):
-        print(help_text(about))
-        return
     # Lightning prints start-up lines and tips of its own, and trips over a torch deprecation of its own making
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it; it misses kernels nobody asked for
@@ -73,7 +68,7 @@ def run_entry(main: Callable[[list[str]], None], about: str, argv: list[str] | N
     warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # what is logged is summed over ranks already
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket")  # of class tokens, in DDP
     with exit_codes():
-        main(argv)
+        main(sys.argv[1:] if argv is None else argv)
 
 
 @contextmanager
@@ -132,10 +127,6 @@ def help_text(about: str) -> str:
         f"{PRINT_CONFIG} prints the whole config that they give, and runs nothing.\n\n"
         f"  conf=    {', '.join(conf_names())}\n{groups}"
     )
-
-
-def _asks_for_help(argv: list[str]) -> bool:
-    return bool({"-h", "--help"} & set(argv))
 
 
 def _make_alone() -> None:

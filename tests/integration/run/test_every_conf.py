@@ -38,7 +38,7 @@ def test_a_conf_trains(tmp_path, conf):
     reward = compose(small).reward or {}
     if reward.get("base_window") or reward.get("ratios"):  # the small simulator's chunks have two steps
         small += ["reward.base_window=null", "reward.ratios=[0.5,1]"]
-    program = Fork(lambda: run_entry(fit.main, "about", small), tmp_path)
+    program = Fork(lambda: run_entry(fit.main, small), tmp_path)
     assert program.wait() == 0, program.errors
     row = json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])
     assert 0 < row["chunks/kept"] <= row["chunks/real"]

@@ -63,7 +63,7 @@ def test_before_the_first_policy_is_written_there_is_none_to_name(tmp_path, caps
             trainer.fit(make.MadeModule(), datamodule=make.MadeData())
 
     with pytest.raises(SystemExit) as exit:
-        run_entry(main, "about", [])
+        run_entry(main, [])
     assert exit.value.code == 130
     assert capsys.readouterr().err == "interrupted\n"
 

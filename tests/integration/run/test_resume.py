@@ -208,7 +208,7 @@ def test_a_run_folder_in_use_is_one_line(tmp_path):
     running = toy_fit.start(tmp_path / "run")
     running.wait_until_printed("iteration 1/6")
     argv = [*toy_fit.ARGUMENTS, f"run_dir={tmp_path / 'run'}", "resume=auto"]
-    second = toy_fit.Fork(lambda: run_entry(fit.main, "about", argv), tmp_path / "second.log")
+    second = toy_fit.Fork(lambda: run_entry(fit.main, argv), tmp_path / "second.log")
     assert second.wait() == 2
     assert "another program runs in the run folder" in second.errors
     running.kill()
@@ -220,6 +220,6 @@ def test_the_saved_config_alone_resumes(stopped):
     config = yaml.safe_load((stopped / "config.yaml").read_text())
     assert config["resume"] is None
     argv = [f"conf={stopped / 'config.yaml'}", f"resume={stopped}"]
-    program = toy_fit.Fork(lambda: run_entry(fit.main, "about", argv), stopped.parent / "again.log")
+    program = toy_fit.Fork(lambda: run_entry(fit.main, argv), stopped.parent / "again.log")
     assert program.wait() == 0, program.errors
     assert torch.load(newest(stopped), weights_only=True)["epoch"] == 5

@@ -21,7 +21,7 @@ def forked(monkeypatch, tmp_path):
     def run(command: list[str], check: bool) -> subprocess.CompletedProcess[str]:
         _, _, verb, *argv = command
         assert verb == "vla_rl.fit"
-        program = toy_fit.Fork(lambda: run_entry(fit.main, "about", argv), tmp_path)
+        program = toy_fit.Fork(lambda: run_entry(fit.main, argv), tmp_path)
         return subprocess.CompletedProcess(command, program.wait())
 
     monkeypatch.setattr(bench_asynchronous, "subprocess", SimpleNamespace(run=run))
@@ -46,7 +46,7 @@ def test_what_it_measures(forked, capsys):
 )
 def test_a_mistake_is_one_line(arguments, message, capsys):
     with pytest.raises(SystemExit) as exit:
-        run_entry(bench_asynchronous.main, "about", ["conf=pcm_object_tiny", *arguments])
+        run_entry(bench_asynchronous.main, ["conf=pcm_object_tiny", *arguments])
     assert exit.value.code == 2
     printed, errors = capsys.readouterr()
     assert printed == ""

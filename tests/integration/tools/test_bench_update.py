@@ -15,7 +15,7 @@ from vla_rl.run.cli import run_entry
 
 def test_the_small_policy_on_a_cpu(tmp_path):
     argv = ["policy=openvla_oft_tiny", "trajectories=4", "grpo.micro_rows=12"]
-    program = Fork(lambda: run_entry(bench_update.main, "about", argv), tmp_path)
+    program = Fork(lambda: run_entry(bench_update.main, argv), tmp_path)
     assert program.wait() == 0
     assert program.errors == ""
     line = json.loads(program.printed.splitlines()[-1])

@@ -113,7 +113,7 @@ def refused(monkeypatch, capsys, tmp_path):
 
     def run(argv: list[str]) -> str:
         with pytest.raises(SystemExit) as exit:
-            run_entry(fit.main, "about", [*argv, f"run_dir={tmp_path / 'run'}"] if argv else argv)
+            run_entry(fit.main, [*argv, f"run_dir={tmp_path / 'run'}"] if argv else argv)
         assert exit.value.code == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith("error: ")

@@ -40,7 +40,7 @@ def run_check(name: str, *arguments: str, capsys, monkeypatch) -> tuple[int, dic
     """One check alone, in this process; exit code and result."""
     monkeypatch.setattr(doctor_checks, "CHECKS", {name: doctor_checks.CHECKS[name]})
     with pytest.raises(SystemExit) as ended:
-        run_entry(doctor.main, doctor.__doc__, ["--json", *arguments])
+        run_entry(doctor.main, ["--json", *arguments])
     (result,) = json.loads(capsys.readouterr().out)["checks"]
     assert result["check"] == name
     return ended.value.code, result
@@ -178,7 +178,7 @@ def test_the_table(capsys, monkeypatch):
     attention = (lambda config: doctor_checks.CheckResult("attention", "warn", "word " * 40, "mend it"), "")
     monkeypatch.setattr(doctor_checks, "CHECKS", {"attention": attention})
     with pytest.raises(SystemExit) as ended:
-        run_entry(doctor.main, doctor.__doc__, [])
+        run_entry(doctor.main, [])
     lines = capsys.readouterr().out.splitlines()
     assert ended.value.code == 0
     assert lines[0].startswith("warn  attention   word word")
@@ -188,6 +188,6 @@ def test_the_table(capsys, monkeypatch):
 
 def test_wrong_arguments(capsys):
     with pytest.raises(SystemExit) as ended:
-        run_entry(doctor.main, doctor.__doc__, ["conf=pcm_objct"])
+        run_entry(doctor.main, ["conf=pcm_objct"])
     assert ended.value.code == 2
     assert "did you mean 'pcm_object'?" in capsys.readouterr().err

@@ -41,7 +41,7 @@ def runs(tmp_path_factory) -> tuple[Path, Path, str]:
     arguments = [both, "init_states=[10000,10003]", "videos.first=1", "sim.horizon=144"]
     printed = run(root / "one", *arguments, "sim.workers=2")
     argv = [TINY, *arguments, f"run_dir={root / 'two'}", "sim.workers=1"]
-    again = Fork(lambda: run_entry(evaluate.main, "about", argv), root)  # it has imported everything already
+    again = Fork(lambda: run_entry(evaluate.main, argv), root)  # it has imported everything already
     assert again.wait() == 0, again.errors
     return root / "one", root / "two", printed
 
@@ -54,9 +54,10 @@ def frames(video: Path) -> list[np.ndarray]:
 def test_it_prints_both_and_the_paired_test(runs):
     folder, _, printed = runs
     number = r"[+-]?\d\.\d{3}"
+    effort = r", \d+\.\d steps and \d+\.\d calls of a success"
     expected = [
         rf"run folder {folder}",
-        rf"A shipped:object_tiny: success {number} \[{number}, {number}\] \(\d/3\)",
+        rf"A shipped:object_tiny: success {number} \[{number}, {number}\] \(\d/3\)({effort})?",
         rf"B .*/spoilt: success 0\.000 \[{number}, {number}\] \(0/3\)",
         rf"B against A on the same episodes: {number} \[{number}, {number}\], 0 gained, \d lost, p = {number}",
         rf"report {folder}/report.html",
@@ -91,6 +92,20 @@ def test_the_report_holds_every_episode(runs):
     assert task["instruction"] == "pick up the alphabet soup and place it in the basket"
 
 
+def test_windows_run_the_same_episodes(tmp_path, capsys):
+    argv = [TINY, "windows=[8,3]", "init_states=[10000,10001]", "sim.horizon=16", "sim.workers=1", "videos.failures=0"]
+    run_entry(evaluate.main, [*argv, "videos.first=1", f"run_dir={tmp_path / 'run'}"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(" shipped:")[0] for line in lines[1:3]] == ["window 8", "window 3"]
+    assert lines[3].startswith("window 3 against window 8 on the same episodes: +0.000")
+    found = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert [arm["window"] for arm in found["checkpoints"]] == [8, 3]
+    assert found["episodes"][0]["steps"] == {"window 8": 16, "window 3": 16}
+    for label, pictures in (("window 8", 2 + 1 + 8), ("window 3", 6 + 1 + 8)):  # decisions, the end, standing still
+        (video,) = (tmp_path / "run" / "videos" / label).iterdir()
+        assert len(frames(video)) == pictures
+
+
 def test_pictures_and_videos_show_something(runs):
     folder = runs[0]
     assert imread(folder / "figures" / "episodes_A.png").std() > 0.05
@@ -106,7 +121,7 @@ def refused(monkeypatch, capsys, tmp_path):
 
     def run(*arguments: str, main=evaluate.main) -> str:
         with pytest.raises(SystemExit) as exit:
-            run_entry(main, "about", [TINY, *arguments, f"run_dir={tmp_path / 'run'}"])
+            run_entry(main, [TINY, *arguments, f"run_dir={tmp_path / 'run'}"])
         assert exit.value.code == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith("error: ")
@@ -123,6 +138,7 @@ def refused(monkeypatch, capsys, tmp_path):
         (["protocol=oft", "sim.horizon=100"], "leave sim.horizon out"),
         (["protocol=oft", "init_states=[0,51]"], "init_states=[0,50]"),
         (["resume=runs/mine"], "resume=null"),
+        (["windows=[9]"], "windows=[4,8]"),
         (["decoding=beam"], "decoding must be one of greedy, sampled"),
         (["checkpoint=/nonexistent"], "missing checkpoint '/nonexistent'"),
         (["checkpoint=[shipped:object_tiny,/nonexistent]"], "missing checkpoint '/nonexistent'"),

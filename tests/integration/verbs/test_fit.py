@@ -130,7 +130,7 @@ def test_the_trained_policy_loads_and_the_checkpoint_holds_the_same(run):
 def test_the_same_seed_repeats_the_run_whatever_the_workers(run, tmp_path):
     folder, _ = run
     argv = [*tiny_fit.ARGUMENTS, *EVALUATION, f"run_dir={tmp_path / 'run'}", "sim.workers=1"]
-    again = Fork(lambda: run_entry(main, "about", argv), tmp_path)  # it has imported everything already
+    again = Fork(lambda: run_entry(main, argv), tmp_path)  # it has imported everything already
     assert again.wait() == 0, again.errors
     for name, value in load_file(folder / "policy" / "model.safetensors").items():
         assert torch.equal(value, load_file(tmp_path / "run" / "policy" / "model.safetensors")[name])

@@ -105,7 +105,7 @@ def left(folder):
 )
 def test_stopped_and_resumed_is_uninterrupted(demos, whole, tmp_path, sent, code, said):
     folder, arguments = tmp_path / "stopped", [*SHORT, f"sft.demos={demos}"]
-    program = Fork(lambda: run_entry(sft.main, "about", [*arguments, f"run_dir={folder}"]), tmp_path / "log")
+    program = Fork(lambda: run_entry(sft.main, [*arguments, f"run_dir={folder}"]), tmp_path / "log")
     program.wait_until_printed("step 2/5")
     program.kill(sent)
     assert program.wait() == code

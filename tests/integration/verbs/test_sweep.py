@@ -28,7 +28,7 @@ def trained(monkeypatch, tmp_path):
     def run(command: list[str], check: bool) -> subprocess.CompletedProcess[str]:
         _, _, verb, *argv = command
         assert verb == "vla_rl.fit"
-        program = toy_fit.Fork(lambda: run_entry(fit.main, "about", argv), tmp_path / "printed")
+        program = toy_fit.Fork(lambda: run_entry(fit.main, argv), tmp_path / "printed")
         status = program.wait()
         printed.append(program.printed)
         return subprocess.CompletedProcess(command, status)

@@ -490,7 +490,7 @@ def test_a_mistake_is_one_line_on_stderr_and_exit_code_2(capsys) -> None:
         raise UserError("first\n  second")
 
     with pytest.raises(SystemExit) as exit:
-        run_entry(main, "about", [])
+        run_entry(main, [])
     assert exit.value.code == 2
     assert capsys.readouterr().err == "error: first second\n"
 
@@ -500,12 +500,11 @@ def test_a_bug_keeps_its_traceback() -> None:
         raise ValueError("ours")
 
     with pytest.raises(ValueError, match="ours"):
-        run_entry(main, "about", [])
+        run_entry(main, [])
 
 
-def test_help_names_confs_and_groups_and_runs_nothing(capsys) -> None:
-    run_entry(lambda argv: pytest.fail("ran"), "What it does.", ["--help"])
-    printed = capsys.readouterr().out
-    assert printed == help_text("What it does.") + "\n"
+def test_help_names_confs_and_groups() -> None:
+    printed = help_text("What it does.")
+    assert printed.startswith("What it does.\n\n")
     assert f"  conf=    {CONFS}\n" in printed
     assert f"  mask=    {MASKS}\n" in printed

@@ -6,7 +6,7 @@ from tests.helpers.toy import ToyPolicy, ToyPool
 from vla_rl.config.compose import compose, own_options
 from vla_rl.config.schema import EvaluateConfig
 from vla_rl.errors import UserError
-from vla_rl.evaluation.plan import EvaluationPlan, checkpoint_name, plan_evaluation
+from vla_rl.evaluation.plan import EvaluationPlan, check_windows, checkpoint_name, plan_evaluation
 from vla_rl.rollout.datamodule import RolloutDataModule
 from vla_rl.sim.perturb.registry import PERTURBATIONS
 
@@ -108,6 +108,36 @@ def test_initial_states_that_are_not_there():
     pool.init_states = 50
     with pytest.raises(UserError, match=r"\[40,60\] go beyond the 50 of a task: init_states=\[0,50\]"):
         plan("init_states=[40,60]").episodes(pool)
+
+
+def test_windows_are_the_protocols_or_given():
+    assert plan().windows == [None] and plan().rules()["windows"] == "whole chunks"
+    found = plan("protocol=openpi")
+    assert found.windows == [5] and not any("windows" in remark for remark in found.remarks())
+    (remark,) = plan("protocol=openpi", "windows=[8]").remarks()
+    assert "windows [8] (5)" in remark
+    found = plan("windows=[4,8]", "checkpoint=mine")
+    assert [(label, checkpoint_name(node)) for label, node in found.policies.items()] == [("window 4", "mine")]
+    assert found.windows == [4, 8] and found.rules()["windows"] == "4, 8"
+    assert list(plan("windows=[4]").policies) == ["A"]
+
+
+@pytest.mark.parametrize("windows", [[0], [9], [4, 4], [None, 12]])
+def test_windows_are_a_part_of_the_chunk(windows):
+    check_windows([None], 8)
+    check_windows([1, 8], 8)
+    with pytest.raises(UserError, match=r"different numbers from 1 to 8, .*: windows=\[4,8\]"):
+        check_windows(windows, 8)
+
+
+def test_several_windows_are_of_one_checkpoint_and_process():
+    for argument, line in [
+        ("checkpoint=[a,b]", r"windows=\[4, 8\] compares windows of one checkpoint, got 2: checkpoint=FOLDER"),
+        ("trainer.strategy=fsdp2", r"windows=\[4, 8\] does not run under trainer.strategy=fsdp2"),
+        ("perturb=table", r"windows=\[4, 8\] and perturb=table each need runs of their own: windows=\[4\]"),
+    ]:
+        with pytest.raises(UserError, match=line):
+            plan("windows=[4,8]", argument)
 
 
 def test_a_table_of_perturbations_runs_one_checkpoint_under_each():

@@ -14,8 +14,8 @@ from vla_rl.functional.statistics import SuccessRate
 from vla_rl.types import Episode
 
 EPISODES = [Episode(uid=i, task=(3, 5)[i % 2], init_state=40 + i // 2, seed=i) for i in range(8)]
-A = Arm("A", "start <&>", [True, False] * 4, [10, 20] * 4)  # task 3 succeeds, task 5 fails
-B = Arm("B", "end", [True, True, True, True, True, False, False, False], [12] * 8)
+A = Arm("A", "start <&>", 8, [True, False] * 4, [10, 20] * 4)  # task 3 succeeds, task 5 fails
+B = Arm("B", "end", 8, [True, True, True, True, True, False, False, False], [12] * 8)
 
 
 def report(*arms: Arm) -> Report:
@@ -42,7 +42,8 @@ def test_json_counts_by_task_and_overall(tmp_path):
     a, b = found["checkpoints"]
     assert (a["checkpoint"], a["overall"]["successes"], a["overall"]["episodes"]) == ("start <&>", 4, 8)
     assert a["overall"]["rate"] == 0.5
-    assert a["steps_of_successes"] == 10.0
+    assert (a["window"], a["steps_of_successes"], a["calls_of_successes"]) == (8, 10.0, 2.0)
+    assert (b["steps_of_successes"], b["calls_of_successes"]) == (12.0, 2.0)
     # Wilson for 4 of 8: centre .5, half = 1.96 sqrt(.25/8 + 3.84/256) / (1 + 3.84/8) = .28478
     assert a["overall"]["wilson_low"] == pytest.approx(0.21522, abs=1e-4)
     assert [(t["task"], t["instruction"], t["successes"], t["episodes"]) for t in a["tasks"]] == [
@@ -123,7 +124,7 @@ def texts_overlap(figure: Figure) -> bool:
 def test_labels_of_many_tasks_do_not_overlap(draw):
     tasks = 40
     episodes = [Episode(uid=i, task=i, init_state=0, seed=i) for i in range(tasks)]
-    arms = [Arm(label, label, [True] * tasks, [9] * tasks) for label in "ABC"]
+    arms = [Arm(label, label, 8, [True] * tasks, [9] * tasks) for label in "ABC"]
     words = {task: "pick up the black bowl on the cookie box and place it on the plate" for task in range(tasks)}
     figure = draw(Report({}, {}, [], words, episodes, arms, {}))
     assert not texts_overlap(figure)
@@ -140,7 +141,7 @@ def test_a_column_is_one_initial_state():
 
 def test_many_states_go_on_in_another_row():
     episodes = [Episode(uid=i, task=0, init_state=i, seed=i) for i in range(130)]
-    figure = draw_outcomes(Report({}, {}, [], {}, episodes, [Arm("A", "a", [True] * 130, [9] * 130)], {}))
+    figure = draw_outcomes(Report({}, {}, [], {}, episodes, [Arm("A", "a", 8, [True] * 130, [9] * 130)], {}))
     cells = figure.axes[0].collections[0].get_array().reshape(2, 100)
     assert np.ma.count(np.ma.masked_invalid(cells)) == 130
 
