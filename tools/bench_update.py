@@ -1,7 +1,8 @@
 """The actor update on the same weights, three ways: padded, every real chunk, PCM's choice.
 
     python tools/bench_update.py policy=openvla_oft_tiny
-    python tools/bench_update.py policy=openvla_oft_7b policy.checkpoint=random:7b trajectories=80
+    python tools/bench_update.py policy=openvla_oft_7b policy.checkpoint=random:7b sim.camera_px=256 trajectories=80
+    python tools/bench_update.py policy=flow_tiny
 
 Trajectories are made up: of every four, three succeed after 16 chunks and one fails after 64 (512 control steps), so
 that PCM's 12 are 2.3 times fewer than all real chunks and 5.3 times fewer than the padded ones. Everything else is the
@@ -25,6 +26,7 @@ import tempfile
 import time
 import warnings
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,42 +38,41 @@ from callbacks.masks.pcm import PCM
 from vla_rl.config.compose import compose
 from vla_rl.config.instantiate import build
 from vla_rl.errors import UserError
-from vla_rl.policy.flops import update_flops
+from vla_rl.policy.flops import flops_of, update_flops
+from vla_rl.policy.flow.one_row import on_meta, one_row
+from vla_rl.policy.flow.policy import FlowPolicy
 from vla_rl.policy.memory_check import rows_that_fit
 from vla_rl.rollout.collect import TimeSplit
 from vla_rl.rollout.epoch import Collected, RolloutEpoch
 from vla_rl.run.cli import answer_early, run_entry
 from vla_rl.run.provenance import versions
 from vla_rl.training.grpo_module import GRPOModule
-from vla_rl.types import ActionChunk, Episode, RolloutGroup, Trajectory
+from vla_rl.types import Episode, Observation, RolloutGroup, Trajectory
 
 BUDGET, MAX_CHUNKS = 12, 64
 LENGTHS = (16, 16, 16, 64)  # chunks of a trajectory; the last one fails
 TRAJECTORIES_PER_STEP = 2  # of the optimizer, as in PCM's paper
 WAYS = {"pcm": lambda: [PCM(BUDGET)], "full": list, "full_padded": lambda: [FullPadded()]}
-CAMERA_PX = {128: 128, 224: 256}  # rendered for a model's image size
+PROPRIO_DIMS, ACTION_DIMS = 8, 7  # of LIBERO
 INSTRUCTION = "pick up the alphabet soup and place it in the basket"
 
 
-def make_trajectory(index: int, policy: Any) -> Trajectory:
-    """Random frames and tokens; half of a trajectory closes the gripper."""
+def make_trajectory(index: int, policy: Any, px: int, temperature: float) -> Trajectory:
+    """One decision of the policy from a random frame, repeated; half of the repetitions close the gripper."""
     rows, steps = LENGTHS[index % len(LENGTHS)], policy.chunk_steps
-    image_px = policy.model.config.towers[0].image_px
-    px = CAMERA_PX.get(image_px, image_px)
     draw = torch.Generator().manual_seed(index)
     success = rows < MAX_CHUNKS
+    frame_NHWC = torch.randint(0, 256, (1, px, px, 3 * policy.images), dtype=torch.uint8, generator=draw)
+    proprio_NP = torch.randn(1, policy.proprio_dims or PROPRIO_DIMS, generator=draw)
+    action_NLA = torch.rand(rows, steps, ACTION_DIMS, generator=draw) * 2 - 1
+    decision = policy.act(Observation(frame_NHWC, proprio_NP, [INSTRUCTION]), [index], temperature)
+    actions = decision.rows(torch.zeros(rows, dtype=torch.int64))  # whose probability ratio is 1, as in a run
     return Trajectory(
         episode=Episode(uid=index, task=0, init_state=0, seed=index),
         instruction=INSTRUCTION,
-        frame_NHWC=torch.randint(0, 256, (rows, px, px, 3), dtype=torch.uint8, generator=draw),
-        proprio_NP=torch.randn(rows, 8, generator=draw),
-        actions=ActionChunk(
-            drawn={"token": torch.randint(0, 256, (rows, steps, 7), generator=draw)},
-            logprob_NLA=torch.full((rows, steps, 7), -5.545),  # of the uniform distribution
-            action_NLA=(action_NLA := torch.rand(rows, steps, 7, generator=draw) * 2 - 1),
-            command_NLA=action_NLA,
-            entropy_NLA=torch.full((rows, steps, 7), 5.545),
-        ),
+        frame_NHWC=frame_NHWC.repeat(rows, 1, 1, 1),
+        proprio_NP=proprio_NP.repeat(rows, 1),
+        actions=replace(actions, action_NLA=action_NLA, command_NLA=action_NLA),
         gripper_closed_NL=(torch.arange(rows) >= rows // 2)[:, None].expand(-1, steps),
         executed_N=torch.full((rows,), steps),
         success=success,
@@ -85,15 +86,19 @@ class MadeUpData(L.LightningDataModule):
 
     seed, max_chunks = 0, MAX_CHUNKS
 
-    def __init__(self, trajectories: list[Trajectory]) -> None:
+    def __init__(self, count: int, px: int) -> None:
         super().__init__()
-        self.trajectories = trajectories
+        self.count, self.px = count, px
+        self.trajectories: list[Trajectory] = []
 
     def max_chunks_of(self, window: int | None) -> int:
         return self.max_chunks
 
     def train_dataloader(self) -> RolloutEpoch:
-        iteration = self.trainer.current_epoch
+        iteration, module = self.trainer.current_epoch, self.trainer.lightning_module
+        if not self.trajectories:  # not before: the policy is on its device now
+            made = partial(make_trajectory, policy=module.policy, px=self.px, temperature=module.temperature)
+            self.trajectories = [made(index) for index in range(self.count)]
         chosen = self.trajectories if iteration else self.trajectories[-1:]
         group = RolloutGroup(chosen)
         steps = max(1, len(chosen) // TRAJECTORIES_PER_STEP)
@@ -143,7 +148,7 @@ def peak_memory_mb() -> float:
     return int(status.split("VmHWM:")[1].split()[0]) / 2**10
 
 
-def measure(way: str, policy: Any, trajectories: list[Trajectory], config: Any, folder: str) -> dict[str, float]:
+def measure(way: str, policy: Any, count: int, config: Any, folder: str) -> dict[str, float]:
     watch = Stopwatch()
     trainer = L.Trainer(
         accelerator="auto",
@@ -159,8 +164,16 @@ def measure(way: str, policy: Any, trajectories: list[Trajectory], config: Any, 
         enable_model_summary=False,
     )
     module = GRPOModule(policy, config.grpo, replace(config.optim, lr=0.0), config.rollout.temperature)
-    trainer.fit(module, datamodule=MadeUpData(trajectories))
+    trainer.fit(module, datamodule=MadeUpData(count, config.sim["camera_px"]))
     return {"seconds": watch.seconds, "rows": watch.rows, "peak_memory_mb": watch.peak_memory_mb}
+
+
+def flops_of_row(policy: Any, lora: dict[str, Any] | None) -> tuple[int, int]:
+    """Of the forward, and of forward and backward."""
+    if isinstance(policy, FlowPolicy):
+        model = on_meta(policy.model)
+        return flops_of(lambda: one_row(model, policy))
+    return update_flops(policy.model.config, policy.prompts([INSTRUCTION])[0].shape[1], lora)
 
 
 def trajectory_count(argv: list[str]) -> tuple[int, list[str]]:
@@ -176,7 +189,7 @@ def trajectory_count(argv: list[str]) -> tuple[int, list[str]]:
 
 def main(argv: list[str]) -> None:
     count, argv = trajectory_count(argv)
-    config = compose(["conf=pcm_object_tiny", *argv])
+    config = compose(["conf=pcm_object_tiny", "grpo.entropy_coef=0", *argv])  # which flow policies refuse
     warnings.filterwarnings("ignore", message="You defined a `validation_step`")  # nothing is validated here
     config.grpo.micro_rows = rows_that_fit(
         config.policy,
@@ -185,16 +198,15 @@ def main(argv: list[str]) -> None:
         device=torch.device("cuda" if torch.cuda.is_available() else "cpu"),
     )
     policy = build(config.policy, "policy")
-    trajectories = [make_trajectory(index, policy) for index in range(count)]
-    prompt_tokens = policy.prompts([INSTRUCTION])[0].shape[1]
-    forward, flops = update_flops(policy.model.config, prompt_tokens, config.policy.get("lora"))
+    policy.fit_normalisation("made up", torch.rand(100, ACTION_DIMS) * 2 - 1, torch.randn(100, PROPRIO_DIMS))
+    forward, flops = flops_of_row(policy, config.policy.get("lora"))
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"cpu, {torch.get_num_threads()} threads"
     print(f"{device}; {count} trajectories, {config.grpo.micro_rows} rows per micro-batch, "
           f"{forward / 1e12:.3g} TFLOP forward and {flops / 1e12:.3g} in all per row")  # fmt: skip
     results = {}
     with tempfile.TemporaryDirectory() as folder:
         for way in WAYS:
-            result = measure(way, policy, trajectories, config, folder)
+            result = measure(way, policy, count, config, folder)
             result["rows_per_s"] = result["rows"] / result["seconds"]
             result["model_tflop_per_s"] = result["rows_per_s"] * flops / 1e12
             results[way] = result

@@ -17,7 +17,7 @@ from typing import Literal
 
 from packaging.requirements import Requirement
 
-from vla_rl.config.schema import Config
+from vla_rl.config.schema import Config, Node
 from vla_rl.machine import cores
 
 Status = Literal["pass", "warn", "fail"]
@@ -174,14 +174,17 @@ def _wants_gpu(config: Config) -> bool:
 
 def check_checkpoint(config: Config) -> CheckResult:
     """Every tensor's name, shape and values, statistics, tokenizer, adapters: read as a run reads them."""
-    from vla_rl.policy.memory_check import POLICY
+    from vla_rl.policy.memory_check import FLOW_POLICY, POLICY
     from vla_rl.policy.openvla_oft.checkpoint import inspect_checkpoint
     from vla_rl.policy.openvla_oft.load import RANDOM_7B, check_options
 
     node = {name: value for name, value in (config.policy or {}).items() if name != "_target_"}
-    if (config.policy or {}).get("_target_") != POLICY:
+    target = (config.policy or {}).get("_target_")
+    if target == FLOW_POLICY:
+        return _check_flow_checkpoint(node)
+    if target != POLICY:
         return CheckResult(
-            "checkpoint", "warn", "not checked: the policy is not OpenVLA-OFT", f"policy._target_={POLICY}"
+            "checkpoint", "warn", "not checked: the policy is not of vla_rl", f"policy._target_={POLICY}"
         )
     check_options(**{"checkpoint": None} | node)
     name = node.get("checkpoint")
@@ -193,6 +196,21 @@ def check_checkpoint(config: Config) -> CheckResult:
     return CheckResult(
         "checkpoint", "pass", f"{name}: {inspect_checkpoint(name, **options)} tensors fit, statistics read"
     )
+
+
+def _check_flow_checkpoint(node: Node) -> CheckResult:
+    from vla_rl.policy.flow.load import inspect_flow_checkpoint
+
+    name = node.get("checkpoint")
+    if name is None:
+        return CheckResult(
+            "checkpoint", "warn", "random weights: it cannot act", "policy.checkpoint=shipped:object_flow_tiny"
+        )
+    facts, without = inspect_flow_checkpoint(node)
+    if without:
+        detail = f"{name}: {facts}; no statistics of {' and '.join(without)}: it cannot act"
+        return CheckResult("checkpoint", "warn", detail, "train it on demonstrations: python -m vla_rl.sft")
+    return CheckResult("checkpoint", "pass", f"{name}: {facts}, statistics read")
 
 
 def check_attention(_config: Config) -> CheckResult:
@@ -215,11 +233,11 @@ def check_memory(config: Config) -> CheckResult:
     """The plan of an update against the device's memory."""
     import torch
 
-    from vla_rl.policy.memory import plan_memory
-    from vla_rl.policy.memory_check import POLICY, advice, device_memory
+    from vla_rl.policy.memory_check import PLANS, POLICY, advice, device_memory
 
-    if (config.policy or {}).get("_target_") != POLICY:
-        return CheckResult("memory", "warn", "not checked: the policy is not OpenVLA-OFT", f"policy._target_={POLICY}")
+    node = config.policy or {}
+    if node.get("_target_") not in PLANS:
+        return CheckResult("memory", "warn", "not checked: the policy is not of vla_rl", f"policy._target_={POLICY}")
     if _wants_gpu(config) and not torch.cuda.is_available():
         return CheckResult(
             "memory", "warn", "not checked: the trainer asks for a GPU, and there is none", "trainer=cpu"
@@ -227,10 +245,10 @@ def check_memory(config: Config) -> CheckResult:
     device = torch.device("cuda", 0) if _wants_gpu(config) else torch.device("cpu")
     available = device_memory(device)
     rows, optimizer = config.grpo.micro_rows, config.optim.optimizer
-    plan = plan_memory(config.policy or {}, rows=rows, optimizer=optimizer, available=available)
+    plan = PLANS[node["_target_"]](node, rows=rows, optimizer=optimizer, available=available)
     facts = f"{plan} of {available / 1e9:.2f} on {device.type}"
     if plan.total > available:
-        return CheckResult("memory", "fail", facts, advice(plan, available, "grpo.micro_rows"))
+        return CheckResult("memory", "fail", facts, advice(node, plan, available, "grpo.micro_rows"))
     return CheckResult("memory", "pass", facts)
 
 

@@ -328,6 +328,15 @@ class Policy(nn.Module):
         "state" of `act`, differentiable unless values should not move the policy. Only of a policy that offers it."""
         raise NotImplementedError
 
+    def matching_loss(self, batch: ChunkBatch, advantage: Tensor) -> tuple[Tensor, Tensor]:
+        """DiffusionNFT's loss of each number (`vla_rl.functional.flow.negative_aware_loss`), differentiable, and how
+        far its velocity is from the acting policy's, float32 [N, L, A] each. Only of a policy that offers "matching".
+
+        Args:
+            advantage: of each chunk [N], or of each control step [N, L].
+        """
+        raise NotImplementedError
+
 
 class SupervisedPolicy(Policy):
     """A policy that also learns from demonstrations."""

@@ -74,6 +74,9 @@ class HeadCritic(Critic):
     def check_run(self, data: RolloutDataModule, callbacks: Sequence[L.Callback]) -> None:
         super().check_run(data, callbacks)
         data.request_extra("state", "critic=head")
+        if data.grpo.loss == "nft":
+            raise UserError("critic=head learns with the log-probabilities, of which grpo.loss=nft has none: "
+                            "critic=separate, or grpo.loss=clipped")  # fmt: skip
         if self.per == "step" and data.grpo.ratio == "chunk":
             raise UserError(
                 "critic.per=step gives each control step its own advantage, and grpo.ratio=chunk has one probability "

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vla_rl.policy.flow import tiny
 from vla_rl.policy.flow.config import parse_config
-from vla_rl.policy.flow.load import DTYPES, trained_part
+from vla_rl.policy.flow.load import DTYPES, NOISE, trained_part
 from vla_rl.policy.flow.model import FlowModel
 from vla_rl.policy.flow.pi import Pi
 from vla_rl.policy.flow.policy import FlowPolicy, Noise
@@ -109,12 +109,13 @@ def write_folder(folder: Path, name: str, weights: dict[str, Tensor] | None = No
     return folder
 
 
-def toy_flow_policy(train: str = "all", dtype: str = "float32") -> FlowPolicy:
+def toy_flow_policy(train: str = "all", dtype: str = "float32", noise: str = "sde") -> FlowPolicy:
     """A flow policy for `tests.helpers.toy.ChunkPool`: as small as can be, normalised, and quick to decide."""
     decoder = {"layers": 2, "heads": 2, "kv_heads": 1, "head_dim": 8, "width": 16, "mlp": 32}
     vision = {"width": 16, "layers": 1, "heads": 2, "mlp": 32, "patch_px": 16, "image_px": 32}
     sizes = {"vision": vision, "gemma_2b": decoder, "gemma_300m": decoder}
-    policy = tiny.random_policy(Noise(0.5, 3), sizes=sizes, chunk_steps=8)
+    level = 1.0 if noise == "learnt" else 0.5
+    policy = tiny.random_policy(Noise(level, 3), sizes=sizes, chunk_steps=8, kind=NOISE[noise])
     generator = torch.Generator().manual_seed(0)
     for name, parameter in policy.named_parameters():
         if name.endswith(".dense.weight"):  # else no gradient reaches the layers at first

@@ -61,6 +61,7 @@ class GRPOConfig:
     group_filter: str = "drop"  # groups without a spread of rewards: drop, keep, resample, or my_pkg.my_function
     resample_rounds: int = 2  # group_filter=resample: how often at most their replacements are collected
     downsample: int | None = None  # PODS: trajectories trained on of each group, half the best, half the worst
+    loss: Literal["clipped", "nft"] = "clipped"  # PPO's; nft, of flow policies, needs no likelihood and clips nothing
     clip_low: float = 0.2  # the probability ratio is clipped to [1 - clip_low, 1 + clip_high]
     clip_high: float = 0.4
     ratio: Literal["token", "chunk"] = "token"  # what the clip limits: each number's probability ratio, or each chunk's
@@ -318,8 +319,21 @@ def _grpo(config: Config) -> None:
             "grpo.loss_norm=const divides by a constant, but grpo.normalise_by=kept by the trajectories that are left: "
             "grpo.normalise_by=planned"
         )
+    if grpo.loss == "nft":
+        _nft(grpo)
     check_number("grpo.advantage_eps", grpo.advantage_eps, 1e-6, above=0)
     check_number("grpo.entropy_coef", grpo.entropy_coef, 0.001, least=0)
+
+
+def _nft(grpo: GRPOConfig) -> None:
+    """It has no probability ratio, and no entropy."""
+    for name, none in (("ratio", "token"), ("dual_clip", None), ("entropy_coef", 0.0)):
+        if getattr(grpo, name) != none:
+            fix = "null" if none is None else none
+            raise UserError(
+                f"grpo.loss=nft uses no log-probabilities, so that grpo.{name}={getattr(grpo, name)} would do nothing: "
+                f"grpo.{name}={fix}, or grpo.loss=clipped"
+            )
 
 
 def _optim(config: Config) -> None:

@@ -120,8 +120,8 @@ def shard(policy: nn.Module, mesh: torch.distributed.DeviceMesh) -> None:
     """Split the parameters of every block of `policy`, and of what lies around the blocks, over the ranks of `mesh`.
 
     A block is an entry of an `nn.ModuleList`: a layer of Llama or of a vision tower. `log_prob`, `log_prob_and_state`,
-    `act` and `imitation_loss` count as forwards of the whole. Calling it again changes nothing; without parameters
-    nothing is split.
+    `matching_loss`, `act` and `imitation_loss` count as forwards of the whole. Calling it again changes nothing;
+    without parameters nothing is split.
 
     Raises:
         UserError: quantised weights.
@@ -137,7 +137,7 @@ def shard(policy: nn.Module, mesh: torch.distributed.DeviceMesh) -> None:
     fully_shard(policy, mesh=mesh, reshard_after_forward=True)
     # the views are of the outputs of `log_prob`; nobody writes into them
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
-    for method in ("log_prob", "log_prob_and_state", "act", "imitation_loss"):
+    for method in ("log_prob", "log_prob_and_state", "matching_loss", "act", "imitation_loss"):
         if hasattr(policy, method):
             register_fsdp_forward_method(policy, method)
 

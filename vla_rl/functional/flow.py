@@ -121,6 +121,7 @@ def negative_aware_loss(
         old_velocity_NHW: of the policy that acted, at the same x_t.
         x_NHW: x_t = t e + (1 - t) x_0 for any noise e and time t.
         data_NHW: x_0, the chunk that was made.
+        advantage_N: of each chunk; or [N, H], of each control step.
         beta, most: as in the formula; `most` is m.
 
     Returns:
@@ -129,7 +130,7 @@ def negative_aware_loss(
     Example: x_t = .5, t = .5, x_0 = .2, v = .8, v_old = .6, A = .25, m = .5: E+ = (.5 - .4 - .2)^2 = .01, v- = .4, E- =
     (.5 - .2 - .2)^2 = .01, r = .75, loss = .5 * .01 = .005.
     """
-    t, advantage = t_N[:, None, None], advantage_N[:, None, None]
+    t, advantage = t_N[:, None, None], advantage_N.view(len(advantage_N), -1, 1)
     share = (advantage.clamp(-most, most) + most) / (2 * most)
     change = beta * (velocity_NHW - old_velocity_NHW)
     errors = [(x_NHW - t * (old_velocity_NHW + side * change) - data_NHW).square() for side in (1, -1)]

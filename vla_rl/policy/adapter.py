@@ -48,6 +48,12 @@ class Adapter:
         return sorted({layer.rpartition(".")[2] for layer in self.factors})
 
 
+def check_lora_of_adapter(adapter: str | None, lora: dict[str, Any] | None) -> None:
+    """Raise UserError for an adapter without the settings it was made with."""
+    if adapter is not None and lora is None:
+        raise UserError("an adapter needs the LoRA settings it was made with: policy.lora={r: 32, alpha: 32}")
+
+
 def read_adapter(folder: Path) -> Adapter:
     """The adapters of a folder.
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from vla_rl.policy.openvla_oft.config import OpenVLAConfig
@@ -28,8 +31,13 @@ def update_flops(config: OpenVLAConfig, prompt_tokens: int, lora: dict | None) -
         prompt = torch.zeros(1, prompt_tokens, dtype=torch.int64)
         pixels = torch.zeros(1, 6 * config.images, config.towers[0].image_px, config.towers[0].image_px)
         proprio = torch.zeros(1, config.proprio_dims) if config.proprio_dims else None
-        with FlopCounterMode(display=False) as forward:
-            logits = model(prompt, torch.ones_like(prompt, dtype=torch.bool), pixels, proprio)
-        with FlopCounterMode(display=False) as backward:
-            logits.sum().backward()
-    return forward.get_total_flops(), forward.get_total_flops() + backward.get_total_flops()
+        return flops_of(lambda: model(prompt, torch.ones_like(prompt, dtype=torch.bool), pixels, proprio))
+
+
+def flops_of(forward: Callable[[], Tensor]) -> tuple[int, int]:
+    """Floating-point operations of `forward()`, and of it and its backward together."""
+    with FlopCounterMode(display=False) as there:
+        outputs = forward()
+    with FlopCounterMode(display=False) as back:
+        outputs.sum().backward()
+    return there.get_total_flops(), there.get_total_flops() + back.get_total_flops()

@@ -45,10 +45,15 @@ def check_lora(lora: Any) -> None:
         raise UserError(f"policy.lora.targets must be a list of layer names, got {targets!r}: known {_names(TARGETS)}")
 
 
-def add_lora(model: nn.Module, r: int, alpha: float, targets: Sequence[str] = TARGETS) -> None:
+def add_lora(
+    model: nn.Module, r: int, alpha: float, targets: Sequence[str] = TARGETS, *, autocast: bool = True
+) -> None:
     """Freeze the model and put adapters of rank `r` on every linear layer that is named in `targets`, in place.
 
     Adapters are float32. A target is the end of a layer's name: `fc1`, or `projector.fc1` for that one alone.
+
+    Args:
+        autocast: the policy computes under autocast; else each adapter casts its input and its output.
 
     Raises:
         UserError: a target that names no linear layer.
@@ -67,7 +72,7 @@ def add_lora(model: nn.Module, r: int, alpha: float, targets: Sequence[str] = TA
             parameter.data = parameter.data.float()
     for module in model.modules():
         if isinstance(module, LoraLayer):
-            module.cast_input_dtype_enabled = False  # the policy computes under autocast
+            module.cast_input_dtype_enabled = not autocast
 
 
 def _config(model: nn.Module) -> peft.LoraConfig:

@@ -96,13 +96,43 @@ def plan_memory(
     weights = frozen * dtype.itemsize
     if kind is not None:
         weights += int(projections * (BYTES_PER_WEIGHT[kind] - dtype.itemsize))
-    # torch keeps moments in the dtype of the parameters
-    moments = (
-        2 * trainable if optimizer == "adamw" else int(2 * BYTES_PER_8BIT_MOMENT * sum(p.numel() for p in trained))
+    return make_plan(
+        frozen=weights,
+        trainable=trainable,
+        trained_numbers=sum(p.numel() for p in trained),
+        gathered=gathered_numbers(model) * dtype.itemsize,
+        per_row=per_row,
+        rows=rows,
+        optimizer=optimizer,
+        available=available,
+        shards=shards,
     )
-    gathered = _gathered(model) * dtype.itemsize if shards > 1 else 0
+
+
+def make_plan(
+    *,
+    frozen: int,
+    trainable: int,
+    trained_numbers: int,
+    gathered: int,
+    per_row: int,
+    rows: int | None,
+    optimizer: str,
+    available: int,
+    shards: int,
+) -> MemoryPlan:
+    """The plan of what was counted.
+
+    Args:
+        frozen, trainable: bytes of the weights.
+        gathered: bytes that are whole at a time where blocks are sharded.
+        per_row: bytes that autograd keeps of a row.
+        rows, optimizer, available, shards: see `plan_memory`.
+    """
+    # torch keeps moments in the dtype of the parameters
+    moments = 2 * trainable if optimizer == "adamw" else int(2 * BYTES_PER_8BIT_MOMENT * trained_numbers)
     plan = MemoryPlan(
-        weights=weights // shards + gathered,
+        weights=frozen // shards + (gathered if shards > 1 else 0),
         trainable=trainable // shards,
         gradients=trainable // shards,
         optimizer=moments // shards,
@@ -138,7 +168,7 @@ def _elements(module: nn.Module, kind: type[nn.Module]) -> int:
     return sum(cast(Tensor, m.weight).numel() for m in module.modules() if isinstance(m, kind))
 
 
-def _gathered(model: OpenVLAOFT) -> int:
+def gathered_numbers(model: nn.Module) -> int:
     """Parameters that are whole at a time where blocks are sharded: those around the blocks, a block and the next."""
     size = lambda module: sum(p.numel() for p in module.parameters())  # noqa: E731
     blocks = [size(block) for m in model.modules() if isinstance(m, nn.ModuleList) for block in m]

@@ -8,9 +8,11 @@ from lightning.pytorch.utilities import rank_zero_only
 from vla_rl.config.schema import Node
 from vla_rl.errors import UserError
 from vla_rl.machine import memory_bytes
+from vla_rl.policy.flow.memory import plan_flow_memory
 from vla_rl.policy.memory import MemoryPlan, plan_memory
 
-POLICY = "vla_rl.load_policy"  # what plans are made for
+POLICY, FLOW_POLICY = "vla_rl.load_policy", "vla_rl.load_flow_policy"
+PLANS = {POLICY: plan_memory, FLOW_POLICY: plan_flow_memory}
 PRESETS = {24: "openvla_oft_7b_24gb", 48: "openvla_oft_7b_48gb", 80: "openvla_oft_7b_80gb"}  # GB of a GPU
 WORTH_A_LINE = 10**9  # bytes
 
@@ -36,16 +38,17 @@ def rows_that_fit(
         UserError: the plan is larger than the device's memory, its options are inconsistent, or `rows` is None and
             there is no plan.
     """
-    if node is None or node.get("_target_") != POLICY:
+    make = PLANS.get((node or {}).get("_target_", ""))
+    if node is None or make is None:
         if rows is None:
-            raise UserError(f"micro-batches are found automatically for OpenVLA-OFT only: {key}=12")
+            raise UserError(f"micro-batches are found automatically for policies of vla_rl only: {key}=12")
         return rows
     available = device_memory(device)
-    plan = plan_memory(node, rows=rows, optimizer=optimizer, available=available, shards=shards)
+    plan = make(node, rows=rows, optimizer=optimizer, available=available, shards=shards)
     if plan.total >= WORTH_A_LINE + plan.reserve:
         rank_zero_only(print)(f"{plan} of {available / 1e9:.2f} on {device.type}", flush=True)
     if plan.total > available:
-        raise UserError(f"{plan}, but {device.type} has {available / 1e9:.2f}: {advice(plan, available, key)}")
+        raise UserError(f"{plan}, but {device.type} has {available / 1e9:.2f}: {advice(node, plan, available, key)}")
     return plan.rows
 
 
@@ -56,11 +59,13 @@ def device_memory(device: torch.device) -> int:
     return memory_bytes()
 
 
-def advice(plan: MemoryPlan, available: int, key: str) -> str:
+def advice(node: Node, plan: MemoryPlan, available: int, key: str) -> str:
     """The override that makes it fit."""
     room = (available - plan.fixed) // plan.per_row
     if room >= 1:
         return f"{key}={room}"
+    if node["_target_"] == FLOW_POLICY:
+        return "policy.train=expert policy.dtype=bfloat16 policy.gradient_checkpointing=true, or a smaller checkpoint"
     fitting = [name for size, name in PRESETS.items() if size * 1e9 <= available]
     if fitting:
         return f"policy={fitting[-1]}"

@@ -133,6 +133,8 @@ class RolloutDataModule(L.LightningDataModule):
                 "pair of task and initial state, as greedy episodes of one pair are all the same"
             )
         check_hooks(callbacks)
+        if self.grpo.loss == "nft":
+            self.request_extra("matching", "grpo.loss=nft")
         for callback in callbacks:
             if isinstance(callback, RolloutCallback):
                 callback.check_run(self, callbacks)

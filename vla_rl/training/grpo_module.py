@@ -34,6 +34,9 @@ from vla_rl.training.optimizer import build_optimizer
 from vla_rl.training.rollout_metrics import HeldoutSuccess, RolloutStatistics
 from vla_rl.types import ChunkBatch, Policy, Trajectory
 
+MEASURES = ("clip_fraction", "log_ratio_abs", "velocity_change_abs", "entropy")  # means over tokens
+FROM_ACTING = ("log_ratio_abs", "velocity_change_abs")  # how far the policy is from the one that acted
+
 
 class GRPOModule(L.LightningModule):
     """The policy and its loss.
@@ -50,11 +53,17 @@ class GRPOModule(L.LightningModule):
                 f"the entropy of this policy is set by its noise and not learnt, so that grpo.entropy_coef="
                 f"{grpo.entropy_coef} would do nothing: grpo.entropy_coef=0"
             )
+        if grpo.loss == "nft" and "matching" not in policy.OFFERS:
+            raise UserError(
+                "grpo.loss=nft is of flow policies whose noise is a schedule, and this policy is another: "
+                "grpo.loss=clipped"
+            )
         self.automatic_optimization = False
         self.strict_loading = False  # checkpoints hold trainable tensors only
         self.policy = policy
         self.value_head: NoValueHead | ValueHead = NoValueHead()  # a critic that learns with the policy brings its own
         self.grpo, self.optim, self.temperature = grpo, optim, temperature
+        self._loss = {"clipped": self._clipped, "nft": self._negative_aware}[grpo.loss]
         self.rollout_statistics, self.heldout_success = RolloutStatistics(), HeldoutSuccess()
         self.heldout: dict[str, SuccessRate] = {}  # of the last validation, by decoding: sampled, greedy
         self._skipped = 0  # optimizer steps in a row
@@ -104,7 +113,8 @@ class GRPOModule(L.LightningModule):
         self._optimizer.step()
         self._log("train/optimizer_steps", 1.0, reduce_fx="sum")
         if batch_idx == 0:  # nothing was updated since these chunks were sampled: rollout and update must agree
-            self._log("train/first_log_ratio_abs", totals["log_ratio_abs"])
+            for name in totals.keys() & FROM_ACTING:
+                self._log(f"train/first_{name}", totals[name])
         for name, value in totals.items():
             self._log(f"train/{name}", value)
         self._log("time/update_s", time.perf_counter() - began, reduce_fx="sum")
@@ -147,7 +157,7 @@ class GRPOModule(L.LightningModule):
         totals = dict(zip(totals, sums.tolist(), strict=True))
         weight = totals.pop("weight")
         if self.grpo.normalise_by == "planned":  # what is dropped has no tokens to measure
-            totals |= {name: totals[name] / weight for name in ("clip_fraction", "log_ratio_abs", "entropy")}
+            totals |= {name: totals[name] / weight for name in MEASURES if name in totals}
         return totals | {"trajectories_per_step": present_trajectories}
 
     def _backward(self, batch: ChunkBatch, weight_NLA: Tensor) -> dict[str, float]:
@@ -157,33 +167,41 @@ class GRPOModule(L.LightningModule):
         for index, (micro, weight_NLA) in enumerate(micro_batches):
             last = index == len(micro_batches) - 1
             with nullcontext() if last else self.no_grad_sync():
-                logprob_NLA, entropy_NLA, terms = self.value_head.score(
-                    self.policy, micro, self.temperature, weight_NLA
-                )
-                device = logprob_NLA.device
-                weight = weight_NLA.to(device)
-                scored = logprob_NLA, micro.actions.logprob_NLA.to(device), weight
-                logprob, old_logprob, weight_of_ratio = (
-                    one_ratio_per_chunk(*scored) if self.grpo.ratio == "chunk" else scored
-                )
-                loss, stats = clipped_loss(
-                    logprob,
-                    old_logprob,
-                    micro.advantage_of_steps.to(device),
-                    weight_of_ratio,
-                    clip_low=self.grpo.clip_low,
-                    clip_high=self.grpo.clip_high,
-                    dual_clip=self.grpo.dual_clip,
-                )
-                entropy = (weight * entropy_NLA).sum()
+                whole, stats = self._loss(micro, weight_NLA)
                 # data-parallel strategies average gradients over ranks; the weights already divide by global counts
-                whole = loss - self.grpo.entropy_coef * entropy + sum(terms.values())
                 self.manual_backward(whole * self.trainer.world_size)
-            stats |= {"loss": loss.detach(), "entropy": entropy.detach()}
-            stats |= {name: term.detach() for name, term in terms.items()}
             for name, value in stats.items():
                 totals[name] = totals.get(name, 0.0) + float(value)
         return totals
+
+    def _clipped(self, batch: ChunkBatch, weight_NLA: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """PPO's loss with its further terms, and detached sums to log."""
+        logprob_NLA, entropy_NLA, terms = self.value_head.score(self.policy, batch, self.temperature, weight_NLA)
+        device = logprob_NLA.device
+        weight = weight_NLA.to(device)
+        scored = logprob_NLA, batch.actions.logprob_NLA.to(device), weight
+        logprob, old_logprob, weight_of_ratio = one_ratio_per_chunk(*scored) if self.grpo.ratio == "chunk" else scored
+        loss, stats = clipped_loss(
+            logprob,
+            old_logprob,
+            batch.advantage_of_steps.to(device),
+            weight_of_ratio,
+            clip_low=self.grpo.clip_low,
+            clip_high=self.grpo.clip_high,
+            dual_clip=self.grpo.dual_clip,
+        )
+        entropy = (weight * entropy_NLA).sum()
+        stats |= {"loss": loss.detach(), "entropy": entropy.detach()}
+        stats |= {name: term.detach() for name, term in terms.items()}
+        return loss - self.grpo.entropy_coef * entropy + sum(terms.values()), stats
+
+    def _negative_aware(self, batch: ChunkBatch, weight_NLA: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """DiffusionNFT's loss, and detached sums to log."""
+        device = next(self.policy.parameters()).device
+        loss_NLA, change_NLA = self.policy.matching_loss(batch, batch.advantage_of_steps.to(device))
+        weight_NLA = weight_NLA.to(device)
+        loss = (weight_NLA * loss_NLA).sum()
+        return loss, {"velocity_change_abs": (weight_NLA * change_NLA).sum(), "loss": loss.detach()}
 
     def _micro_batches(self, batch: ChunkBatch, weight_NLA: Tensor) -> list[tuple[ChunkBatch, Tensor]]:
         """Rows and their weights, `micro_rows` at a time. Where each forward is a collective, all ranks have as many:

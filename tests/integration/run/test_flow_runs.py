@@ -18,7 +18,10 @@ FLOW = [
     *("rollout.groups=3", "rollout.group_size=2", "mask.budget=1", "iterations=2", "optim.lr=0.001"),
     *("evaluation.sampled_episodes=1", "evaluation.greedy_episodes=1", "evaluation.every_iterations=0"),
 ]
+NFT = ["grpo.loss=nft", "grpo.ratio=token"]
+LEARNT = ["policy.noise=learnt", "grpo.entropy_coef=0.01"]
 BESIDE = {
+    "nft": [*NFT, "grpo.normalise_by=planned"],
     "the expert alone": ["policy.train=expert", "policy.dtype=bfloat16"],
     "asynchronous": ["rollout.asynchronous=true"],
     "windows": ["reward=policytrim", "reward.ratios=[0.5,1.0]", "reward.extend_iterations=2"],
@@ -38,24 +41,28 @@ def test_what_it_runs_beside(tmp_path, name):
     assert all(row["chunks/kept"] > 0 for row in logged if row["train/optimizer_steps"])
     assert all(value == value for row in logged for value in row.values())
     # the rollouts' batches had other rows, in float32; what the small bfloat16 prefix rounds is seen by both
-    assert logged[0]["train/first_log_ratio_abs"] < 1e-3
+    first = "train/first_velocity_change_abs" if NFT[0] in beside else "train/first_log_ratio_abs"
+    assert logged[0][first] < 1e-3
     assert json.loads((tmp_path / "run" / "policy" / "config.json").read_text())["type"] == "pi05"
 
 
-def test_killed_and_resumed_is_uninterrupted(tmp_path):
-    toy_fit.run(tmp_path / "whole", *FLOW)
-    program = toy_fit.start(tmp_path / "killed", *FLOW)
+@pytest.mark.parametrize("options", [[], NFT, LEARNT], ids=["clipped", "nft", "learnt noise"])
+def test_killed_and_resumed_is_uninterrupted(tmp_path, options):
+    few = [*FLOW, *options]
+    toy_fit.run(tmp_path / "whole", *few)
+    program = toy_fit.start(tmp_path / "killed", *few)
     program.wait_until_printed("iteration 1/2")
     program.kill()
     assert program.wait() == -signal.SIGKILL
-    toy_fit.run(tmp_path / "killed", *FLOW, "resume=auto")
+    toy_fit.run(tmp_path / "killed", *few, "resume=auto")
     assert result(tmp_path / "killed") == result(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
-def test_two_ranks_are_one(tmp_path, strategy):
-    toy_fit.run(tmp_path / "one", *FLOW, *RECORD, "iterations=1")
-    run_ranks(tmp_path / "two", *FLOW, *RECORD, "iterations=1", f"trainer.strategy={strategy}")
+@pytest.mark.parametrize(("strategy", "options"), [("ddp", []), ("fsdp2", []), ("fsdp2", NFT)])
+def test_two_ranks_are_one(tmp_path, strategy, options):
+    few = [*FLOW, *options, *RECORD, "iterations=1"]
+    toy_fit.run(tmp_path / "one", *few)
+    run_ranks(tmp_path / "two", *few, f"trainer.strategy={strategy}")
     pairs = list(zip(recorded(tmp_path / "one")["gradients"], recorded(tmp_path / "two")["gradients"], strict=True))
     assert pairs
     for one, two in pairs:

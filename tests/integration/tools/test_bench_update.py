@@ -13,8 +13,10 @@ from vla_rl.errors import UserError
 from vla_rl.run.cli import run_entry
 
 
-def test_the_small_policy_on_a_cpu(tmp_path):
-    argv = ["policy=openvla_oft_tiny", "trajectories=4", "grpo.micro_rows=12"]
+# TFLOP per row: see tests/unit/policy/test_flops.py
+@pytest.mark.parametrize(("policy", "tflop"), [("openvla_oft_tiny", 0.00107), ("flow_tiny", 0.000599)])
+def test_the_small_policies_on_a_cpu(tmp_path, policy, tflop):
+    argv = [f"policy={policy}", "trajectories=4", "grpo.micro_rows=12"]
     program = Fork(lambda: run_entry(bench_update.main, argv), tmp_path)
     assert program.wait() == 0
     assert program.errors == ""
@@ -27,8 +29,7 @@ def test_the_small_policy_on_a_cpu(tmp_path):
     for way, rows in line["rows"].items():
         assert line["rows_per_s"][way] == pytest.approx(rows / line["seconds"][way])
         assert line["peak_memory_mb"][way] > 100
-        # 0.00107 TFLOP per row: see tests/unit/policy/test_flops.py
-        assert line["model_tflop_per_s"][way] == pytest.approx(0.00107 * line["rows_per_s"][way], rel=0.01)
+        assert line["model_tflop_per_s"][way] == pytest.approx(tflop * line["rows_per_s"][way], rel=0.01)
     assert line["versions"]["torch"] == torch.__version__
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.helpers.flow import write_folder
 from tests.helpers.tiny_fit import ROOT
 from vla_rl import doctor, doctor_checks
 from vla_rl.checkpoints.shipped import shipped_folder
@@ -140,6 +141,40 @@ def test_broken_checkpoint(damage, cause: str, tmp_path: Path, capsys, monkeypat
     assert (code, result["status"]) == (1, "fail")
     assert cause in result["detail"]
     assert "policy.checkpoint=shipped:object_tiny" in result["remedy"]
+
+
+def without_statistics(folder: Path) -> None:
+    for name in ("policy_preprocessor.json", "policy_postprocessor.json"):
+        content = json.loads((folder / name).read_text())
+        for step in content["steps"]:
+            step.pop("state_file", None)
+        (folder / name).write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize(
+    ("damage", "status", "detail"),
+    [
+        (lambda folder: None, "pass", "smolvla, chunks of 8 steps, cameras image; "),
+        (without_statistics, "warn", "no statistics of action and observation.state: it cannot act"),
+        (lambda folder: (folder / "tokenizer.json").unlink(), "fail", "copy nobody/nothing's tokenizer.json into"),
+        (lambda folder: (folder / "config.json").write_text('{"type": "act"}'), "fail", "type='act' is no flow policy"),
+    ],
+    ids=["whole", "no_statistics", "no_tokenizer", "another_type"],
+)
+def test_a_flow_policys_checkpoint(damage, status: str, detail: str, tmp_path: Path, capsys, monkeypatch):
+    folder = write_folder(tmp_path / "checkpoint", "smolvla_tiny")
+    damage(folder)
+    arguments = ["policy=flow_tiny", f"policy.checkpoint={folder}"]
+    code, result = run_check("checkpoint", *arguments, capsys=capsys, monkeypatch=monkeypatch)
+    assert (code, result["status"]) == (status == "fail", status)
+    assert detail in result["detail"]
+    assert "\n" not in result["detail"]
+
+
+def test_a_flow_policys_memory(capsys, monkeypatch):
+    code, result = run_check("memory", "policy=flow_tiny", capsys=capsys, monkeypatch=monkeypatch)
+    assert (code, result["status"]) == (0, "pass")
+    assert result["detail"].startswith("memory plan in GB: weights 0.00 + trainable 0.01")
 
 
 def test_causal_attention(capsys, monkeypatch):

@@ -238,6 +238,10 @@ TYPES = [
         "grpo.dual_clip must be a number > 1, got 1.0 (grpo.dual_clip=3.0)",
     ),
     (
+        ["grpo.loss=ppo"],
+        "grpo.loss must be one of clipped, nft, got 'ppo' (grpo.loss=clipped)",
+    ),
+    (
         ["grpo.loss_norm=mean"],
         "grpo.loss_norm must be one of traj_mean, token_mean, const, got 'mean' (grpo.loss_norm=traj_mean)",
     ),
@@ -255,6 +259,18 @@ TYPES = [
 ]
 
 VALUES = [
+    *(
+        (
+            ["grpo.loss=nft", "grpo.entropy_coef=0", f"grpo.{name}={value}"],
+            f"grpo.loss=nft uses no log-probabilities, so that grpo.{name}={value} would do nothing: "
+            f"grpo.{name}={fix}, or grpo.loss=clipped",
+        )
+        for name, value, fix in (
+            ("ratio", "chunk", "token"),
+            ("dual_clip", "3.0", "null"),
+            ("entropy_coef", "0.1", "0.0"),
+        )
+    ),
     (["rollout.groups=0"], "rollout.groups must be an integer >= 1, got 0 (rollout.groups=8)"),
     (["rollout.group_size=1"], "group size 1 has no spread to learn from: rollout.group_size=8, or a critic"),
     (["rollout.group_size=0"], "rollout.group_size must be an integer >= 1, got 0 (rollout.group_size=8)"),

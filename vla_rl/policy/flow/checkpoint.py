@@ -1,4 +1,4 @@
-"""A flow policy's checkpoint is a folder as lerobot writes it; this reads and writes it.
+"""A flow policy's checkpoint is a folder as lerobot writes it; this reads and writes its files.
 
     config.json  model.safetensors  tokenizer.json
     policy_preprocessor.json   policy_preprocessor_step_N_normalizer_processor.safetensors
@@ -13,7 +13,7 @@ of transformers write it; a folder is written back in the spelling it was read i
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,23 +24,19 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from torch import Tensor
 
 from vla_rl.errors import UserError
-from vla_rl.policy.entries import check_count, check_object, check_positive, read_json, read_text
+from vla_rl.policy.entries import read_json, read_text
 from vla_rl.policy.flow.config import FlowConfig, parse_config
 from vla_rl.policy.flow.model import FlowModel
 from vla_rl.policy.flow.openpi import is_openpi, to_lerobot
 from vla_rl.policy.flow.pi import Pi
-from vla_rl.policy.flow.pipelines import ACTION, NORMALISERS, PICTURE, STATE, STATE_STEP, STEPS
-from vla_rl.policy.flow.processors import STATISTICS_OF, Normaliser, Processors, PromptRules
+from vla_rl.policy.flow.pipelines import NORMALISERS, POSTPROCESSOR, PREPROCESSOR, step_options, steps_of
 from vla_rl.policy.flow.smolvla import SmolVLA
 from vla_rl.policy.hub import what_it_is
-from vla_rl.policy.weights import check_finite, open_shard, read_tensors, save_tensors, shard_files
+from vla_rl.policy.weights import check_finite, check_tensors, open_shard, read_tensors, save_tensors, shard_files
 
 CONFIG, TOKENIZER = "config.json", "tokenizer.json"
-PREPROCESSOR, POSTPROCESSOR = "policy_preprocessor.json", "policy_postprocessor.json"
 PREFIX = "model."
 TOWER = ".vision_tower.vision_model."  # of pi0 and pi0.5, or without its second level
-EMPTY = "empty_camera_"  # part of the name of a camera that is declared and never brought
-SIMULATOR = (f"{PICTURE}image", f"{PICTURE}image2")  # lerobot's names of LIBERO's cameras, as they lie on a frame
 OUTPUT_HEAD = ("paligemma.lm_head.weight", "vlm.lm_head.weight")  # of the language model
 # what a checkpoint of one of the two is called that the other reads under its own name
 TIME_NAMES = {"pi05": ("action_time_mlp_", "time_mlp_"), "pi0": ("time_mlp_", "action_time_mlp_")}
@@ -100,6 +96,31 @@ def read_weights(folder: Path, model: FlowModel, files: FlowFiles, dtype: torch.
     Raises:
         UserError: a tensor that is missing, not expected, of another shape, or not finite.
     """
+    run, idle = _expected_shapes(folder, model, files)
+    shapes = {files.spelling[name]: shape for name, shape in (run | idle).items()}
+    expert = {id(parameter) for parameter in model.expert_parameters()}
+    in_float32 = {files.spelling[name] for name, parameter in model.named_parameters() if id(parameter) in expert}
+    stored = read_tensors(folder, shapes, lambda name: torch.float32 if name in in_float32 else dtype)
+    files.unused = {files.spelling[name]: stored[files.spelling[name]] for name in idle}
+    model.load_state_dict({name: stored[files.spelling[name]] for name in run}, assign=True)
+
+
+def check_weights(folder: Path, model: FlowModel, files: FlowFiles) -> int:
+    """Raise what `read_weights` would raise; one tensor at a time, so that little memory is needed.
+
+    Returns:
+        How many tensors the file holds.
+    """
+    run, idle = _expected_shapes(folder, model, files)
+    shapes = {files.spelling[name]: shape for name, shape in (run | idle).items()}
+    check_tensors(folder, shapes)
+    return len(shapes)
+
+
+def _expected_shapes(
+    folder: Path, model: FlowModel, files: FlowFiles
+) -> tuple[dict[str, torch.Size], dict[str, torch.Size]]:
+    """By the model's names, of what is run, and of what the files hold beside it. Notes their spelling."""
     names = _names(folder)
     run = {name: value.shape for name, value in model.state_dict().items()}
     idle = {name: torch.Size(shape) for name, shape in _idle_shapes(model).items()}
@@ -110,12 +131,7 @@ def read_weights(folder: Path, model: FlowModel, files: FlowFiles, dtype: torch.
         for head in [name for name in idle if name.endswith(OUTPUT_HEAD)]:
             del idle[head]
             files.spelling[embedding] = files.spelling[head]
-    shapes = {files.spelling[name]: shape for name, shape in (run | idle).items()}
-    expert = {id(parameter) for parameter in model.expert_parameters()}
-    in_float32 = {files.spelling[name] for name, parameter in model.named_parameters() if id(parameter) in expert}
-    stored = read_tensors(folder, shapes, lambda name: torch.float32 if name in in_float32 else dtype)
-    files.unused = {files.spelling[name]: stored[files.spelling[name]] for name in idle}
-    model.load_state_dict({name: stored[files.spelling[name]] for name in run}, assign=True)
+    return run, idle
 
 
 def _idle_shapes(model: FlowModel) -> dict[str, tuple[int, ...]]:
@@ -163,164 +179,6 @@ def _read(folder: Path, name: str) -> dict[str, Any]:
     return read_json(folder / name)
 
 
-def make_processors(
-    config: FlowConfig, files: FlowFiles, *, cameras: Sequence[str] | None = None, state_numbers: int | None = None
-) -> Processors:
-    """The processors that a checkpoint describes.
-
-    Args:
-        cameras: which of the checkpoint's cameras the pictures of a frame are, in their order; None: those that the
-            checkpoint declares, or those to which it renames the simulator's.
-        state_numbers: see `PromptRules`.
-
-    Raises:
-        UserError: an entry of its files that is missing, or not understood.
-    """
-    _check_steps(files)
-    features = check_object(files.config.get("input_features"), "config.json: input_features")
-    declared = [name.removeprefix(PICTURE) for name in features if name.startswith(PICTURE)]
-    present = _cameras(declared, files.preprocessor, cameras)
-    missing = len(declared) - len(present)
-    if config.type == "smolvla":  # which leaves the others out
-        missing = min(missing, files.config.get("empty_cameras", 0))
-    tokens = _step(files.preprocessor, "tokenizer_processor", PREPROCESSOR)
-    return Processors(
-        config.type,
-        cameras=present,
-        missing=missing,
-        picture_px=_picture_px(config, files.config),
-        proprio_dims=_dims_of(STATE, files),
-        action_dims=_dims_of(ACTION, files),
-        state=_normaliser("STATE", STATE, files),
-        action=_normaliser("ACTION", ACTION, files),
-        state_width=config.state_width,
-        prompt=PromptRules(
-            with_state=state_numbers != 0
-            and any(step["registry_name"] == STATE_STEP for step in files.preprocessor["steps"]),
-            slots=check_count(tokens.get("max_length"), f"{PREPROCESSOR}: max_length"),
-            padded=tokens.get("padding") == "max_length",
-            state_numbers=state_numbers,
-        ),
-        tokenizer=files.tokenizer,
-        vocabulary=config.vocabulary,
-    )
-
-
-def _cameras(declared: Sequence[str], preprocessor: dict[str, Any], wanted: Sequence[str] | None) -> list[str]:
-    """The checkpoint's cameras that an observation brings."""
-    real = [name for name in declared if EMPTY not in name]
-    if wanted is not None:
-        for name in wanted:
-            if name not in declared or list(wanted).count(name) > 1:
-                raise UserError(
-                    f"policy.cameras={list(wanted)}: the checkpoint's cameras are {', '.join(real)}, each of them once "
-                    f"(policy.cameras=[{','.join(real)}])"
-                )
-        return list(wanted)
-    renamed = _step(preprocessor, "rename_observations_processor", PREPROCESSOR, {}).get("rename_map", {})
-    names = [str(renamed[name]).removeprefix(PICTURE) for name in SIMULATOR if name in renamed]
-    names = [name for name in names if name in declared] or real
-    if len(names) > len(SIMULATOR):
-        raise UserError(
-            f"the checkpoint declares {len(names)} cameras ({', '.join(names)}), the simulators render the agent's "
-            f"view and the wrist's: say which these are, policy.cameras=[{','.join(names[: len(SIMULATOR)])}]"
-        )
-    return names
-
-
-def _check_steps(files: FlowFiles) -> None:
-    """Raise UserError for a step that is not understood, or that would change what is read."""
-    for name, pipeline in ((PREPROCESSOR, files.preprocessor), (POSTPROCESSOR, files.postprocessor)):
-        for step in steps_of(pipeline, name):
-            if step.get("registry_name") not in STEPS:
-                raise UserError(f"{name}: the step {step.get('registry_name')!r} is not understood")
-            options = check_object(step.get("config", {}), f"{name}: {step['registry_name']}")
-            if options.get("enabled"):
-                raise UserError(f"{name}: {step['registry_name']} is switched on, and not supported")
-            if options.get("padding_side", "right") != "right":
-                raise UserError(f"{name}: padding_side is {options['padding_side']!r}, only 'right' is supported")
-
-
-def steps_of(pipeline: dict[str, Any], file: str) -> list[dict[str, Any]]:
-    """The steps of a pipeline; UserError where they are none."""
-    steps = pipeline.get("steps")
-    if not isinstance(steps, list):
-        raise UserError(f"{file} has no list of steps: copy the file that came with the weights beside them")
-    return [check_object(step, f"{file}: a step") for step in steps]
-
-
-def _step(
-    pipeline: dict[str, Any], registry_name: str, file: str, default: dict[str, Any] | None = None
-) -> dict[str, Any]:
-    """The config of one step; `default` where there is no such step, unless that is None."""
-    for step in steps_of(pipeline, file):
-        if step.get("registry_name") == registry_name:
-            return check_object(step.get("config"), f"{file}: {registry_name}")
-    if default is not None:
-        return default
-    raise UserError(f"{file} has no step {registry_name!r}: copy the file that came with the weights beside them")
-
-
-def _normaliser(kind: str, feature: str, files: FlowFiles) -> Normaliser:
-    """Of one feature: both pipelines say how, and have to agree."""
-    said = {}
-    for file, pipeline, step in (
-        (PREPROCESSOR, files.preprocessor, "normalizer_processor"),
-        (POSTPROCESSOR, files.postprocessor, "unnormalizer_processor"),
-    ):
-        options = _step(pipeline, step, file)
-        mode = check_object(options.get("norm_map"), f"{file}: norm_map").get(kind, "IDENTITY")
-        if mode not in STATISTICS_OF:
-            raise UserError(f"{file}: norm_map.{kind} is {mode!r}; known: {', '.join(STATISTICS_OF)}")
-        said[file] = (mode, check_positive(options.get("eps", 1e-8), f"{file}: eps"))
-    (mode, eps), after = said.values()
-    if kind == "ACTION" and (mode, eps) != after:
-        raise UserError(
-            f"{PREPROCESSOR} normalises actions by {mode} (eps {eps}), {POSTPROCESSOR} by {after[0]} (eps {after[1]}): "
-            "copy the files that came with the weights beside them"
-        )
-    found = {
-        name.removeprefix(f"{feature}."): value
-        for name, value in files.statistics.items()
-        if name.startswith(f"{feature}.")
-    }
-    if found and (missing := [name for name in STATISTICS_OF[mode] if name not in found]):
-        raise UserError(f"the checkpoint's statistics have no {feature}.{missing[0]}, which {mode} needs")
-    dims = _dims_of(feature, files)
-    for name in STATISTICS_OF[mode] if found else ():
-        if found[name].shape != (dims,):
-            raise UserError(
-                f"the checkpoint's statistics: {feature}.{name} has shape {list(found[name].shape)}, config.json "
-                f"declares {dims} numbers"
-            )
-    return Normaliser(mode, {name: found[name].float() for name in STATISTICS_OF[mode] if found}, eps)
-
-
-def _dims_of(feature: str, files: FlowFiles) -> int:
-    """Numbers of the state or of an action; 0: the checkpoint reads no state."""
-    entry = "output_features" if feature == ACTION else "input_features"
-    features = check_object(files.config.get(entry), f"config.json: {entry}")
-    return _dims(features.get(feature), feature) if feature == ACTION or feature in features else 0
-
-
-def _dims(feature: Any, name: str) -> int:
-    shape = check_object(feature, f"config.json: {name}").get("shape")
-    if not isinstance(shape, list) or len(shape) != 1:
-        raise UserError(f"config.json: {name} must have a shape of one number, got {shape!r}")
-    return check_count(shape[0], f"config.json: {name}")
-
-
-def _picture_px(config: FlowConfig, raw: dict[str, Any]) -> tuple[int, int]:
-    """Height and width. SmolVLA's entry is width, height."""
-    entry = "resize_imgs_with_padding" if config.type == "smolvla" else "image_resolution"
-    size = raw.get(entry, [config.vision.image_px] * 2)
-    if size != [config.vision.image_px] * 2:
-        raise UserError(
-            f"config.json: {entry} must be [{config.vision.image_px}, {config.vision.image_px}], got {size!r}"
-        )
-    return config.vision.image_px, config.vision.image_px
-
-
 def _statistics(folder: Path, preprocessor: dict[str, Any], postprocessor: dict[str, Any]) -> dict[str, Tensor]:
     """Those of both pipelines, which have to be the same."""
     before = read_statistics(folder, preprocessor, PREPROCESSOR)
@@ -359,7 +217,7 @@ def _read_tokenizer(folder: Path, preprocessor: dict[str, Any]) -> str:
     """Of the folder, or by the name of a repository on the hub."""
     if (folder / TOKENIZER).exists():
         return read_text(folder / TOKENIZER)
-    name = _step(preprocessor, "tokenizer_processor", PREPROCESSOR).get("tokenizer_name")
+    name = step_options(preprocessor, "tokenizer_processor", PREPROCESSOR).get("tokenizer_name")
     try:
         return read_text(Path(huggingface_hub.hf_hub_download(str(name), TOKENIZER)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError, ValueError) as e:

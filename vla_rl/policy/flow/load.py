@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,10 @@ import torch
 
 from vla_rl.checks import check_choice, check_count, check_number
 from vla_rl.errors import UserError
-from vla_rl.policy.flow.checkpoint import build_model, make_processors, read_files, read_weights
+from vla_rl.policy.adapter import check_lora_of_adapter
+from vla_rl.policy.flow.checkpoint import build_model, check_weights, read_files, read_weights
+from vla_rl.policy.flow.described import make_processors
+from vla_rl.policy.flow.learnt_noise import LearntNoisePolicy
 from vla_rl.policy.flow.model import FlowModel
 from vla_rl.policy.flow.policy import FlowPolicy, Noise
 from vla_rl.policy.flow.tiny import random_policy
@@ -19,7 +22,9 @@ from vla_rl.policy.hub import resolve_checkpoint
 from vla_rl.policy.openvla_oft.checkpoint import DTYPES
 
 TRAINED = ("expert", "all")
+NOISE: dict[str, type[FlowPolicy]] = {"sde": FlowPolicy, "learnt": LearntNoisePolicy}
 NOISY_STEPS = ("one", "all")
+LEVEL = 0.5  # of the noise, where it is a schedule
 # Named layers of the language model and of the expert; those of the vision tower have the same names.
 LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 STEPS_ENTRIES = ("num_inference_steps", "num_steps")  # of config.json: pi0 and pi0.5, SmolVLA
@@ -32,7 +37,8 @@ def load_flow_policy(
     lora: dict[str, Any] | None = None,
     adapter: str | None = None,
     dtype: str = "float32",
-    noise_level: float = 0.5,
+    noise: str = "sde",
+    noise_level: float | None = None,
     noisy_steps: str = "one",
     denoising_steps: int | None = None,
     chunk_steps: int | None = None,
@@ -51,7 +57,9 @@ def load_flow_policy(
         lora: `{"r": 32, "alpha": 32}` trains adapters in place of weights (also: `targets`).
         adapter: folder of trained adapters to go on from; needs the `lora` they were made with.
         dtype: of the frozen vision-language model; what is trained is float32.
-        noise_level: of noisy denoising steps, at temperature 1; below .2 training is reported to collapse.
+        noise: "sde", which follows a schedule (Flow-SDE), or "learnt" (Flow-Noise).
+        noise_level: of noisy denoising steps, at temperature 1; below .2 training is reported to collapse. None: .5, or
+            where the noise is learnt, what is learnt.
         noisy_steps: "one" of each decision, drawn for it, or "all": an update has a forward of the expert for each.
         denoising_steps: K; None: the checkpoint's.
         chunk_steps: control steps of a decision, the first of the model's chunk; None: all.
@@ -67,10 +75,74 @@ def load_flow_policy(
     Example:
         >>> policy = load_flow_policy("lerobot/pi05_libero_finetuned", dtype="bfloat16", chunk_steps=5)
     """
+    check_options(
+        train=train,
+        lora=lora,
+        adapter=adapter,
+        dtype=dtype,
+        noise=noise,
+        noise_level=noise_level,
+        noisy_steps=noisy_steps,
+        denoising_steps=denoising_steps,
+        chunk_steps=chunk_steps,
+        cameras=cameras,
+        state_numbers=state_numbers,
+    )
+    policy = build_policy(
+        checkpoint,
+        dtype=dtype,
+        noise=noise,
+        noise_level=noise_level,
+        noisy_steps=noisy_steps,
+        denoising_steps=denoising_steps,
+        chunk_steps=chunk_steps,
+        cameras=cameras,
+        state_numbers=state_numbers,
+    )
+    policy.model.gradient_checkpointing = gradient_checkpointing
+    if lora is None:
+        return trained_part(policy, train, DTYPES[dtype])
+    add_adapters(policy, lora, DTYPES[dtype])
+    if adapter is not None:
+        from vla_rl.policy.lora import load_adapter  # here: peft takes seconds to import
+
+        load_adapter(policy.model, Path(adapter).expanduser())
+        if isinstance(policy, LearntNoisePolicy):
+            policy.load_noise(Path(adapter).expanduser())
+    return policy
+
+
+def check_options(
+    *,
+    train: str = "expert",
+    lora: dict[str, Any] | None = None,
+    adapter: str | None = None,
+    dtype: str = "float32",
+    noise: str = "sde",
+    noise_level: float | None = None,
+    noisy_steps: str = "one",
+    denoising_steps: int | None = None,
+    chunk_steps: int | None = None,
+    cameras: Sequence[str] | None = None,
+    state_numbers: int | None = None,
+    **_others: Any,
+) -> None:
+    """Validate the options of `load_flow_policy` without reading files.
+
+    Raises:
+        UserError: an option of a wrong type or value, or options that are inconsistent.
+    """
     check_choice("policy.train", train, TRAINED)
     check_choice("policy.dtype", dtype, DTYPES)
     check_choice("policy.noisy_steps", noisy_steps, NOISY_STEPS)
-    check_number("policy.noise_level", noise_level, 0.5, above=0)
+    check_choice("policy.noise", noise, NOISE)
+    if noise_level is not None:
+        check_number("policy.noise_level", noise_level, LEVEL, above=0)
+        if noise == "learnt":
+            raise UserError(
+                f"policy.noise=learnt learns the level too, so that policy.noise_level={noise_level} would do nothing: "
+                "policy.noise_level=null, or policy.noise=sde"
+            )
     for key, count, example, least in (
         ("denoising_steps", denoising_steps, 4, 1),
         ("chunk_steps", chunk_steps, 8, 1),
@@ -78,8 +150,11 @@ def load_flow_policy(
     ):
         if count is not None:
             check_count(f"policy.{key}", count, example, least=least)
-    if adapter is not None and lora is None:
-        raise UserError("an adapter needs the LoRA settings it was made with: policy.lora={r: 32, alpha: 32}")
+    check_lora_of_adapter(adapter, lora)
+    if lora is not None:
+        from vla_rl.policy.lora import check_lora  # here: peft takes seconds to import
+
+        check_lora(lora)
     if dtype != "float32" and lora is None and train == "all":
         raise UserError(
             f"training all weights in {dtype} would round most steps away: policy.dtype=float32, or policy.train=expert"
@@ -87,21 +162,15 @@ def load_flow_policy(
     listed = isinstance(cameras, list | tuple) and cameras and all(isinstance(name, str) for name in cameras)
     if cameras is not None and not listed:
         raise UserError(f"policy.cameras must be a list of names, got {cameras!r} (policy.cameras=[image,image2])")
-    noise = partial(Noise, noise_level, joint=noisy_steps == "all")
-    policy = _policy(checkpoint, DTYPES[dtype], noise, denoising_steps, chunk_steps, cameras, state_numbers)
-    model = policy.model
-    model.gradient_checkpointing = gradient_checkpointing
-    if lora is not None:
-        from vla_rl.policy.lora import add_lora, check_lora, load_adapter  # here: peft takes seconds to import
 
-        check_lora(lora)
-        model.to(DTYPES[dtype])
-        add_lora(model, **{"targets": LORA_TARGETS} | lora)
-        if adapter is not None:
-            load_adapter(model, Path(adapter).expanduser())
-        freeze_idle(model)
-        return policy
-    return trained_part(policy, train, DTYPES[dtype])
+
+def add_adapters(policy: FlowPolicy, lora: dict[str, Any], dtype: torch.dtype) -> None:
+    """Freeze the model in `dtype`, and put float32 adapters on its named layers, in place."""
+    from vla_rl.policy.lora import add_lora  # here: peft takes seconds to import
+
+    policy.model.to(dtype)
+    add_lora(policy.model, **{"targets": LORA_TARGETS} | lora, autocast=False)
+    freeze_idle(policy.model)
 
 
 def trained_part(policy: FlowPolicy, train: str, dtype: torch.dtype) -> FlowPolicy:
@@ -121,17 +190,29 @@ def freeze_idle(model: FlowModel) -> None:
         parameter.requires_grad_(False)
 
 
-def _policy(
+def build_policy(
     checkpoint: str | None,
-    dtype: torch.dtype,
-    noise: Callable[[int], Noise],
-    steps: int | None,
-    chunk_steps: int | None,
-    cameras: Sequence[str] | None,
-    state_numbers: int | None,
+    *,
+    dtype: str = "float32",
+    noise: str = "sde",
+    noise_level: float | None = None,
+    noisy_steps: str = "one",
+    denoising_steps: int | None = None,
+    chunk_steps: int | None = None,
+    cameras: Sequence[str] | None = None,
+    state_numbers: int | None = None,
+    weights: bool = True,
+    **_others: Any,
 ) -> FlowPolicy:
+    """The policy of `load_flow_policy` before it is said what is trained.
+
+    Args:
+        weights: read them; else those of a checkpoint stay on the meta device.
+    """
+    level = 1.0 if noise == "learnt" else noise_level or LEVEL
+    kind, sampled = NOISE[noise], partial(Noise, level, joint=noisy_steps == "all")
     if checkpoint is None:
-        return random_policy(noise(steps or 4))
+        return random_policy(sampled(denoising_steps or 4), kind=kind)
     folder = resolve_checkpoint(checkpoint)
     config, files = read_files(folder, state_numbers)
     if chunk_steps is not None and chunk_steps > config.chunk_steps:
@@ -139,9 +220,33 @@ def _policy(
             f"the checkpoint predicts {config.chunk_steps} control steps, policy.chunk_steps={chunk_steps} asks for "
             f"more: policy.chunk_steps={config.chunk_steps}"
         )
-    steps = steps or next((files.config[entry] for entry in STEPS_ENTRIES if entry in files.config), 10)
+    steps = denoising_steps or next((files.config[entry] for entry in STEPS_ENTRIES if entry in files.config), 10)
     processors = make_processors(config, files, cameras=cameras, state_numbers=state_numbers)
     with torch.device("meta"):
         model = build_model(config)
-    read_weights(folder, model, files, dtype)
-    return FlowPolicy(model, processors, files, noise(steps), chunk_steps)
+    if weights:
+        read_weights(folder, model, files, DTYPES[dtype])
+    policy = kind(model, processors, files, sampled(steps), chunk_steps)
+    if isinstance(policy, LearntNoisePolicy):
+        policy.load_noise(folder)
+    return policy
+
+
+def inspect_flow_checkpoint(options: dict[str, Any]) -> tuple[str, list[str]]:
+    """Raise what `load_flow_policy` would raise about the files of a checkpoint.
+
+    Returns:
+        What it is, and which features lack statistics.
+
+    Raises:
+        UserError: see `load_flow_policy`.
+    """
+    check_options(**options)
+    policy = build_policy(**options, weights=False)
+    tensors = check_weights(resolve_checkpoint(options["checkpoint"]), policy.model, policy.files)
+    processors = policy.processors
+    needed = {"action": processors.action, "observation.state": processors.state if processors.proprio_dims else None}
+    without = [feature for feature, normaliser in needed.items() if normaliser and not normaliser.complete]
+    cameras, steps = ", ".join(processors.cameras), policy.model.config.chunk_steps
+    facts = f"{processors.kind}, chunks of {steps} steps, cameras {cameras}; {tensors} tensors fit, tokenizer read"
+    return facts, without

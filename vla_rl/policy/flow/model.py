@@ -7,7 +7,7 @@ Shapes: see `vla_rl.policy.flow.policy`, and
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,6 +97,11 @@ class FlowModel(nn.Module):
     @property
     def language(self) -> Any:
         """The language model: `layers` and a final `norm`."""
+        raise NotImplementedError
+
+    @property
+    def expert_layers(self) -> Iterable[nn.Module]:
+        """The layers of the action expert."""
         raise NotImplementedError
 
     def idle_parameters(self) -> Iterator[nn.Parameter]:

@@ -8,7 +8,7 @@ Shapes: see `vla_rl.policy.flow.model`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -103,6 +103,10 @@ class Pi(FlowModel):
     @property
     def language(self) -> Any:
         return self._paligemma["language_model"]
+
+    @property
+    def expert_layers(self) -> Iterable[nn.Module]:
+        return self.paligemma_with_expert["gemma_expert"]["model"].layers
 
     def expert_parameters(self) -> Iterator[nn.Parameter]:
         for name, parameter in self.named_parameters():

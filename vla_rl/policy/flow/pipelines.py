@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from vla_rl.errors import UserError
+from vla_rl.policy.entries import check_object
+
+PREPROCESSOR, POSTPROCESSOR = "policy_preprocessor.json", "policy_postprocessor.json"
 STATE, ACTION, PICTURE = "observation.state", "action", "observation.images."
 NEW_LINE_STEP = "pi0_new_line_processor"
 STATE_STEP = "pi05_prepare_state_tokenizer_processor_step"
@@ -43,3 +47,23 @@ def make_pipelines(
     ]
     after = [normaliser(NORMALISERS[1], config["output_features"], "policy_postprocessor", 0)]
     return {"name": "policy_preprocessor", "steps": before}, {"name": "policy_postprocessor", "steps": after}
+
+
+def steps_of(pipeline: dict[str, Any], file: str) -> list[dict[str, Any]]:
+    """The steps of a pipeline; UserError where they are none."""
+    steps = pipeline.get("steps")
+    if not isinstance(steps, list):
+        raise UserError(f"{file} has no list of steps: copy the file that came with the weights beside them")
+    return [check_object(step, f"{file}: a step") for step in steps]
+
+
+def step_options(
+    pipeline: dict[str, Any], registry_name: str, file: str, default: dict[str, Any] | None = None
+) -> dict[str, Any]:
+    """The config of one step; `default` where there is no such step, unless that is None."""
+    for step in steps_of(pipeline, file):
+        if step.get("registry_name") == registry_name:
+            return check_object(step.get("config"), f"{file}: {registry_name}")
+    if default is not None:
+        return default
+    raise UserError(f"{file} has no step {registry_name!r}: copy the file that came with the weights beside them")

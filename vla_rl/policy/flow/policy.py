@@ -22,7 +22,15 @@ import torch
 from torch import Tensor
 
 from vla_rl.errors import UserError
-from vla_rl.functional.flow import gaussian_entropy, gaussian_log_prob, matching_time, score_sq, times, transition
+from vla_rl.functional.flow import (
+    gaussian_entropy,
+    gaussian_log_prob,
+    matching_time,
+    negative_aware_loss,
+    score_sq,
+    times,
+    transition,
+)
 from vla_rl.policy.flow.checkpoint import FlowFiles, save_files
 from vla_rl.policy.flow.model import FlowModel, Inputs, Prefix
 from vla_rl.policy.flow.processors import Processors
@@ -44,6 +52,11 @@ class Noise:
     steps: int = 4
     joint: bool = False
 
+    @property
+    def scored(self) -> int:
+        """S: noisy steps of a decision."""
+        return self.steps if self.joint else 1
+
 
 class FlowPolicy(SupervisedPolicy):
     """pi0, pi0.5 or SmolVLA.
@@ -54,8 +67,9 @@ class FlowPolicy(SupervisedPolicy):
     """
 
     # squared derivative of each log-probability by the velocity [N, L, A]; mean and standard deviation of the prefix's
-    # last hidden states [N, 2 D]; their mean [N, D]
-    OFFERS = frozenset({"score_sq", "hidden", "state"})
+    # last hidden states [N, 2 D]; their mean [N, D]; for `matching_loss` the chunk noised again, and the velocity there
+    # [N, 2, S, H, W]
+    OFFERS = frozenset({"score_sq", "hidden", "state", "matching"})
     learns_entropy = False  # the noise is a schedule
 
     def __init__(
@@ -110,8 +124,8 @@ class FlowPolicy(SupervisedPolicy):
             step_N = torch.full_like(step_NS[:, 0], k)
             velocity_NHW = self._velocity(prefix, x_NHW, step_N, inputs)
             level_N = self.noise.level * temperature * (step_NS == k).any(1)
-            mean_NHW, std_N11 = self._transition(x_NHW, velocity_NHW, step_N, level_N)
-            x_NHW = mean_NHW + std_N11 * noise_NSHW[:, k if self.noise.joint else 0]
+            mean_NHW, std = self._transition(x_NHW, velocity_NHW, step_N, level_N)
+            x_NHW = mean_NHW + std * noise_NSHW[:, k if self.noise.joint else 0]
             points.append(x_NHW)
             velocities.append(velocity_NHW)
         drawn = {"from": pick(points, step_NS), "to": pick(points, step_NS + 1), "step": step_NS}
@@ -129,6 +143,7 @@ class FlowPolicy(SupervisedPolicy):
                     "score_sq": lambda: score_sq_NLA,
                     "hidden": lambda: torch.cat(_moments(prefix), dim=-1),
                     "state": lambda: _moments(prefix)[0],
+                    "matching": lambda: self._match(prefix, x_NHW, step_NS, seed_N, inputs),
                 }.items()
                 if name in self.extras
             },
@@ -150,6 +165,34 @@ class FlowPolicy(SupervisedPolicy):
             step.append(noisy)
         first_NHW, noise_NSHW = (torch.from_numpy(np.stack(part)).float().to(self.device) for part in (first, noise))
         return first_NHW, noise_NSHW, torch.from_numpy(np.stack(step)).to(self.device)
+
+    def _match(
+        self, prefix: Prefix, data_NHW: Tensor, step_NS: Tensor, seed_N: Sequence[int], inputs: Inputs
+    ) -> Tensor:
+        """x_t = t e + (1 - t) x_0 of the chunk x_0 at the times of the noisy steps, with a noise e of its own for each,
+        and the velocity there, [N, 2, S, H, W]."""
+        shape = (step_NS.shape[1], *data_NHW.shape[1:])
+        drawn = np.stack([np.random.default_rng((seed, 1)).standard_normal(shape) for seed in seed_N])
+        t_NS11 = self._times(step_NS)[0][..., None, None]
+        x_NSHW = t_NS11 * torch.from_numpy(drawn).float().to(self.device) + (1 - t_NS11) * data_NHW[:, None]
+        velocities = [
+            self._velocity(prefix, x_NSHW[:, s], step_N, inputs) for s, step_N in enumerate(step_NS.unbind(1))
+        ]
+        return torch.stack([x_NSHW, torch.stack(velocities, dim=1)], dim=1)
+
+    def matching_loss(self, batch: ChunkBatch, advantage: Tensor) -> tuple[Tensor, Tensor]:
+        inputs = self._inputs(Observation(batch.frame_NHWC, batch.proprio_NP, batch.instruction_N))
+        x_NSHW, old_NSHW = batch.actions.extras["matching"].to(self.device).unbind(1)
+        data_NLA, prefix = batch.actions.action_NLA.to(self.device), self.model.prefix(inputs)
+        losses, changes = [], []
+        for s, step_N in enumerate(batch.actions.drawn["step"].to(self.device).unbind(1)):
+            velocity_NLA = self._used(self._velocity(prefix, x_NSHW[:, s], step_N, inputs))
+            old_NLA, x_NLA = self._used(old_NSHW[:, s]), self._used(x_NSHW[:, s])
+            losses.append(
+                negative_aware_loss(velocity_NLA, old_NLA, x_NLA, data_NLA, self._times(step_N)[0], advantage)
+            )
+            changes.append((velocity_NLA.detach() - old_NLA).abs())
+        return torch.stack(losses).mean(0), torch.stack(changes).mean(0)
 
     def log_prob(self, batch: ChunkBatch, temperature: float) -> tuple[Tensor, Tensor]:
         logprob_NLA, entropy_NLA, _ = self._score_batch(batch, temperature)
@@ -181,11 +224,11 @@ class FlowPolicy(SupervisedPolicy):
         logprob_NLA, entropy_NLA, score_sq_NLA = zeros, zeros, zeros
         for s, step_N in enumerate(drawn["step"].unbind(1)):
             level_N = torch.full(step_N.shape, self.noise.level * temperature, device=step_N.device)
-            mean_NHW, std_N11 = self._transition(drawn["from"][:, s], velocity_NSHW[:, s], step_N, level_N)
-            mean_NLA, to_NLA = self._used(mean_NHW), self._used(drawn["to"][:, s])
-            logprob_NLA = logprob_NLA + gaussian_log_prob(to_NLA, mean_NLA, std_N11)
-            entropy_NLA = entropy_NLA + gaussian_entropy(std_N11)
-            score_sq_NLA = score_sq_NLA + score_sq(to_NLA, mean_NLA, std_N11, *self._times(step_N))
+            mean_NHW, std = self._transition(drawn["from"][:, s], velocity_NSHW[:, s], step_N, level_N)
+            mean_NLA, to_NLA, std = self._used(mean_NHW), self._used(drawn["to"][:, s]), self._used(std)
+            logprob_NLA = logprob_NLA + gaussian_log_prob(to_NLA, mean_NLA, std)
+            entropy_NLA = entropy_NLA + gaussian_entropy(std)
+            score_sq_NLA = score_sq_NLA + score_sq(to_NLA, mean_NLA, std, *self._times(step_N))
         return logprob_NLA, entropy_NLA, score_sq_NLA
 
     def imitation_loss(self, observation: Observation, command_NLA: Tensor, generator: torch.Generator) -> Tensor:
@@ -223,7 +266,7 @@ class FlowPolicy(SupervisedPolicy):
     def _transition(
         self, x_NHW: Tensor, velocity_NHW: Tensor, step_N: Tensor, level_N: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Mean [N, H, W] and standard deviation [N, 1, 1] of a denoising step."""
+        """Mean [N, H, W] and standard deviation [N, 1, 1] or [N, H, W] of a denoising step."""
         t_N, next_N = self._times(step_N)
         return transition(x_NHW, velocity_NHW, t_N, next_N, level_N, first_step=1 / self.noise.steps)
 

@@ -7,7 +7,7 @@ Shapes: see `vla_rl.policy.flow.model`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -107,6 +107,10 @@ class SmolVLA(FlowModel):
     @property
     def language(self) -> Any:
         return self._vlm["text_model"]
+
+    @property
+    def expert_layers(self) -> Iterable[nn.Module]:
+        return self.vlm_with_expert["lm_expert"].layers
 
     def expert_parameters(self) -> Iterator[nn.Parameter]:
         """Without `state_proj`: the state is a token of the prefix, and to train it would take a backward pass through

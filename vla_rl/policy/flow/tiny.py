@@ -15,8 +15,9 @@ from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 from torch import nn
 
-from vla_rl.policy.flow.checkpoint import FlowFiles, build_model, make_processors
+from vla_rl.policy.flow.checkpoint import FlowFiles, build_model
 from vla_rl.policy.flow.config import parse_config
+from vla_rl.policy.flow.described import make_processors
 from vla_rl.policy.flow.model import FlowModel
 from vla_rl.policy.flow.pipelines import ACTION, PICTURE, make_pipelines
 from vla_rl.policy.flow.policy import FlowPolicy, Noise
@@ -36,7 +37,11 @@ EMBEDDING_STD = 0.02
 
 
 def random_policy(
-    noise: Noise, seed: int = 0, sizes: dict[str, dict[str, int]] = SIZES, chunk_steps: int = CHUNK_STEPS
+    noise: Noise,
+    seed: int = 0,
+    sizes: dict[str, dict[str, int]] = SIZES,
+    chunk_steps: int = CHUNK_STEPS,
+    kind: type[FlowPolicy] = FlowPolicy,
 ) -> FlowPolicy:
     """A small policy with random weights and no statistics."""
     tokenizer = _tokenizer()
@@ -48,7 +53,7 @@ def random_policy(
         _initialise(model)
     pipelines = make_pipelines(raw, state_in_prompt=True, tokenizer={})
     files = FlowFiles(raw, *pipelines, statistics={}, tokenizer=tokenizer.to_str())
-    return FlowPolicy(model, make_processors(config, files), files, noise)
+    return kind(model, make_processors(config, files), files, noise)
 
 
 def tiny_config(sizes: dict[str, dict[str, int]], vocabulary: int, chunk_steps: int) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from vla_rl.checks import check_choice, check_count
 from vla_rl.errors import UserError
+from vla_rl.policy.adapter import check_lora_of_adapter
 from vla_rl.policy.cache import VisionCache
 from vla_rl.policy.openvla_oft.checkpoint import ACTION_HEADS, DTYPES, load_pretrained
 from vla_rl.policy.openvla_oft.l1_policy import L1Policy
@@ -134,8 +135,7 @@ def check_options(
         from vla_rl.policy.lora import check_lora  # here: peft takes seconds to import
 
         check_lora(lora)
-    elif adapter is not None:
-        raise UserError("an adapter needs the LoRA settings it was made with: policy.lora={r: 32, alpha: 32}")
+    check_lora_of_adapter(adapter, lora)
     if quantization is not None:
         check_quantization(quantization)
         if lora is None:

@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
@@ -12,7 +13,7 @@ from tests.unit.policy.flow.test_checkpoint import observe
 from vla_rl.config.schema import GRPOConfig, OptimConfig
 from vla_rl.errors import UserError
 from vla_rl.functional.flow import times
-from vla_rl.policy import save_trained
+from vla_rl.policy import load_policy, save_trained
 from vla_rl.policy.flow.load import load_flow_policy
 from vla_rl.training.grpo_module import GRPOModule
 from vla_rl.types import ChunkBatch, Episode, Observation, Trajectory
@@ -206,6 +207,64 @@ def test_extras(policy):
     assert_close(chunk.extras["score_sq"], velocity.grad[:, 0, :, :7].square(), atol=1e-3, rtol=1e-3)
 
 
+def noised_again(policy, observation, *, joint):
+    """Decisions with what `matching_loss` needs, in a batch; the policy has learnt since."""
+    policy.noise, policy.extras = replace(policy.noise, joint=joint), frozenset({"matching"})
+    batch = batch_of(observation, policy.act(observation, [1, 2], temperature=1.0))
+    for parameter in policy.model.expert_parameters():
+        parameter.data += 0.02 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(3))
+    return batch
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_nft_is_the_formula(policy, joint):
+    """.5 (r E+ + (1 - r) E-), v+- = v_old +- (v - v_old), E+- = (x_t - t v+- - x_0)^2, r = clip(A, -.5, .5) + .5."""
+    observation = observe(2)
+    batch = noised_again(policy, observation, joint=joint)
+    batch.advantage_N = advantage = torch.tensor([0.3, -2.0])
+    weight = torch.rand(batch.actions.logprob_NLA.shape, generator=torch.Generator().manual_seed(0))
+    module = GRPOModule(policy, GRPOConfig(loss="nft", entropy_coef=0.0), OptimConfig(), 1.0)
+    loss, stats = module._loss(batch, weight)
+    expert = list(policy.model.expert_parameters())
+    gradient = torch.autograd.grad(loss, expert)
+
+    x_t, old = (part[..., :7] for part in batch.actions.extras["matching"].unbind(1))
+    inputs, x_0, terms = policy._inputs(observation), batch.actions.action_NLA, []
+    prefix, share = policy.model.prefix(inputs), torch.tensor([0.8, 0.0])[:, None, None]
+    for s in range(STEPS if joint else 1):
+        t = 1 - batch.actions.drawn["step"][:, s] / STEPS
+        v = policy.model.velocity(prefix, batch.actions.extras["matching"][:, 0, s], t, inputs.state_ND)[0][..., :7]
+        errors = [
+            (x_t[:, s] - t[:, None, None] * (old[:, s] + sign * (v - old[:, s])) - x_0).square() for sign in (1, -1)
+        ]
+        terms.append(0.5 * (share * errors[0] + (1 - share) * errors[1]))
+    written = (weight * sum(terms) / len(terms)).sum()
+    assert_close(loss, written)
+    for one, other in zip(gradient, torch.autograd.grad(written, expert), strict=True):
+        assert_close(one, other, rtol=1e-4, atol=1e-6)
+    assert any(one.abs().max() > 1e-3 for one in gradient)
+    assert stats["velocity_change_abs"] > 1e-3
+    batch.advantage_N = advantage[:, None].expand(-1, policy.chunk_steps)
+    assert torch.equal(module._loss(batch, weight)[0], loss)
+
+
+def test_nft_noises_the_chunk_that_was_made(policy):
+    """x_t = t e + (1 - t) x_0: with the noises taken out, the same chunk at all times; unchanged weights, no change."""
+    policy.noise, policy.extras = replace(policy.noise, joint=True), frozenset({"matching"})
+    observation = observe(1)
+    chunk = policy.act(observation, [5], temperature=1.0)
+    x_t = chunk.extras["matching"][0, 0, :, :, :7]
+    shape = (STEPS, policy.chunk_steps, policy.model.config.action_width)
+    noise = torch.from_numpy(np.random.default_rng((5, 1)).standard_normal(shape)).float()
+    for s in range(STEPS):
+        t = 1 - s / STEPS
+        assert_close(x_t[s], t * noise[s, :, :7] + (1 - t) * chunk.action_NLA[0])
+    _, change = policy.matching_loss(batch_of(observation, chunk), torch.ones(1))
+    assert not change.any()  # to the bit: one row each
+    policy.extras = frozenset()  # the draws of the decision itself are those without it
+    assert torch.equal(policy.act(observation, [5], temperature=1.0).action_NLA, chunk.action_NLA)
+
+
 def test_imitation_is_flow_matching(policy):
     observation = observe(2)
     command = torch.rand(2, policy.chunk_steps, 7) - 0.5
@@ -244,8 +303,75 @@ def test_an_entropy_bonus_is_refused(tmp_path):
     GRPOModule(policy, GRPOConfig(entropy_coef=0.0), OptimConfig(), 1.0)
 
 
-def test_half_precision_of_the_frozen_part(tmp_path):
-    policy = load_flow_policy(str(write_folder(tmp_path, "pi05_tiny")), dtype="bfloat16", denoising_steps=STEPS)
+def test_nft_of_a_policy_of_tokens_is_refused():
+    with pytest.raises(UserError, match="grpo.loss=nft is of flow policies .*: grpo.loss=clipped"):
+        GRPOModule(load_policy(None), GRPOConfig(loss="nft", entropy_coef=0.0), OptimConfig(), 1.0)
+
+
+@pytest.mark.parametrize("noisy_steps", ["one", "all"])
+@pytest.mark.parametrize("name", SETS)
+def test_learnt_noise(tmp_path, name, noisy_steps):
+    """Normal around Euler's step; the deviation lies between its bounds, differs from number to number, and learns."""
+    folder = str(write_folder(tmp_path, name))
+    policy = load_flow_policy(folder, noise="learnt", noisy_steps=noisy_steps, denoising_steps=STEPS)
+    observation, scored = observe(1), STEPS if noisy_steps == "all" else 1
+    untouched = policy.act(observation, [1], temperature=1.0)
+    # std sqrt(.08 * .16) everywhere: log of it, and (1 + log 2 pi) / 2, for each noisy step
+    expected = scored * (math.log(0.113137) + 1.418939)
+    assert_close(untouched.entropy_NLA, torch.full_like(untouched.entropy_NLA, expected))
+    torch.nn.init.normal_(policy.noise_std.weight, generator=torch.Generator().manual_seed(0))
+    chunk = policy.act(observation, [1], temperature=1.5)
+    per_step = chunk.entropy_NLA / scored - 1.418939 - math.log(1.5)
+    assert math.log(0.08) - 1e-5 < per_step.min() < per_step.max() - 0.01 < math.log(0.16)
+    batch = batch_of(observation, chunk)
+    logprob, entropy = policy.log_prob(batch, temperature=1.5)
+    assert torch.equal(logprob, chunk.logprob_NLA)  # to the bit: one row each
+    assert torch.equal(entropy, chunk.entropy_NLA)
+    x, inputs = chunk.drawn["from"][:, 0], policy._inputs(observation)
+    t = 1 - chunk.drawn["step"][:, 0] / STEPS
+    velocity, hidden = policy.model.velocity(policy.model.prefix(inputs), x, t, inputs.state_ND)
+    std = 1.5 * 0.08 * 2 ** ((1 + policy.noise_std(hidden).tanh()) / 2)
+    written = torch.distributions.Normal(x - velocity / STEPS, std).log_prob(chunk.drawn["to"][:, 0])[..., :7]
+    if scored == 1:
+        assert_close(logprob, written, atol=1e-3, rtol=1e-4)
+    logprob.sum().backward()
+    assert policy.noise_std.weight.grad[:7].any(1).all()
+    assert not policy.noise_std.weight.grad[7:].any()  # padded columns get no noise
+    of_schedule = load_flow_policy(folder, denoising_steps=STEPS)
+    greedy = [p.act(observation, [1], temperature=0.0).action_NLA for p in (policy, of_schedule)]
+    assert torch.equal(*greedy)
+
+
+@pytest.mark.parametrize("lora", [None, {"r": 4, "alpha": 8}])
+def test_learnt_noise_is_saved_and_loaded(tmp_path, lora):
+    folder = str(write_folder(tmp_path / "a", "pi05_tiny"))
+    policy = load_flow_policy(folder, noise="learnt", lora=lora)
+    torch.nn.init.normal_(policy.noise_std.weight, generator=torch.Generator().manual_seed(0))
+    save_trained(policy, tmp_path / "b")
+    where = {"checkpoint": folder, "adapter": str(tmp_path / "b")} if lora else {"checkpoint": str(tmp_path / "b")}
+    again = load_flow_policy(**where, noise="learnt", lora=lora)
+    one, other = (p.act(observe(1), [1], temperature=1.0) for p in (policy, again))
+    assert torch.equal(one.logprob_NLA, other.logprob_NLA)
+    assert torch.equal(one.drawn["to"], other.drawn["to"])
+    load_flow_policy(**where, lora=lora)  # as a policy whose noise is a schedule
+
+
+def test_what_learnt_noise_refuses(tmp_path):
+    folder = str(write_folder(tmp_path, "pi05_tiny"))
+    with pytest.raises(UserError, match="policy.noise_level=0.3 would do nothing: policy.noise_level=null"):
+        load_flow_policy(folder, noise="learnt", noise_level=0.3)
+    policy = load_flow_policy(folder, noise="learnt")
+    with pytest.raises(UserError, match="policy.noise=sde"):
+        policy.imitation_loss(observe(1), torch.zeros(1, 10, 7), torch.Generator())
+    with pytest.raises(UserError, match="grpo.loss=clipped"):
+        GRPOModule(policy, GRPOConfig(loss="nft", entropy_coef=0.0), OptimConfig(), 1.0)
+    GRPOModule(policy, GRPOConfig(), OptimConfig(), 1.0)  # its entropy is learnt
+
+
+@pytest.mark.parametrize("lora", [None, {"r": 4, "alpha": 8}])
+@pytest.mark.parametrize("name", SETS)
+def test_half_precision_of_the_frozen_part(tmp_path, name, lora):
+    policy = load_flow_policy(str(write_folder(tmp_path, name)), dtype="bfloat16", lora=lora, denoising_steps=STEPS)
     dtypes = {p.requires_grad: p.dtype for p in policy.parameters()}
     assert dtypes == {True: torch.float32, False: torch.bfloat16}
     observation = observe(1)
