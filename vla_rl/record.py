@@ -1,18 +1,30 @@
-"""`python -m vla_rl.record out=demos.npz tasks=[0,5]`: demonstrations by the scripted demonstrator, for vla_rl.sft.
+"""`python -m vla_rl.record out=demos.npz tasks=[0,5]`: what the scripted demonstrator or a policy does, for vla_rl.sft.
+
+    out=demos.npz         this project's own file; out=demos, without a suffix: the folder of a LeRobotDataset v3
+    successes_only=false  a LeRobotDataset also takes failures, marked as such; default: true
+    init_states=[0,40]    half-open range, of each task; with placement noise, of the seeds of placements
+    episodes_per_task=12  how many of the initial states, from the first; default: all
+    seed=1                of noise and hesitation, or of a policy's sampling
+
+The scripted demonstrator:
 
     check=true            only measure success; renders and records nothing (instead of out=)
     suite=object          LIBERO-Object; or of Meta-World: mt50, mt10, easy, medium, hard, very_hard
     tasks=[0,5]           default: all of the suite; Meta-World's also by name, tasks=[reach,door-open]
-    init_states=[0,40]    half-open range, of each task; with placement_noise_m, of the seeds of placements
-    episodes_per_task=12  how many of the initial states, from the first; default: all
     noise=0.1             DART: standard deviation added to the executed xyz command
     hesitation=0.6        probability of a slow step: slack that training can remove
     placement_noise_m=0.02  objects are placed in a disc of this radius
     linger_steps=6        control steps recorded after success
     horizon=100           control steps after which a demonstration has failed; default: the suite's
-    assets=standin        or hub, or a folder with LIBERO's assets; camera_px=128; seed=1; workers=2 processes
+    assets=standin        or hub, or a folder with LIBERO's assets; camera_px=128; workers=2 processes
 
-Prints the success rate of every task, and the same as one line of JSON at the end. Only successes are saved.
+A policy, wherever a conf or a checkpoint is given:
+
+    checkpoint=FOLDER     a folder, an adapter's folder, shipped:NAME or a hub name; default: the conf's policy
+    conf=pcm_object_tiny  whose policy and simulator are used (the default); sim.tasks=[0,5], sim=libero_goal, ...
+    decoding=greedy       default: sampled at the conf's rollout.temperature
+
+Prints the success rate of every task, and the same as one line of JSON at the end.
 """
 
 from __future__ import annotations
@@ -25,45 +37,94 @@ if __name__ == "__main__":
 import json
 import multiprocessing
 import os
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from vla_rl.checks import check_count, check_number
-from vla_rl.config.compose import only_options
-from vla_rl.config.schema import RecordConfig
+from vla_rl.checks import check_count, check_flag, check_number
+from vla_rl.config.compose import compose, only_options, own_options, with_conf
+from vla_rl.config.instantiate import check
+from vla_rl.config.schema import Config, RecordConfig
 from vla_rl.demos.demo import Demo
-from vla_rl.demos.formats.npz import save_demos
+from vla_rl.demos.save import DemoWriter, check_out, is_npz, open_writer
 from vla_rl.errors import UserError
+from vla_rl.evaluation.playing import play_policy
+from vla_rl.run.provenance import versions
 from vla_rl.sim.demonstration import ExpertEnv, demonstrate
 from vla_rl.sim.gl import check_gl
 from vla_rl.sim.libero import suites
 from vla_rl.sim.metaworld import tasks as metaworld
 
 EPISODES_PER_JOB = 4  # of one task, so that a worker seldom builds another environment
+OF_EXPERTS = (
+    "check suite tasks noise hesitation placement_noise_m linger_steps horizon assets camera_px workers".split()
+)
+ROBOTS = {True: ("sawyer", 80), False: ("panda", 20)}  # of Meta-World and of LIBERO: name, control steps per second
 
 
 def main(argv: list[str]) -> None:
-    options = only_options(RecordConfig, argv)
-    check_options(options)
-    planned = episodes(options)
-    check_gl()
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # inherited by the workers, which share the cores
-    context = multiprocessing.get_context("spawn")  # EGL does not survive a fork
-    with ProcessPoolExecutor(options.workers, mp_context=context) as pool:
-        jobs = zip(*((options, task, state) for task, state in planned), strict=True)
-        outcomes = pool.map(run_episode, *jobs, chunksize=EPISODES_PER_JOB)
-        demos = list(tqdm(outcomes, total=len(planned), unit="episode", disable=None))
-    table = summary(options, planned, demos)
-    for task, row in table.items():
-        print(f"task {task}: {row['successes']} of {row['episodes']} succeed, {row['mean_steps']} steps on average")
+    if any(argument.partition("=")[0] in ("conf", "checkpoint") for argument in argv):
+        options, rest = own_options(RecordConfig, argv)
+        config = compose(with_conf(rest))
+        check(config)
+        check_options(options)
+        check_policy_options(options)
+        record(options, config)
+    else:
+        options = only_options(RecordConfig, argv)
+        check_options(options)
+        record(options)
+
+
+def record(options: RecordConfig, config: Config | None = None) -> None:
+    """Play the episodes and write them; with a config, its policy plays, otherwise the scripted demonstrator."""
+    suite = str((config.sim or {}).get("suite")) if config else options.suite
+    robot, fps = ROBOTS[suite in metaworld.SUITES]
+    about: dict[str, Any] = {"versions": versions(), "options": asdict(options)}
+    if config:
+        about |= {"policy": config.policy, "sim": config.sim, "temperature": config.rollout.temperature}
+    table: dict[int, dict[str, Any]] = {}
+    saved, steps = 0, 0
+    output: AbstractContextManager[DemoWriter | None] = nullcontext()
     if options.out:
-        saved = [demo for demo in demos if demo is not None]
-        save_demos(Path(options.out), saved)
-        print(f"{len(saved)} demonstrations, {sum(len(demo.action_TA) for demo in saved)} control steps: {options.out}")
-    print(json.dumps({"suite": options.suite, "noise": options.noise, "tasks": table}))
+        output = open_writer(Path(options.out), fps=fps, robot=robot, about=about)
+    with output as writer:
+
+        def take(demo: Demo) -> None:
+            nonlocal saved, steps
+            count(table, demo, 0 if config else options.linger_steps)
+            if writer and (demo.success or not options.successes_only):
+                writer.add(demo)
+                saved, steps = saved + 1, steps + len(demo)
+
+        if config:
+            play_policy(config, options, take)
+        else:
+            play_experts(options, take)
+        for row in table.values():
+            row["mean_steps"] = round(row["mean_steps"] / row["successes"], 1) if row["successes"] else None
+        for task, row in table.items():
+            print(f"task {task}: {row['successes']} of {row['episodes']} succeed, {row['mean_steps']} steps on average")
+    if options.out:
+        print(f"{saved} demonstrations, {steps} control steps: {options.out}")
+    print(json.dumps({"suite": suite, "noise": options.noise, "tasks": table}))
+
+
+def count(table: dict[int, dict[str, Any]], demo: Demo, linger_steps: int) -> None:
+    """Add an episode to its task's row; `mean_steps` is the sum so far."""
+    assert demo.task is not None
+    row = table.setdefault(demo.task, {"episodes": 0, "successes": 0, "failed_init_states": [], "mean_steps": 0})
+    row["episodes"] += 1
+    if demo.success:
+        row["successes"] += 1
+        row["mean_steps"] += len(demo) - linger_steps
+    else:
+        row["failed_init_states"].append(demo.init_state)
 
 
 def check_options(options: RecordConfig) -> None:
@@ -73,6 +134,7 @@ def check_options(options: RecordConfig) -> None:
         check_count(name, getattr(options, name), getattr(default, name), least=least)
     for name, most in (("noise", None), ("placement_noise_m", None), ("hesitation", 1)):
         check_number(name, getattr(options, name), 0.1, least=0, most=most)
+    check_flag("successes_only", options.successes_only)
     if options.horizon is not None:
         check_count("horizon", options.horizon, 100)
     if options.suite in metaworld.SUITES:
@@ -83,18 +145,31 @@ def check_options(options: RecordConfig) -> None:
     if options.out is None:
         return
     out = Path(options.out)
-    if out.suffix != ".npz" or out.is_dir():
-        raise UserError(f"out must name an .npz file, got {out} (out=demos.npz)")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise UserError(f"the folder of {out} cannot be made: {e.strerror} (out=demos.npz)") from e
+    check_out(out)
+    if is_npz(out) and not options.successes_only:
+        raise UserError("an .npz file holds successes alone: successes_only=true, or a LeRobotDataset, out=demos")
+
+
+def check_policy_options(options: RecordConfig) -> None:
+    """Raise UserError for what a policy that plays has no use for."""
+    default = RecordConfig()
+    for name in OF_EXPERTS:
+        if getattr(options, name) != getattr(default, name):
+            value = json.dumps(getattr(default, name))
+            raise UserError(
+                f"{name} is of the scripted demonstrator, and a policy plays: {name}={value} (its simulators are the "
+                "conf's: sim.tasks=[0,5])"
+            )
+    if not options.out:
+        raise UserError("missing out=: out=demos (to only measure success: python -m vla_rl.evaluate)")
 
 
 def episodes(options: RecordConfig) -> list[tuple[int, int]]:
     """(task, initial state) of every episode asked for."""
     if bool(options.out) == options.check:
         raise UserError("give either out=demos.npz or check=true")
+    if options.decoding is not None:
+        raise UserError("decoding is of a policy, and the scripted demonstrator plays: checkpoint=FOLDER")
     if options.suite in metaworld.SUITES:
         tasks = metaworld.suite_tasks(options.suite, options.tasks)
     elif options.tasks is None:
@@ -108,10 +183,23 @@ def episodes(options: RecordConfig) -> list[tuple[int, int]]:
     return [(task, state) for task in tasks for state in range(first, first + wanted)]
 
 
+def play_experts(options: RecordConfig, take: Callable[[Demo], None]) -> None:
+    """Every episode by the scripted demonstrator, handed over in order."""
+    planned = episodes(options)
+    check_gl()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # inherited by the workers, which share the cores
+    context = multiprocessing.get_context("spawn")  # EGL does not survive a fork
+    with ProcessPoolExecutor(options.workers, mp_context=context) as pool:
+        jobs = zip(*((options, task, state) for task, state in planned), strict=True)
+        outcomes = pool.map(run_episode, *jobs, chunksize=EPISODES_PER_JOB)
+        for demo in tqdm(outcomes, total=len(planned), unit="episode", disable=None):
+            take(demo)
+
+
 _env: ExpertEnv | None = None  # of a worker: building one takes seconds
 
 
-def run_episode(options: RecordConfig, task: int, init_state: int) -> Demo | None:
+def run_episode(options: RecordConfig, task: int, init_state: int) -> Demo:
     global _env
     if _env is None or _env.task != task:
         if _env is not None:
@@ -141,21 +229,6 @@ def make_env(options: RecordConfig, task: int) -> ExpertEnv:
     return DemonstrationEnv(
         options.suite, task, assets=options.assets, placement_noise_m=options.placement_noise_m, **common
     )
-
-
-def summary(options: RecordConfig, planned: list[tuple[int, int]], demos: list[Demo | None]) -> dict[int, dict]:
-    """Per task: episodes, successes, the failed initial states, mean control steps to success."""
-    table = {}
-    for task in dict.fromkeys(task for task, _ in planned):
-        outcomes = [(state, demo) for (t, state), demo in zip(planned, demos, strict=True) if t == task]
-        steps = [len(demo.action_TA) - options.linger_steps for _, demo in outcomes if demo is not None]
-        table[task] = {
-            "episodes": len(outcomes),
-            "successes": len(steps),
-            "failed_init_states": [state for state, demo in outcomes if demo is None],
-            "mean_steps": round(sum(steps) / len(steps), 1) if steps else None,
-        }
-    return table
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import pytest
 
 from vla_rl.config.schema import RecordConfig
 from vla_rl.errors import UserError
-from vla_rl.record import check_options, episodes
+from vla_rl.record import check_options, check_policy_options, episodes
 
 
 @pytest.mark.parametrize(
@@ -18,7 +18,10 @@ from vla_rl.record import check_options, episodes
         ({"seed": -1}, "seed must be an integer >= 0, got -1 (seed=1)"),
         ({"noise": -1.0}, "noise must be a number >= 0, got -1.0 (noise=0.1)"),
         ({"hesitation": 2.0}, "hesitation must be a number >= 0 and <= 1, got 2.0 (hesitation=0.1)"),
-        ({"out": "demos.h5"}, "out must name an .npz file, got demos.h5 (out=demos.npz)"),
+        ({"out": "demos.h5"}, "out must name an .npz file or a new folder, got demos.h5 (out=demos.npz, out=demos)"),
+        ({"out": "tests"}, "out=tests exists; a LeRobotDataset is written into a new folder: out=tests-2"),
+        ({"successes_only": 1}, "successes_only must be true or false, got 1 (successes_only=true)"),
+        ({"out": "demos.npz", "successes_only": False}, "an .npz file holds successes alone: successes_only=true, or"),
         ({"out": "/dev/null/x/demos.npz"}, "the folder of /dev/null/x/demos.npz cannot be made: Not a directory"),
     ],
 )
@@ -55,3 +58,23 @@ def test_tasks_are_counted_or_in_meta_world_named():
         episodes(RecordConfig(suite="mt10", tasks=["button-press"], **options))
     with pytest.raises(UserError, match="suite 'object' has no task 'reach'"):
         episodes(RecordConfig(tasks=["reach"], **options))
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"tasks": [0], "out": "demos"}, "tasks is of the scripted demonstrator, and a policy plays: tasks=null"),
+        ({"check": True}, "check is of the scripted demonstrator, and a policy plays: check=false"),
+        ({"noise": 0.1, "out": "demos"}, "noise is of the scripted demonstrator, and a policy plays: noise=0.0"),
+        ({}, "missing out=: out=demos"),
+    ],
+)
+def test_what_a_policy_has_no_use_for(options, line):
+    with pytest.raises(UserError) as refused:
+        check_policy_options(RecordConfig(**options))
+    assert str(refused.value).startswith(line)
+
+
+def test_decoding_is_of_a_policy():
+    with pytest.raises(UserError, match="decoding is of a policy, .* plays: checkpoint=FOLDER"):
+        episodes(RecordConfig(out="demos", decoding="greedy"))

@@ -56,7 +56,8 @@ class RolloutConfig:
 class GRPOConfig:
     """The loss, and how an iteration's trajectories become optimizer steps."""
 
-    advantage: str = "grpo"  # grpo, grpo_unbiased, rloo, dr_grpo, ngrpo, raft, gae (a critic's), or my_pkg.my_fn
+    advantage: str = "grpo"  # grpo, grpo_unbiased, rloo, dr_grpo, ngrpo, raft, gae, distill, or my_pkg.my_function
+    teacher: str | None = None  # of advantage=distill: a folder, an adapter's folder, shipped:NAME or a hub name
     advantage_eps: float = 1e-6  # added to the group's standard deviation
     group_filter: str = "drop"  # groups without a spread of rewards: drop, keep, resample, or my_pkg.my_function
     resample_rounds: int = 2  # group_filter=resample: how often at most their replacements are collected
@@ -130,6 +131,7 @@ class EvaluateConfig:
     decoding: Literal["greedy", "sampled"] | None = None  # null = the protocol's
     init_states: tuple[int, int] | None = None  # half-open range of every task's initial states; null = the protocol's
     windows: list[int] | None = None  # control steps executed of each chunk, one or several; null = the protocol's
+    names: list[str] | None = None  # of conf=published: rows of its list; null = all
     perturb: Literal["table"] | None = None  # the drop of success under each perturbation; null = the conf's alone
     videos: VideoConfig = field(default_factory=VideoConfig)
 
@@ -172,14 +174,20 @@ class ExportConfig:
 
     checkpoint: str | None = None  # a run's .ckpt; with an adapter its base: a folder, shipped:NAME or a hub name
     adapter: str | None = None  # folder of adapters to merge into the checkpoint
-    out: str | None = None  # folder to write
+    out: str | None = None  # folder to write; with push null = a temporary one
+    push: str | None = None  # name on the Hugging Face hub, OWNER/NAME, that the policy is uploaded to; null = nothing
+    private: bool = True  # whether a new repository there is
+    dry_run: bool = False  # only say what push would upload
 
 
 @dataclass(slots=True)
 class RecordConfig:
     """What `python -m vla_rl.record` takes."""
 
-    out: str | None = None  # .npz file to write
+    out: str | None = None  # .npz file to write, or without a suffix the folder of a LeRobotDataset v3
+    successes_only: bool = True  # false: a LeRobotDataset takes failures, too
+    checkpoint: str | None = None  # policy that plays; null = the conf's, or without a conf the scripted demonstrator
+    decoding: Literal["greedy", "sampled"] | None = None  # of a policy; null = sampled at rollout.temperature
     check: bool = False  # only measure success
     suite: str = "object"  # of LIBERO, where the script solves object, or of Meta-World: mt50, mt10, easy, ...
     tasks: list[int | str] | None = None  # indices, of Meta-World also names; null = all
@@ -192,7 +200,7 @@ class RecordConfig:
     horizon: int | None = None  # control steps after which a demonstration has failed; null = the suite's
     assets: str = "standin"  # standin, hub, or a folder
     camera_px: int = 128  # of a frame
-    seed: int = 1  # of noise and hesitation
+    seed: int = 1  # of noise and hesitation, or of a policy's sampling
     workers: int = 2  # processes
 
 
@@ -223,7 +231,8 @@ class Config:
 def validate(config: Config) -> None:
     """What types alone cannot say. Cheap: nothing is built."""
     _critic(config)
-    _rollout(config.rollout, config.critic)
+    _distillation(config)
+    _rollout(config.rollout, config.critic, config.grpo.teacher)
     _grpo(config)
     _optim(config)
     _trainer(config.trainer)
@@ -266,9 +275,34 @@ def _critic(config: Config) -> None:
         )
 
 
-def _rollout(rollout: RolloutConfig, critic: Node | None) -> None:
+def _distillation(config: Config) -> None:
+    grpo = config.grpo
+    if grpo.advantage == "distill" and grpo.teacher is None:
+        raise UserError(
+            "grpo.advantage=distill takes the advantages of a teacher, and there is none: grpo.teacher=FOLDER"
+        )
+    if grpo.teacher is None:
+        return
+    if grpo.advantage != "distill":
+        raise UserError(
+            f"a teacher gives the advantages itself, but grpo.advantage={grpo.advantage}: grpo.advantage=distill "
+            "grpo.group_filter=keep, or grpo.teacher=null"
+        )
+    if grpo.group_filter in ("drop", "resample"):
+        raise UserError(
+            "with a teacher, groups of equal rewards have advantages too, but grpo.group_filter="
+            f"{grpo.group_filter} leaves them out: grpo.group_filter=keep"
+        )
+    if grpo.ratio == "chunk":
+        raise UserError("a teacher gives each number its own advantage, but grpo.ratio=chunk has one of a chunk: "
+                        "grpo.ratio=token")  # fmt: skip
+    if config.reward is not None:
+        raise UserError("a teacher's advantages use no reward, and one is given: reward=none")
+
+
+def _rollout(rollout: RolloutConfig, critic: Node | None, teacher: str | None) -> None:
     check_count("rollout.groups", rollout.groups, 8)
-    if rollout.group_size == 1 and critic is None:
+    if rollout.group_size == 1 and critic is None and teacher is None:
         raise UserError("group size 1 has no spread to learn from: rollout.group_size=8, or a critic")
     check_count("rollout.group_size", rollout.group_size, 8)
     check_number("rollout.temperature", rollout.temperature, 1.6, above=0)

@@ -57,7 +57,7 @@ class StoredFrames:
 
 @dataclass(slots=True)
 class Demo:
-    """One successful episode; row t belongs to control step t (letters as in `vla_rl.types`)."""
+    """One episode; row t belongs to control step t (letters as in `vla_rl.types`)."""
 
     frame_THWC: Tensor | StoredFrames  # uint8, as the simulator renders them, before the action
     proprio_TP: Tensor  # float32, before the action
@@ -66,6 +66,8 @@ class Demo:
     suite: str | None = None  # None where the format does not say
     task: int | None = None
     init_state: int | None = None
+    success: bool = True
+    seed: int | None = None  # of whoever acted, where that is known
     dataset: str = ""  # name that the statistics of its data set are kept under
     origin: str = ""  # file and episode, for messages
 

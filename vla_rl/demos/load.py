@@ -26,7 +26,8 @@ KINDS = "an .npz or .hdf5 file or a folder of them, a LeRobotDataset (meta/info.
 def load_demos(
     path: str | Path, layout: Layout | None = None, *, per_task: int | None = None, drop_noops: bool = False
 ) -> list[Demo]:
-    """Read demonstrations. Pictures of other formats than .npz stay in their files until they are asked for.
+    """Read demonstrations; those that are marked as failures are left out. Pictures of other formats than .npz stay in
+    their files until they are asked for.
 
     Args:
         path: a file, a folder, `shipped:NAME`, or the name of a data set (LeRobotDataset) on the Hugging Face hub.
@@ -39,7 +40,9 @@ def load_demos(
             other.
     """
     layout = layout or Layout()
-    demos = _read(_resolve(path), layout)
+    demos = [demo for demo in _read(_resolve(path), layout) if demo.success]
+    if not demos:
+        raise UserError(f"no demonstration in {path} succeeds: record others with python -m vla_rl.record")
     for demo in demos:
         check_demo(demo)
         for name in ("action_TA", "proprio_TP"):

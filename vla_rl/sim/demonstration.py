@@ -59,8 +59,8 @@ def to_levels(command_3: np.ndarray) -> np.ndarray:
 
 def demonstrate(
     env: ExpertEnv, init_state: int, *, noise: float, hesitation: float, linger_steps: int, seed: int
-) -> Demo | None:
-    """One demonstration, or None where it fails within the environment's horizon.
+) -> Demo:
+    """One demonstration; one that reaches the environment's horizon without success is a failure.
 
     DART (Laskey et al., 2017, arXiv 1703.09327): the command executed is the clean one plus N(0, noise^2) on xyz, the
     one recorded is the clean one, so that demonstrations show how to correct what the learner will get wrong.
@@ -93,8 +93,6 @@ def demonstrate(
             linger -= 1
         elif success:
             linger = linger_steps
-    if linger is None:
-        return None
     return Demo(
         frame_THWC=torch.from_numpy(np.stack(frames)),
         proprio_TP=torch.from_numpy(np.stack(proprios)),
@@ -103,4 +101,6 @@ def demonstrate(
         suite=env.suite,
         task=env.task,
         init_state=init_state,
+        success=linger is not None,
+        seed=seed,
     )

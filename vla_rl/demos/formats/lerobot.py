@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from vla_rl.demos.demo import Camera, Demo, StoredFrames
 from vla_rl.demos.formats.layout import Layout, check_keys, decode_picture, refuse, require
+from vla_rl.demos.formats.lerobot_writer import ABOUT, PER_EPISODE
 from vla_rl.demos.formats.video import VideoCamera, seconds
 from vla_rl.errors import UserError
 
@@ -67,7 +68,7 @@ def read_lerobot(root: Path, layout: Layout) -> list[Demo]:
     except (KeyError, TypeError, AttributeError) as e:
         refuse(root / INFO, f"{type(e).__name__}: {e}")
     _check_videos(episodes, fps)
-    chosen = _DataSet(root, cameras, state, action, fps, task_of, layout.turned is not False)
+    chosen = _DataSet(root, cameras, state, action, fps, task_of, layout.turned is not False, _recorded(root))
     demos: list[Demo] = []
     files: dict[Path, list[_Episode]] = {}
     for episode in episodes:
@@ -89,6 +90,7 @@ class _DataSet:
     fps: float
     task_of: dict[int, str]  # instructions
     turned: bool
+    recorded: dict[int, dict[str, Any]]  # by episode: what only `vla_rl.record` writes of it
 
 
 def _read_file(chosen: _DataSet, file: Path, episodes: list[_Episode]) -> Iterator[Demo]:
@@ -123,6 +125,7 @@ def _read_file(chosen: _DataSet, file: Path, episodes: list[_Episode]) -> Iterat
             instruction=chosen.task_of[task],
             dataset=chosen.root.resolve().name,
             origin=origin,
+            **chosen.recorded.get(episode.index, {}),
         )
 
 
@@ -159,6 +162,18 @@ def _episodes_v3(root: Path, info: dict[str, Any], filmed: list[str]) -> Iterato
                 videos[key] = (path, float(row[f"videos/{key}/from_timestamp"]))
             data = root / info["data_path"].format(chunk_index=chunk, file_index=number)
             yield _Episode(row["episode_index"], row["length"], data, videos)
+
+
+def _recorded(root: Path) -> dict[int, dict[str, Any]]:
+    """By episode: seed, success and origin, of a data set that this project recorded."""
+    file = root / ABOUT
+    if not file.exists():
+        return {}
+    described = _checked(file, lambda path: json.loads(path.read_text(encoding="utf-8"))["episodes"])
+    try:
+        return {index: {name: one[name] for name in PER_EPISODE} for index, one in enumerate(described)}
+    except (KeyError, TypeError) as e:
+        refuse(file, f"{type(e).__name__}: {e}")
 
 
 def _episodes_v2(root: Path, info: dict[str, Any], filmed: list[str]) -> Iterator[_Episode]:
