@@ -7,6 +7,7 @@
     decoding=greedy       or sampled; default: the protocol's
     perturb=table         the drop of success under blur, occlusion, noise, ..., each against none on the same episodes
     init_states=[0,20]    of every task; default: the protocol's
+    names=[object_tiny]   rows of conf=published, a list of policies whose success was reported; default: all
     videos.failures=3     also videos.first, videos.per_group: which episodes become a video
 
 Writes report.html, report.md, report.json, timing.json, figures/ and videos/ into the run folder.
@@ -14,13 +15,16 @@ Writes report.html, report.md, report.json, timing.json, figures/ and videos/ in
 
 from __future__ import annotations
 
+import sys
+
 from vla_rl.config.compose import compose, own_options
 from vla_rl.config.schema import EvaluateConfig
 from vla_rl.run.cli import answer_early, run_entry
 
 if __name__ == "__main__":
     # before the imports below, which take seconds
-    answer_early(__doc__, parse=lambda argv: compose(own_options(EvaluateConfig, argv)[1]))
+    listed = "conf=published" in sys.argv
+    answer_early(__doc__, parse=None if listed else lambda argv: compose(own_options(EvaluateConfig, argv)[1]))
 
 from contextlib import ExitStack, closing
 from dataclasses import asdict
@@ -31,6 +35,7 @@ import lightning as L
 from vla_rl.config.instantiate import build, check
 from vla_rl.config.schema import Node
 from vla_rl.errors import UserError
+from vla_rl.evaluation import published
 from vla_rl.evaluation.evaluator import Evaluated, Evaluator
 from vla_rl.evaluation.plan import EvaluationPlan, check_windows, checkpoint_name, plan_evaluation, window_label
 from vla_rl.evaluation.report import Arm, Report, write_report
@@ -46,6 +51,11 @@ from vla_rl.types import Episode, Policy, SimulatorPool
 
 def main(argv: list[str]) -> None:
     options, rest = own_options(EvaluateConfig, argv)
+    if published.CONF in rest:
+        print(f"table {published.evaluate_published(options.names, argv, main)}")
+        return
+    if options.names is not None:
+        raise UserError("names chooses rows of conf=published: names=null")
     config = compose(rest)
     check(config)
     if config.resume is not None:

@@ -80,6 +80,8 @@ def test_the_evaluations_of_the_docs_can_be_planned():
     commands = re.findall(r"^python -m vla_rl\.evaluate (conf=.*?)(?:\s+#.*)?$", text, re.M)
     assert len(commands) >= 6
     for command in commands:
+        if command.startswith("conf=published"):  # a list, whose rows have a test of their own
+            continue
         options, rest = own_options(EvaluateConfig, shlex.split(command))
         config = compose([*rest, "policy.checkpoint=folder"])
         assert plan_evaluation(config, options, given=[argument.partition("=")[0] for argument in rest]).policies
