@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from callbacks.critic.base import Critic as Critic
     from callbacks.critic.head import HeadCritic as HeadCritic
     from callbacks.critic.separate import SeparateCritic as SeparateCritic
+    from callbacks.distillation import Distillation as Distillation
     from callbacks.masks.advantage_mask import AdvantageMask as AdvantageMask
     from callbacks.masks.advantage_mask import GlobalAdvantage as GlobalAdvantage
     from callbacks.masks.base import ChunkMask as ChunkMask
@@ -52,6 +53,7 @@ MODULES = {  # public name -> where it is defined
     "Critic": "callbacks.critic.base",
     "HeadCritic": "callbacks.critic.head",
     "SeparateCritic": "callbacks.critic.separate",
+    "Distillation": "callbacks.distillation",
     "AdvantageMask": "callbacks.masks.advantage_mask",
     "GlobalAdvantage": "callbacks.masks.advantage_mask",
     "ChunkMask": "callbacks.masks.base",

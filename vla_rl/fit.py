@@ -19,7 +19,9 @@ import lightning as L
 from lightning.pytorch.utilities import rank_zero_only
 
 from vla_rl.config.instantiate import build, build_callbacks, check
+from vla_rl.config.schema import Config
 from vla_rl.distributed.strategies import FSDP2
+from vla_rl.evaluation.plan import policy_node
 from vla_rl.functional.statistics import SuccessRate
 from vla_rl.policy.memory_check import rows_that_fit
 from vla_rl.rollout.datamodule import RolloutDataModule
@@ -41,7 +43,7 @@ def main(argv: list[str]) -> None:
     folder = run_folder(config.run_dir, config.conf, resumed)
     checkpoint = checkpoint_to_resume(config, folder)
     done = iterations_done(checkpoint) if checkpoint else 0
-    trainer = build_trainer(config, folder, [*build_callbacks(config), clock], done)
+    trainer = build_trainer(config, folder, [*build_callbacks(config), *teacher(config), clock], done)
     check_ranks(config, trainer)
     # building the simulators checks suite, tasks, assets and GL; it starts none yet
     with interruptible(trainer), closing(build(config.sim, "sim")) as pool:
@@ -73,6 +75,15 @@ def main(argv: list[str]) -> None:
             if trainer.is_global_zero:  # the others may be here before the summary is written
                 print(run_report(folder))
                 print(f"summary {path}")
+
+
+def teacher(config: Config) -> list[L.Callback]:
+    """The callback that asks `grpo.teacher`, which is loaded as the policy is, with adapters and a chunk of its own."""
+    if config.grpo.teacher is None:
+        return []
+    options = {key: value for key, value in (config.policy or {}).items() if key not in ("adapter", "chunk_steps")}
+    node = policy_node(options, config.grpo.teacher)
+    return [build({"_target_": "callbacks.Distillation", "teacher": node}, "grpo.teacher")]
 
 
 def measure(when: str, trainer: L.Trainer, module: GRPOModule, data: RolloutDataModule) -> dict[str, SuccessRate]:

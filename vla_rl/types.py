@@ -247,6 +247,13 @@ class ChunkBatch:
         return self.advantage_N if differs_NL is None else self.advantage_N[:, None] + differs_NL
 
     @property
+    def finest_advantage(self) -> Tensor:
+        """Of each number, [N, L, A], where a teacher gives them (`actions.extras["advantage"]`); else
+        `advantage_of_steps`."""
+        given_NLA = self.actions.extras.get("advantage")
+        return self.advantage_of_steps if given_NLA is None else given_NLA
+
+    @property
     def counts_N(self) -> Tensor:
         """Rows with a token that counts, bool; padding has none."""
         return self.token_mask_NLA.flatten(1).any(1)
@@ -308,6 +315,12 @@ class Policy(nn.Module):
     def proprio_dims(self) -> int:
         """P, numbers of proprioception that it reads; 0 = none, and those of an observation are ignored."""
         return 0
+
+    @property
+    def action_code(self) -> object | None:
+        """What the numbers that it draws stand for: policies of equal codes can score each other's draws. None: they
+        cannot."""
+        return None
 
     def act(self, observation: Observation, seed_N: Sequence[int], temperature: float) -> ActionChunk:
         """See `Actor`."""

@@ -78,6 +78,7 @@ class ToyPolicy(Policy):
     chunk_steps = L
     OFFERS = frozenset({"score_sq", "hidden", "state"})
     state_dims = L * A * BINS
+    action_code = "toy"
 
     def __init__(self) -> None:
         super().__init__()

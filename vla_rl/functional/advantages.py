@@ -78,7 +78,8 @@ def raft_advantage(reward_G: Tensor, eps: float) -> Tensor:
 
 
 def critic_advantage(reward_G: Tensor, eps: float) -> Tensor:
-    """Zeros: a critic gives every chunk its own advantage when all groups are there (`vla_rl.functional.gae`)."""
+    """Zeros: a critic gives every chunk its own advantage when all groups are there (`vla_rl.functional.gae`), or a
+    teacher every number (`vla_rl.functional.distillation`)."""
     return torch.zeros_like(reward_G)
 
 
@@ -90,4 +91,5 @@ ADVANTAGES: dict[str, Advantage] = {
     "ngrpo": ngrpo_advantage,
     "raft": raft_advantage,
     "gae": critic_advantage,
+    "distill": critic_advantage,
 }

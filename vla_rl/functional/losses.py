@@ -117,7 +117,7 @@ def one_ratio_per_chunk(
 def clipped_loss(
     logprob_NLA: Tensor,
     old_logprob_NLA: Tensor,
-    advantage_N: Tensor,
+    advantage: Tensor,
     weight_NLA: Tensor,
     *,
     clip_low: float,
@@ -137,7 +137,8 @@ def clipped_loss(
     Args:
         logprob_NLA: of the policy that learns, differentiable.
         old_logprob_NLA: of the policy that acted.
-        advantage_N: one advantage per chunk, that of its trajectory or its own; or [N, L], one per control step.
+        advantage: one per chunk [N], that of its trajectory or its own; per control step [N, L]; or per number
+            [N, L, A].
         weight_NLA: from `token_weight`; a token of weight 0 has no influence, whatever its log-probabilities.
         clip_low, clip_high: how far the ratio may leave 1 before its gradient stops.
         dual_clip: c > 1, the ratio at which the gradient of a token of negative advantage stops; None = never.
@@ -149,9 +150,9 @@ def clipped_loss(
     """
     assert logprob_NLA.shape == old_logprob_NLA.shape == weight_NLA.shape
     assert logprob_NLA.ndim == 3
-    assert advantage_N.shape in (logprob_NLA.shape[:1], logprob_NLA.shape[:2])
+    assert advantage.shape in [logprob_NLA.shape[:axes] for axes in (1, 2, 3)]
     log_ratio_NLA = (logprob_NLA - old_logprob_NLA).masked_fill(weight_NLA == 0, 0.0)
-    advantage_NLA = advantage_N.view(len(advantage_N), -1, 1)
+    advantage_NLA = advantage.view(*advantage.shape, *[1] * (3 - advantage.ndim))
     ratio_NLA = log_ratio_NLA.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
     gain_NLA = ratio_NLA * advantage_NLA
     clipped_gain_NLA = ratio_NLA.clamp(1 - clip_low, 1 + clip_high) * advantage_NLA

@@ -184,7 +184,7 @@ class GRPOModule(L.LightningModule):
         loss, stats = clipped_loss(
             logprob,
             old_logprob,
-            batch.advantage_of_steps.to(device),
+            batch.finest_advantage.to(device),
             weight_of_ratio,
             clip_low=self.grpo.clip_low,
             clip_high=self.grpo.clip_high,

@@ -284,6 +284,28 @@ VALUES = [
         ["rollout.stop_run_on=1.5"],
         "rollout.stop_run_on must be a number >= 0 and <= 1, got 1.5 (rollout.stop_run_on=0.1)",
     ),
+    (
+        ["grpo.advantage=distill"],
+        "grpo.advantage=distill takes the advantages of a teacher, and there is none: grpo.teacher=FOLDER",
+    ),
+    (
+        ["grpo.teacher=x"],
+        "a teacher gives the advantages itself, but grpo.advantage=grpo: grpo.advantage=distill "
+        "grpo.group_filter=keep, or grpo.teacher=null",
+    ),
+    (
+        ["grpo.teacher=x", "grpo.advantage=distill"],
+        "with a teacher, groups of equal rewards have advantages too, but grpo.group_filter=drop leaves them out: "
+        "grpo.group_filter=keep",
+    ),
+    (
+        ["grpo.teacher=x", "grpo.advantage=distill", "grpo.group_filter=keep", "grpo.ratio=chunk"],
+        "a teacher gives each number its own advantage, but grpo.ratio=chunk has one of a chunk: grpo.ratio=token",
+    ),
+    (
+        ["grpo.teacher=x", "grpo.advantage=distill", "grpo.group_filter=keep", "reward=policytrim"],
+        "a teacher's advantages use no reward, and one is given: reward=none",
+    ),
     (["grpo.advantage=gae"], "grpo.advantage=gae takes the advantages of a critic, and there is none: critic=separate"),
     (
         ["critic=separate"],

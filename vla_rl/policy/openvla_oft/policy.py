@@ -79,6 +79,12 @@ class OpenVLAOFTPolicy(SupervisedPolicy):
         return self.model.config.images
 
     @property
+    def action_code(self) -> object:
+        """The head that draws, and the quantiles that turn what it draws into commands."""
+        bounds = self._statistics.action
+        return type(self), self.chunk_steps, *(x.tolist() for x in (bounds.q01, bounds.q99, bounds.mask))
+
+    @property
     def proprio_dims(self) -> int:
         """P, numbers of proprioception that it reads; 0 = none."""
         return self.model.config.proprio_dims
