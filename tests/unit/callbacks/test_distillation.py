@@ -51,6 +51,16 @@ def test_advantages_are_the_teachers_log_probability_minus_the_students(tmp_path
     assert keep.batch.finest_advantage.shape == keep.batch.actions.logprob_NLA.shape
 
 
+def test_the_student_approaches_the_teacher_and_the_teacher_stays(tmp_path):
+    teacher = make_teacher()
+    _, module, _, recorder = fit(tmp_path, iterations=5, callbacks=[Distillation(teacher)], epochs=4, **DISTILL)
+    kl = [metrics["distill/kl"] for metrics in recorder.metrics]
+    assert kl[0] > 0.1
+    assert kl[-1] < 0.1 * kl[0]
+    assert torch.equal(teacher.head.weight, make_teacher().head.weight)
+    assert not any("teacher" in name for name in module.state_dict())
+
+
 @pytest.mark.parametrize(
     ("of", "attribute", "value", "line"),
     [
