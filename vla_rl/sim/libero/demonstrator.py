@@ -16,6 +16,7 @@ import numpy as np
 
 from vla_rl.errors import UserError
 from vla_rl.sim.demonstration import Expert, ExpertEnv, to_levels
+from vla_rl.sim.libero import suites
 from vla_rl.sim.libero.env import LiberoEnv
 
 GRIPPER_OPENING_M = 0.078  # between the open pads, less the grip they need
@@ -195,8 +196,15 @@ class DemonstrationEnv(ExpertEnv, LiberoEnv):
     """A `LiberoEnv` that shows the demonstrator where things are."""
 
     def __init__(self, suite: str, task: int, **options: Any) -> None:
-        if suite != "object":
-            raise UserError(f"the demonstrator solves the object suite only, not {suite!r}: suite=object")
+        problem = suites.problem(suite, task)
+        match problem.goal:
+            case (("in", _, place),) if problem.objects.get(place.removesuffix("_contain_region")) == "basket":
+                pass
+            case _:
+                raise UserError(
+                    f"the demonstrator puts one object in a basket, as in the object suite; task {task} of suite "
+                    f"{suite!r} is another: suite=object"
+                )
         super().__init__(suite, task, **options)
 
     def expert(self) -> Expert:

@@ -19,6 +19,7 @@ from vla_rl.sim.decision import DecisionEnv
 from vla_rl.sim.libero import suites
 
 if TYPE_CHECKING:
+    from vla_rl.sim.libero.physics.drawn import RegionSampler
     from vla_rl.sim.libero.physics.placement import PlacementSampler
 
 ACTIONS, PROPRIO = 7, 8
@@ -45,8 +46,10 @@ def _build(suite: str, task: int, assets: str | os.PathLike) -> Any:
     """
     folder = suites.boot(assets)
     from libero.libero.envs.env_wrapper import ControlEnv
+    from robosuite.utils.errors import RandomizationError
 
     numpy_state = np.random.get_state()
+    np.random.seed(0)  # building draws once as well, and may fail
     try:
         env = ControlEnv(
             bddl_file_name=str(suites.bddl_file(suite, task)),
@@ -56,6 +59,11 @@ def _build(suite: str, task: int, assets: str | os.PathLike) -> Any:
         )
         env.seed(0)
         env.reset()
+    except RandomizationError as error:
+        raise UserError(
+            f"the objects of {suites.bddl_file(suite, task)} do not fit into their regions without overlap: make the "
+            "regions larger"
+        ) from error
     except (FileNotFoundError, ValueError) as error:  # MuJoCo's is a ValueError with the file's name in its text
         missing = _missing_file(error, folder)
         if missing is None:
@@ -84,8 +92,9 @@ def _missing_file(error: Exception, folder: Path) -> str | None:
 class LiberoEnv(DecisionEnv):
     """One task of a LIBERO suite.
 
-    `reset(options={"init_state": i})` starts official initial state i, or with `placement_noise_m > 0` the placement
-    drawn from seed i; without it, one is drawn from the generator that `reset(seed=...)` seeds.
+    `reset(options={"init_state": i})` starts initial state i of the task's file, or the placement drawn from seed i:
+    with `placement_noise_m > 0`, and where the task has no such file. Without it, one is drawn from the generator that
+    `reset(seed=...)` seeds.
     Its option `arm_offset_rad`, float [7], is added to the arm's joints.
     `step(command)` executes the rows of float [h, 7], 1 <= h <= chunk_steps, until success or the horizon.
 
@@ -126,7 +135,7 @@ class LiberoEnv(DecisionEnv):
         self.horizon = suites.horizon(suite) if horizon is None else horizon
         self.settle_steps = settle_steps
         self.placement_noise_m = placement_noise_m
-        self._official_states = suites.official_init_states(suite, task)
+        self._states = suites.init_states(suite, task)
         self._env = _build(suite, task, assets)
         cameras = ("agentview", "robot0_eye_in_hand") if wrist_camera else ("agentview",)
         self._bind(cameras, camera_px, robot_geoms, stepping)
@@ -146,6 +155,7 @@ class LiberoEnv(DecisionEnv):
         self._arm_qpos = np.array(robot._ref_joint_pos_indexes)
         self._grip_site, self._finger_qpos = robot.eef_site_id, robot._ref_gripper_joint_pos_indexes
         self._reset_point = ResetPoint(self._env)
+        self._check_states()
         self._stock = StockStepper(self._env)
         self._stepper = LeanStepper(self._env) if stepping == "lean" else self._stock
         if robot_geoms == "collision":
@@ -154,6 +164,8 @@ class LiberoEnv(DecisionEnv):
         self.cameras = [Camera(self._model, self._data, name, camera_px, light=light) for name in cameras]
         if self.placement_noise_m > 0:
             self._placements = self._placement_sampler()
+        if self._states is None:
+            self._regions = self._region_sampler()
 
     # ------------------------------------------------------------------------------------------------- gymnasium
 
@@ -162,7 +174,7 @@ class LiberoEnv(DecisionEnv):
         options = options or {}
         init_state, offset_rad = options.get("init_state"), options.get("arm_offset_rad")
         if init_state is None:
-            init_state = int(self.np_random.integers(len(self._official_states)))
+            init_state = int(self.np_random.integers(2**31 if self._states is None else len(self._states)))
         state = self._initial_state(init_state)
         if offset_rad is not None:
             state = state.copy()
@@ -185,23 +197,40 @@ class LiberoEnv(DecisionEnv):
     def _initial_state(self, init_state: int) -> np.ndarray:
         if self.placement_noise_m > 0:
             return self._placements.draw(self.suite, self.task, init_state)
-        count = len(self._official_states)
+        if self._states is None:
+            return self._regions.draw(init_state)
+        count = len(self._states)
         if not 0 <= init_state < count:
             raise UserError(
                 f"no official initial state {init_state} for task {self.task} of suite {self.suite!r}; allowed:"
                 f" 0..{count - 1}, or any seed with placements drawn, e.g. sim.placement_noise_m=0.03"
             )
-        return self._official_states[init_state]
+        return self._states[init_state]
+
+    def _check_states(self) -> None:
+        """Raise UserError unless the file of initial states is of a task with as many joints."""
+        needed = 1 + self._model.nq + self._model.nv
+        if self._states is not None and self._states.shape[1] != needed:
+            raise UserError(
+                f"the initial states of task {self.task} of suite {self.suite!r} have {self._states.shape[1]} numbers, "
+                f"its scene needs {needed}: they are another task's; take the file away, and placements are drawn"
+            )
+
+    def _region_sampler(self) -> RegionSampler:
+        from vla_rl.sim.libero.physics.drawn import RegionSampler
+
+        return RegionSampler(self._env)
 
     def _placement_sampler(self) -> PlacementSampler:
         """Moves every object but the basket."""
         from vla_rl.sim.libero.physics.placement import PlacementSampler
 
+        assert self._states is not None, "placements are moved from those of a file"
         body, robot = self._env.obj_body_id, self._env.robots[0]
         container = self._env.object_sites_dict[self.goal_region].parent_name
         return PlacementSampler(
             self._model,
-            self._official_states,
+            self._states,
             bodies=[body[name] for name in self.objects if name != container],
             fixed=[body[container]],
             arm_dofs=robot._ref_joint_vel_indexes + robot._ref_gripper_joint_vel_indexes,

@@ -17,6 +17,7 @@ import tempfile
 import types
 import warnings
 import zipfile
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -25,6 +26,8 @@ import numpy as np
 from vla_rl.errors import UserError, did_you_mean
 from vla_rl.sim.cache import cache_dir, make_folder
 from vla_rl.sim.gl import check_gl
+from vla_rl.sim.libero import bddl
+from vla_rl.sim.libero.task_files import TaskFiles, folder_tasks, is_folder, is_pro, pro_base, pro_tasks
 
 SUITES = {
     "object": "libero_object",
@@ -35,6 +38,7 @@ SUITES = {
 }
 # Control steps after which the published evaluations of these suites give an episode up.
 HORIZONS = {"object": 280, "spatial": 220, "goal": 300, "10": 520, "90": 400}
+FOLDER_HORIZON = 300  # of tasks that nobody has published an evaluation of
 STANDIN_SUITES = ("object", "spatial", "goal")  # whose scenes `vla_rl.sim.libero.standin.write` writes
 ASSET_FOLDERS = ("scenes", "stable_hope_objects", "stable_scanned_objects", "textures")
 
@@ -77,20 +81,39 @@ def _task_map() -> dict[str, list[str]]:
 
 
 def check_suite(suite: str) -> None:
-    """Raise UserError unless `suite` is one of `SUITES`."""
+    """Raise UserError unless `suite` is one of `SUITES`, `pro:` and one of LIBERO-Pro's, or a folder of BDDL files."""
+    if suite in SUITES:
+        return
+    if is_pro(suite) or is_folder(suite):
+        _tasks(suite)
+        return
+    name = str(suite).removeprefix("libero_")
+    hint, example = did_you_mean(name, SUITES), "object"
+    for base in SUITES:
+        if name.startswith(f"{base}_"):  # libero_goal_swap, libero_object_with_mug
+            hint, example = f": variants of suite '{base}' are LIBERO-Pro's.", f"pro:{name}"
+    raise UserError(
+        f"no LIBERO suite {suite!r}{hint} Allowed: {', '.join(SUITES)}, pro: and a suite of LIBERO-Pro, or a folder of "
+        f".bddl files; e.g. sim.suite={example}"
+    )
+
+
+def _tasks(suite: str) -> Sequence[TaskFiles]:
     if suite not in SUITES:
-        name = str(suite).removeprefix("libero_")
-        hint, example = did_you_mean(name, SUITES), "object"
-        for base in SUITES:
-            if name.startswith(f"{base}_"):  # libero_goal_swap, libero_object_with_mug
-                hint = f": variants of suite '{base}', as in LIBERO-PRO and LIBERO-Plus, are not part of hf-libero."
-                example = base
-        raise UserError(f"no LIBERO suite {suite!r}{hint} Allowed: {', '.join(SUITES)}; e.g. sim.suite={example}")
+        return pro_tasks(suite, _own_names) if is_pro(suite) else folder_tasks(suite)
+    bddls, inits = (_package_dir() / kind / SUITES[suite] for kind in ("bddl_files", "init_files"))
+    return [TaskFiles(name, bddls / f"{name}.bddl", inits / f"{name}.pruned_init") for name in _own_names(suite)]
+
+
+def _own_names(suite: str) -> list[str]:
+    """In LIBERO's order; none where LIBERO has no such suite."""
+    return _task_map().get(SUITES.get(suite, ""), [])
 
 
 def check_task(suite: str, task: int | str) -> None:
     """Raise UserError unless `task` is an index of the suite."""
-    count = len(task_names(suite))
+    check_suite(suite)
+    count = len(_tasks(suite))
     if isinstance(task, bool) or not isinstance(task, (int, np.integer)) or not 0 <= task < count:
         raise UserError(f"suite {suite!r} has no task {task!r}; allowed: 0..{count - 1}; e.g. sim.tasks=[0,5]")
 
@@ -102,21 +125,28 @@ def task_index(suite: str, task: int | str) -> int:
 
 
 def task_names(suite: str) -> list[str]:
-    """The suite's tasks in LIBERO's default order (task order 0): index = task."""
+    """The suite's tasks: index = task. LIBERO's own in its default order (task order 0), others by name."""
     check_suite(suite)
-    return _task_map()[SUITES[suite]]
+    return [task.name for task in _tasks(suite)]
 
 
 def language(suite: str, task: int) -> str:
-    """The instruction as LIBERO's benchmark gives it: from the file's name, less the scene's prefix."""
+    """The instruction: of LIBERO's own tasks as its benchmark gives it, from the file's name less the scene's prefix;
+    of others as the file says it."""
     check_task(suite, task)
+    if suite not in SUITES:
+        return problem(suite, task).instruction
     return re.sub(r"^[A-Z_]*SCENE\d+_", "", task_names(suite)[task]).replace("_", " ")
 
 
+def problem(suite: str, task: int) -> bddl.Problem:
+    """What the task's file says; UserError where LIBERO could not run it."""
+    return bddl.read_problem(bddl_file(suite, task))
+
+
 def bddl_file(suite: str, task: int) -> Path:
-    """The task's BDDL file in the installed wheel."""
     check_task(suite, task)
-    return _package_dir() / "bddl_files" / SUITES[suite] / f"{task_names(suite)[task]}.bddl"
+    return _tasks(suite)[task].bddl
 
 
 class _ArrayUnpickler(pickle.Unpickler):
@@ -124,40 +154,71 @@ class _ArrayUnpickler(pickle.Unpickler):
 
     ALLOWED = {
         ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],
+        ("numpy._core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],  # written by numpy 2
         ("numpy", "ndarray"): np.ndarray,
         ("numpy", "dtype"): np.dtype,
         ("_codecs", "encode"): codecs.encode,
+        ("__builtin__", "bytes"): bytes,  # of an array without numbers
     }
 
     def find_class(self, module: str, name: str) -> object:
         if (module, name) not in self.ALLOWED:
-            raise UserError(
-                f"an initial-state file of LIBERO names {module}.{name}, which arrays do not need: it was tampered"
-                " with; fix: pip install --force-reinstall --no-deps hf-libero==0.1.4"
-            )
+            raise pickle.UnpicklingError(f"it names {module}.{name}, which arrays do not need: it was tampered with")
         return self.ALLOWED[module, name]
 
 
+_UNREADABLE = (
+    *(OSError, EOFError, TypeError, ValueError, StopIteration),
+    *(zipfile.BadZipFile, pickle.UnpicklingError),
+)
+
+
 @functools.lru_cache(maxsize=32)
-def _official_init_states(suite: str, task: int) -> np.ndarray:
+def _read_init_states(path: Path) -> np.ndarray:
     # A torch.save file of a numpy array is a zip around a pickle. Read without torch: workers need not import it.
-    path = _package_dir() / "init_files" / SUITES[suite] / f"{task_names(suite)[task]}.pruned_init"
-    with zipfile.ZipFile(path) as archive:
-        states = np.asarray(_ArrayUnpickler(archive.open("archive/data.pkl")).load(), dtype=np.float64)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            pickled = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
+            states = np.asarray(_ArrayUnpickler(archive.open(pickled)).load(), dtype=np.float64)
+        if states.ndim != 2 or not len(states):
+            raise ValueError(f"its shape is {list(states.shape)}")
+    except (
+        OSError,
+        zipfile.BadZipFile,
+        StopIteration,
+        pickle.UnpicklingError,
+        EOFError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise UserError(
+            f"the initial states in {path} cannot be read: {error or 'it holds no array'}; needed: a numpy array "
+            "[states, 1 + nq + nv] written by torch.save; LIBERO's own: pip install --force-reinstall --no-deps "
+            "hf-libero==0.1.4"
+        ) from error
     states.setflags(write=False)
     return states
 
 
-def official_init_states(suite: str, task: int) -> np.ndarray:
-    """float64 [50, 1 + nq + nv], read-only: time, qpos, qvel of every official initial state."""
+def init_states(suite: str, task: int) -> np.ndarray | None:
+    """float64 [states, 1 + nq + nv], read-only: time, qpos, qvel of every initial state of the task's file (LIBERO's
+    own have 50); None where the task has no such file: they are drawn."""
     check_task(suite, task)
-    return _official_init_states(suite, task)
+    path = _tasks(suite)[task].init
+    return None if path is None else _read_init_states(path)
+
+
+def official_init_states(suite: str, task: int) -> np.ndarray:
+    """`init_states` of a task that has a file of them."""
+    states = init_states(suite, task)
+    assert states is not None, f"the initial states of task {task} of suite {suite!r} are drawn"
+    return states
 
 
 def horizon(suite: str) -> int:
-    """Control steps of an evaluation episode."""
+    """Control steps of an evaluation episode; LIBERO-Pro's are those of the suite that it varies."""
     check_suite(suite)
-    return HORIZONS[suite]
+    return HORIZONS.get(pro_base(suite) if is_pro(suite) else suite, FOLDER_HORIZON)
 
 
 # ----------------------------------------------------------------------------------------------------- config, assets
@@ -192,10 +253,11 @@ def _import_libero() -> None:
     # robosuite wants the number of the EGL device to be among these, although the two are counted differently
     visible = os.environ.pop("CUDA_VISIBLE_DEVICES", None)
     try:
-        import libero.libero.envs  # noqa: F401
+        import libero.libero.envs.bddl_utils as parser
     finally:
         if visible is not None:
             os.environ["CUDA_VISIBLE_DEVICES"] = visible
+    parser.eval = bddl.number  # type: ignore[attr-defined]  # it would evaluate yaw angles as Python
 
 
 def _keep_robosuite_from_logging_to_a_file() -> None:
@@ -247,6 +309,15 @@ def resolve_assets(assets: str | os.PathLike) -> Path:
             f" {', '.join(ASSET_FOLDERS)}; e.g. sim.assets=standin"
         )
     return folder.resolve()
+
+
+def standin_lacks(suite: str, task: int) -> list[str]:
+    """What of the task the stand-in assets do not have: categories of things, or the scene."""
+    from vla_rl.sim.libero.standin.write import CATEGORIES, SCENES
+
+    parsed = problem(suite, task)
+    things = {*parsed.objects.values(), *parsed.fixtures.values()} - {bddl.WORKSPACES[parsed.name]}
+    return sorted(things - CATEGORIES) + (["its scene"] if parsed.name not in SCENES else [])
 
 
 def boot(assets: str | os.PathLike) -> Path:

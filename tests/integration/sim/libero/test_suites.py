@@ -53,14 +53,12 @@ def test_initial_states_are_what_torch_reads(suite):
     np.testing.assert_array_equal(suites.official_init_states(suite, 1), torch.load(path, weights_only=False))
 
 
-def test_an_initial_state_file_that_would_run_code_is_refused(tmp_path, monkeypatch):
-    path = tmp_path / "init_files" / "libero_object" / f"{suites.task_names('object')[0]}.pruned_init"
-    path.parent.mkdir(parents=True)
+def test_an_initial_state_file_that_would_run_code_is_refused(tmp_path):
+    path = tmp_path / "a.pruned_init"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("archive/data.pkl", pickle.dumps(CodeInside(tmp_path / "ran")))
-    monkeypatch.setattr(suites, "_package_dir", lambda: tmp_path)
-    with pytest.raises(UserError, match="names pathlib.*it was tampered with"):
-        suites._official_init_states.__wrapped__("object", 0)
+    with pytest.raises(UserError, match="a.pruned_init cannot be read: it names pathlib.*it was tampered with"):
+        suites._read_init_states(path)
     assert not (tmp_path / "ran").exists()
 
 
@@ -163,8 +161,11 @@ def test_a_folder_that_hides_libero_is_named(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("suite", "message"),
     [
-        ("libero_goal_swap", "'libero_goal_swap': variants of suite 'goal', as in LIBERO-PRO.*e.g. sim.suite=goal"),
-        ("libero_10_lan", "variants of suite '10'.*e.g. sim.suite=10"),
+        (
+            "libero_goal_swap",
+            "'libero_goal_swap': variants of suite 'goal' are LIBERO-Pro's.*e.g. sim.suite=pro:goal_swap",
+        ),
+        ("libero_10_lan", "variants of suite '10'.*e.g. sim.suite=pro:10_lan"),
         ("libero_object", "did you mean 'object'"),
         ("libero_mix", r"'libero_mix'\. Allowed: object, spatial"),
     ],

@@ -24,6 +24,11 @@ from vla_rl.sim.libero.standin.mjcf import TEXTURES, floor_scene, furniture_mjcf
 from vla_rl.sim.libero.standin.objects import OBJECTS
 from vla_rl.sim.libero.standin.tabletop import FURNITURE, TABLEWARE
 
+CATEGORIES = frozenset(
+    [row.name for row in (*OBJECTS, *TABLEWARE)] + [Path(row.file).stem for row in FURNITURE]
+)  # of objects and fixtures, as task files name them
+SCENES = ("libero_floor_manipulation", "libero_tabletop_manipulation")  # problems whose floor or table is written
+
 
 def write_assets(folder: Path | None = None) -> Path:
     """Write the assets unless they are there already, and return their folder.
