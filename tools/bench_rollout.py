@@ -1,12 +1,18 @@
-"""Control steps per second of one core: this project's environment against LIBERO's own evaluation loop.
+"""Control steps per second of one core: this project's environment against the world's own evaluation loop.
 
     python tools/bench_rollout.py --assets FOLDER          # LIBERO's own meshes; without it, stand-in assets
+    python tools/bench_rollout.py --world metaworld --task 19 --steps 100
 
-Four loops play the same episodes (official initial states, 10 settle steps, the same small random actions):
+LIBERO: four loops play the same episodes (official initial states, 10 settle steps, the same small random actions):
     new_env      LIBERO's `OffScreenRenderEnv`, two 256 px cameras drawn at every control step, a new one per episode
     reused_env   the same, built once, `env.reset()` per episode
     ours         `LiberoEnv`, same assets, robot drawn as LIBERO does, one 256 px frame per decision of 8 control steps
     ours_light   `LiberoEnv` as the default run has it: stand-in assets, simplified robot, 128 px
+Meta-World: three loops play the same seeds and actions:
+    stock        Meta-World's environment and renderer, one 224 px frame drawn at every control step
+    ours         `MetaWorldEnv` as sim=metaworld has it: 224 px, one frame per decision of 8 control steps
+    ours_light   `MetaWorldEnv` as sim=metaworld_tiny has it: without shadows, 128 px
+`frame_cpu_ms` is the cost of a frame: of the same loop with a decision at every control step, less that of 8.
 A rate is control steps of the policy per second of CPU time of the process, with everything that an episode costs
 (resets, settle steps, frames, and for `new_env` building). CPU time, all threads included, on one pinned core: it
 equals wall time on an idle machine, and other users of a busy one do not change it. The JSON line has both.
@@ -21,6 +27,7 @@ import sys
 import time
 from collections.abc import Callable
 from importlib.metadata import version
+from typing import Any
 
 # Before anything heavy is imported. Software GL on the calling thread: on one core its threads only cost.
 os.environ.update(dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"), "1"))
@@ -32,15 +39,33 @@ from vla_rl.errors import UserError
 from vla_rl.sim.gl import check_gl
 from vla_rl.sim.libero import suites
 from vla_rl.sim.libero.env import SETTLE_ACTION, LiberoEnv
+from vla_rl.sim.metaworld import tasks as metaworld
+from vla_rl.sim.metaworld.env import CAMERA, MetaWorldEnv
 
 CHUNK_STEPS = 8
 LIBERO_CAMERA_PX = 256
+METAWORLD_CAMERA_PX = 224
+SIMULATORS = {"libero": ("robosuite", "hf-libero", "numba"), "metaworld": ("metaworld",)}  # world -> its packages
 ACTION_SCALE = 0.3
 
 
 def main() -> None:
     args = parse_arguments()
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
+    report = of_metaworld(args) if args.world == "metaworld" else of_libero(args)
+    report |= {
+        "task": args.task,
+        "episodes": args.episodes,
+        "steps": args.steps,
+        "cores_used": 1,
+        "cores": os.cpu_count(),
+        "gl": os.environ["MUJOCO_GL"],
+        "versions": {name: version(name) for name in (*SIMULATORS[args.world], "mujoco", "numpy")},
+    }
+    print(json.dumps(report))
+
+
+def of_libero(args: argparse.Namespace) -> dict[str, Any]:
     command_SA = np.random.default_rng(0).uniform(-ACTION_SCALE, ACTION_SCALE, (args.steps, 7))
     figures = {
         "new_env": measure(libero_loop(args, command_SA, new_env=True), args),
@@ -51,7 +76,7 @@ def main() -> None:
         "ours_light": measure(our_loop(args, command_SA, "standin", camera_px=128, robot_geoms="collision"), args),
     }
     rate = {name: figure["steps_per_cpu_s"] for name, figure in figures.items()}
-    report = {
+    return {
         "ratio": round(rate["ours"] / rate["new_env"], 2),
         "ratio_reused_env": round(rate["ours"] / rate["reused_env"], 2),
         "ratio_standin": round(rate["ours_light"] / rate["new_env"], 2),
@@ -59,29 +84,38 @@ def main() -> None:
         **figures,
         "assets": "standin" if args.assets == "standin" else "folder",
         "suite": args.suite,
-        "task": args.task,
-        "episodes": args.episodes,
-        "steps": args.steps,
-        "cores_used": 1,
-        "cores": os.cpu_count(),
-        "gl": os.environ["MUJOCO_GL"],
-        "versions": {name: version(name) for name in ("mujoco", "robosuite", "hf-libero", "numba", "numpy")},
     }
-    print(json.dumps(report))
+
+
+def of_metaworld(args: argparse.Namespace) -> dict[str, Any]:
+    command_SA = np.random.default_rng(0).uniform(-1, 1, (args.steps, 4)).astype(np.float32)
+    figures = {"stock": measure(metaworld_loop(args, command_SA), args)}
+    for name, options in {"ours": {"camera_px": METAWORLD_CAMERA_PX, "light": False}, "ours_light": {}}.items():
+        figures[name] = measure(our_metaworld_loop(args, command_SA, CHUNK_STEPS, **options), args)
+        often = measure(our_metaworld_loop(args, command_SA, 1, **options), args)
+        more_ms = often["cpu_ms_per_step"] - figures[name]["cpu_ms_per_step"]  # a frame, less an 8th of one
+        figures[name]["frame_cpu_ms"] = round(more_ms * CHUNK_STEPS / (CHUNK_STEPS - 1), 3)
+    rate = {name: figure["steps_per_cpu_s"] for name, figure in figures.items()}
+    return {"ratio": round(rate["ours"] / rate["stock"], 2), **figures}
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--suite", default="object")
+    parser.add_argument("--world", choices=SIMULATORS, default="libero")
+    parser.add_argument("--suite", default="object", help="of LIBERO")
     parser.add_argument("--task", type=int, default=0)
     parser.add_argument("--episodes", type=int, default=3)
     parser.add_argument("--steps", type=int, default=120, help="control steps per episode, without the settle steps")
     parser.add_argument("--assets", default="standin", help="folder with LIBERO's own assets; default: stand-ins")
     args = parser.parse_args()
     try:
-        suites.check_task(args.suite, args.task)
         check_gl()
-        suites.resolve_assets(args.assets)
+        if args.world == "metaworld":
+            metaworld.task_index(args.task)
+            metaworld.check_installed()
+        else:
+            suites.check_task(args.suite, args.task)
+            suites.resolve_assets(args.assets)
     except UserError as error:
         sys.exit(str(error))
     return args
@@ -144,6 +178,39 @@ def our_loop(
         env.reset(options={"init_state": index})
         for start in range(0, args.steps, CHUNK_STEPS):
             env.step(command_SA[start : start + CHUNK_STEPS])
+
+    return episode
+
+
+def metaworld_loop(args: argparse.Namespace, command_SA: np.ndarray) -> Callable[[int], None]:
+    """Meta-World's own environment and renderer, stepped as evaluations do."""
+    from metaworld.env_dict import ALL_V3_ENVIRONMENTS
+
+    name = f"{metaworld.TASKS[args.task].name}-v3"
+    size = {"width": METAWORLD_CAMERA_PX, "height": METAWORLD_CAMERA_PX}
+    env = ALL_V3_ENVIRONMENTS[name](render_mode="rgb_array", camera_name=CAMERA, **size)
+    env._set_task_called, env._freeze_rand_vec, env.seeded_rand_vec = True, False, True
+
+    def episode(index: int) -> None:
+        env.seed(index)
+        env.reset()
+        for action_A in command_SA:
+            env.step(action_A)
+            env.render()
+
+    return episode
+
+
+def our_metaworld_loop(
+    args: argparse.Namespace, command_SA: np.ndarray, chunk_steps: int, **options: Any
+) -> Callable[[int], None]:
+    """This project's environment, stepped as its workers do."""
+    env = MetaWorldEnv(args.task, horizon=args.steps, chunk_steps=chunk_steps, **options)
+
+    def episode(index: int) -> None:
+        env.reset(options={"init_state": index})
+        for start in range(0, args.steps, chunk_steps):
+            env.step(command_SA[start : start + chunk_steps])
 
     return episode
 

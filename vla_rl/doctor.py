@@ -1,7 +1,7 @@
 """`python -m vla_rl.doctor [conf=pcm_object_tiny] [key=value ...] [--json]`: is this machine ready for that run?
 
-Checks versions, off-screen GL, LIBERO and its assets, a simulator, devices, the checkpoint, attention and memory. Exit
-code 0: nothing failed (there may be warnings); 1: something did; 2: the arguments are wrong.
+Checks versions, off-screen GL, the world's files, a simulator, devices, the checkpoint, attention and memory. Exit code
+0: nothing failed (there may be warnings); 1: something did; 2: the arguments are wrong.
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from typing import Literal
 from packaging.requirements import Requirement
 
 from vla_rl.config.schema import Config, Node
+from vla_rl.errors import UserError
 from vla_rl.machine import cores
 
 Status = Literal["pass", "warn", "fail"]
@@ -25,7 +26,7 @@ Status = Literal["pass", "warn", "fail"]
 BESIDE = ("hf-libero==0.1.4",)
 SIMULATOR = ("mujoco", "robosuite", "bddl", "hf-libero")  # other versions of these give other results
 MISSING = "not installed"
-POOL = "vla_rl.LiberoPool"  # what the simulator check is made for
+POOL = "vla_rl.LiberoPool"  # one that can be checked
 CHUNK_STEPS, CHUNKS_TIMED = 8, 4
 
 
@@ -105,16 +106,22 @@ def check_gl(_config: Config) -> CheckResult:
     return CheckResult("gl", "pass", f"{chosen} is used; {facts}")
 
 
-def check_libero(config: Config) -> CheckResult:
-    """LIBERO's task files and the assets that the config asks for."""
-    from vla_rl.sim.libero import suites
+def check_world(config: Config) -> CheckResult:
+    """What the simulators need: the pool says what it is for its own world."""
+    from vla_rl.config.instantiate import import_path
 
-    sim = config.sim or {}
-    suite, assets = sim.get("suite", "object"), sim.get("assets", "standin")
-    for task in range(len(suites.task_names(suite))):
-        suites.official_init_states(suite, task)
-    folder = suites.resolve_assets(assets)
-    return CheckResult("libero", "pass", f"suite {suite}: tasks and initial states read; assets {assets}: {folder}")
+    target = str((config.sim or {}).get("_target_"))
+    pool = import_path(target, f"(sim._target_={target})")
+    if not hasattr(pool, "facts"):
+        return _unknown_world("world", target)
+    try:
+        return CheckResult("world", "pass", pool.facts(**{k: v for k, v in config.sim.items() if k != "_target_"}))
+    except UserError as error:
+        return CheckResult("world", "fail", _cause(error), pool.remedy)
+
+
+def _unknown_world(check: str, target: str) -> CheckResult:
+    return CheckResult(check, "warn", f"not checked: {target} says nothing of its world", f"sim._target_={POOL}")
 
 
 def check_simulator(config: Config) -> CheckResult:
@@ -122,14 +129,15 @@ def check_simulator(config: Config) -> CheckResult:
     from vla_rl.config.instantiate import build
     from vla_rl.types import Episode
 
-    if config.sim is None or config.sim["_target_"] != POOL:
-        return CheckResult("simulator", "warn", "not checked: the simulator is not LIBERO", f"sim._target_={POOL}")
-    node = config.sim | {
+    sim = config.sim or {}
+    node = sim | {
         "workers": 1,
         "chunk_steps": CHUNK_STEPS,
         "horizon": 9 * CHUNKS_TIMED,
     }  # 1 and 8 steps at a time
     with closing(build(node, "sim")) as pool:
+        if not hasattr(pool, "idle_A"):
+            return _unknown_world("simulator", str(sim.get("_target_")))
         began = time.perf_counter()
         pool.start(0, Episode(uid=0, task=pool.tasks[0], init_state=0, seed=0))
         pool.wait()
@@ -148,7 +156,7 @@ def _timed_chunk(pool, rows: int) -> float:
     import torch
 
     began = time.perf_counter()
-    pool.step(0, torch.tensor([0.0] * 6 + [-1.0]).repeat(rows, 1))
+    pool.step(0, torch.tensor(pool.idle_A).repeat(rows, 1))
     pool.wait()
     return time.perf_counter() - began
 
@@ -259,10 +267,10 @@ CHECKS: dict[str, tuple[Callable[[Config], CheckResult], str]] = {
         check_gl,
         "on Debian: apt-get install libegl1 libgl1 libgles2 libegl-mesa0 (egl) or libosmesa6 (osmesa); unset MUJOCO_GL",
     ),
-    "libero": (check_libero, "sim.assets=standin, sim.assets=hub, or sim.assets=FOLDER with LIBERO's own assets"),
+    "world": (check_world, "choose another world: sim=libero_object_tiny"),
     "simulator": (
         check_simulator,
-        "mend what is above first; a file missing in the assets folder: sim.assets=standin",
+        "mend what is above first; a file missing in LIBERO's assets folder: sim.assets=standin",
     ),
     "devices": (check_devices, "trainer=cpu; or install the driver and a torch that goes with it"),
     "checkpoint": (

@@ -61,7 +61,7 @@ class EvaluationPlan:
         protocol = PROTOCOLS[self.protocol]
         sampled = f"sampled at temperature {self.temperature:g}"
         perturbed = {"perturbations": ", ".join(str(kind()) for kind in PERTURBATIONS.values())} if self.harder else {}
-        return perturbed | {
+        rules = perturbed | {
             "protocol": self.protocol,
             "source": protocol.source,
             "decoding": sampled if self.decoding == "sampled" else "greedy",
@@ -72,6 +72,7 @@ class EvaluationPlan:
             "init_states": f"[{self.init_states[0]},{self.init_states[1]})",
             "seed": self.seed,
         }
+        return {name: value for name, value in rules.items() if value is not None}  # a world without settling steps
 
     def simulator(self) -> dict[str, Any]:
         """The `sim` node, less what changes speed alone."""

@@ -12,7 +12,10 @@ import torch
 
 ROOT = Path(__file__).parents[2]  # of the checkout; where the package is installed, the folder of installed packages
 # what decides a result: MuJoCo's version alone moves success rates by tens of points
-VERSIONED = ("torch", "lightning", "transformers", "peft", "mujoco", "robosuite", "hf-libero", "numpy", "vla-rl")
+VERSIONED = (
+    *("torch", "lightning", "transformers", "peft", "mujoco", "robosuite", "hf-libero", "metaworld", "numpy"),
+    "vla-rl",
+)
 LARGEST_DIFF = 100_000  # bytes; a larger one is left out
 
 

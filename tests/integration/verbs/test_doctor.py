@@ -19,7 +19,7 @@ from vla_rl.checkpoints.shipped import shipped_folder
 from vla_rl.run.cli import run_entry
 from vla_rl.sim.libero.standin.write import write_assets
 
-NAMES = ["versions", "gl", "libero", "simulator", "devices", "checkpoint", "attention", "memory"]
+NAMES = ["versions", "gl", "world", "simulator", "devices", "checkpoint", "attention", "memory"]
 
 
 def run_doctor(*arguments: str, **environment: str) -> tuple[int, dict[str, dict[str, str]]]:
@@ -108,10 +108,40 @@ def test_a_package_that_is_missing_and_one_that_changes_no_results(capsys, monke
 
 
 def test_missing_assets(capsys, monkeypatch):
-    code, result = run_check("libero", "sim.assets=/nonexistent", capsys=capsys, monkeypatch=monkeypatch)
+    code, result = run_check("world", "sim.assets=/nonexistent", capsys=capsys, monkeypatch=monkeypatch)
     assert (code, result["status"]) == (1, "fail")
     assert "assets folder '/nonexistent' does not exist" in result["detail"]
     assert "sim.assets=standin" in result["remedy"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "detail"),
+    [
+        (["sim=libero_goal_tiny"], "pass", "LIBERO, suite goal: tasks and initial states read; assets standin:"),
+        (["sim=metaworld_tiny"], "pass", "Meta-World 3.0.0, suite mt50: 4 tasks"),
+        (["sim=metaworld_tiny", "sim.tasks=[raech]"], "fail", "Meta-World has no task 'raech'; did you mean 'reach'?"),
+        (["sim._target_=tests.helpers.fake_env.FakeEnv"], "warn", "not checked: tests.helpers.fake_env.FakeEnv says"),
+    ],
+)
+def test_each_world_says_what_it_is(arguments, status, detail, capsys, monkeypatch):
+    monkeypatch.setattr(doctor, "check", lambda config: None)
+    _, result = run_check("world", *arguments, capsys=capsys, monkeypatch=monkeypatch)
+    assert result["status"] == status
+    assert result["detail"].startswith(detail)
+
+
+def test_a_missing_extra_is_one_line(capsys, monkeypatch):
+    monkeypatch.setattr("vla_rl.sim.metaworld.tasks.importlib.util.find_spec", lambda name: None)
+    code, result = run_check("world", "sim=metaworld_tiny", capsys=capsys, monkeypatch=monkeypatch)
+    assert (code, result["status"]) == (1, "fail")
+    assert result["detail"].startswith("Meta-World is not installed; needed: metaworld==3.0.0")
+    assert result["remedy"] == "pip install 'vla-rl[metaworld]'"
+
+
+def test_a_simulator_of_metaworld_is_timed(capsys, monkeypatch):
+    code, result = run_check("simulator", "sim=metaworld_tiny", capsys=capsys, monkeypatch=monkeypatch)
+    assert (code, result["status"]) == (0, "pass"), result["detail"]
+    assert "a control step" in result["detail"]
 
 
 def test_a_file_missing_in_the_assets(tmp_path: Path, capsys, monkeypatch):

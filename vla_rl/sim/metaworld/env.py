@@ -27,8 +27,11 @@ class MetaWorldEnv(DecisionEnv):
     """One task of Meta-World.
 
     `reset(options={"init_state": i})` starts the placement of object and goal drawn from seed i; without it, from one
-    that the generator of `reset(seed=...)` draws. Frames have the top row first as the camera sees it, which hangs
-    upside down: turned by 180 degrees they are what published policies are shown.
+    that the generator of `reset(seed=...)` draws. With the option `arm_offset_rad`, float [7], the hand starts where
+    the arm's joints would bring it if they were turned by so much; the joints themselves follow the hand.
+
+    Frames have the top row first as the camera sees it, which hangs upside down: turned by 180 degrees they are what
+    published policies are shown.
 
     Args:
         task: index in MT50, or name.
@@ -54,6 +57,7 @@ class MetaWorldEnv(DecisionEnv):
         self._env._set_task_called = True  # what `set_task` would set, but for one placement
         self._env._partially_observable = False
         self._env._freeze_rand_vec, self._env.seeded_rand_vec = False, True
+        self._hand_start_3 = np.array(self._env.hand_init_pos)
         del self._env.sawyer_observation_space  # of a hidden goal: made again when it is read
         model = self._env.model
         model.camera(CAMERA).pos = CAMERA_POSITION
@@ -64,16 +68,35 @@ class MetaWorldEnv(DecisionEnv):
         import mujoco  # here: after `check_gl`
 
         super().reset(seed=seed)
-        init_state = (options or {}).get("init_state")
+        options = options or {}
+        init_state, offset_rad = options.get("init_state"), options.get("arm_offset_rad")
         if init_state is None:
             init_state = int(self.np_random.integers(2**31))
-        self._env.seed(init_state)
-        self._state, _ = self._env.reset()
+        self._place(init_state, self._hand_start_3)
+        if offset_rad is not None:
+            self._place(init_state, self._hand_start_3 + self._hand_shift(offset_rad))
         # The goal's place in the model is set last: without this it would be drawn where the first of the two resets
         # put it, which for some tasks depends on the episode before. Touches only what is drawn.
         mujoco.mj_kinematics(self._env.model, self._env.data)
         self._sample()
         return self._begun()
+
+    def _place(self, init_state: int, hand_3: np.ndarray) -> None:
+        """Object and goal as drawn from the seed, the hand at `hand_3` (m)."""
+        self._env.hand_init_pos = hand_3
+        self._env.seed(init_state)
+        self._state, _ = self._env.reset()
+
+    def _hand_shift(self, offset_rad: np.ndarray) -> np.ndarray:
+        """How far the hand moves (m) when the arm's joints move by `offset_rad`, float [7]."""
+        import mujoco
+
+        model, here = self._env.model, self._env.data
+        there = mujoco.MjData(model)
+        there.qpos[:] = here.qpos
+        there.qpos[[model.joint(f"right_j{joint}").qposadr[0] for joint in range(len(offset_rad))]] += offset_rad
+        mujoco.mj_kinematics(model, there)
+        return there.body("hand").xpos - here.body("hand").xpos
 
     def _control(self, action_A: np.ndarray, *, sample: bool) -> bool:
         # as float32, in which Meta-World's own policies act
