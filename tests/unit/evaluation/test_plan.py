@@ -110,6 +110,15 @@ def test_initial_states_that_are_not_there():
         plan("init_states=[40,60]").episodes(pool)
 
 
+def test_rules_are_those_of_the_world_that_is_run():
+    assert plan("protocol=oft").rules()["settle_steps"] == 10
+    rules = plan("sim=metaworld_tiny").rules()
+    assert (rules["suite"], rules["horizon"]) == ("mt50", 100)
+    assert "settle_steps" not in rules  # Meta-World has none
+    with pytest.raises(UserError, match="protocol 'oft' has no horizon for suite 'mt50'; it knows spatial"):
+        plan("sim=metaworld_tiny", "protocol=oft")
+
+
 def test_windows_are_the_protocols_or_given():
     assert plan().windows == [None] and plan().rules()["windows"] == "whole chunks"
     found = plan("protocol=openpi")
