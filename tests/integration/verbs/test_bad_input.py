@@ -77,7 +77,7 @@ MISTAKES = [
     ([TINY, *OFFICIAL, "rollout.heldout_init_states=[40,51]"], "rollout.heldout_init_states=[40,50]"),
     ([TINY, "sim.placement_noise_m=0"], "rollout.train_init_states=[0,40]"),
     ([TINY, "policy.checkpoint=/nonexistent"], "missing checkpoint '/nonexistent'"),
-    ([TINY, "policy.checkpoint=shipped:none"], "there is: shipped:metaworld_tiny, shipped:object_flow_tiny, shipped:object_tiny"),
+    ([TINY, "policy.checkpoint=shipped:none"], "there is: shipped:metaworld_tiny, shipped:object_flow_tiny"),
     ([TINY, "policy.checkpoint=3"], "policy.checkpoint must be a folder or a hub name, got 3"),
     ([TINY, "policy.lora={r: 4}"], "policy.lora={r: 32, alpha: 32}"),
     ([TINY, "policy.lora={r: 4, alpha: 4, targets: [q_prj]}"], "policy.lora.targets=[q_proj,"),
