@@ -86,11 +86,11 @@ class LiberoPool(ProcessPool):
             timeout_s=timeout_s,
         )
         check_count("sim.settle_steps", settle_steps, 10, least=0)
-        check_placement_noise(suite, placement_noise_m)
         check_choice("sim.robot_geoms", robot_geoms, ROBOT_GEOMS)
         check_flag("sim.wrist_camera", wrist_camera, example=False)
         check_choice("sim.stepping", stepping, STEPPINGS)
         _check_assets(suite, tasks, assets)
+        check_placement_noise(suite, placement_noise_m)
         check_gl()
         self.task_languages = {task: suites.language(suite, task) for task in tasks}
         make_env = functools.partial(
