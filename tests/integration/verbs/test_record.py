@@ -6,10 +6,25 @@ import json
 
 import pytest
 
-from vla_rl import record
+from tests.unit.demos.test_lerobot_writer import make_demo
+from vla_rl import record, sft
+from vla_rl.demos.formats.lerobot_writer import LeRobotWriter
 from vla_rl.errors import UserError
 
 pytest.importorskip("pyarrow", reason="optional: pip install 'vla-rl[data]'")
+
+
+def test_a_recorded_set_trains_a_policy(tmp_path):
+    out, run = tmp_path / "set", tmp_path / "run"
+    with LeRobotWriter(out, fps=20, robot="panda", about={}) as writer:
+        for number in (0, 2):
+            demo = make_demo(number, steps=6)
+            demo.frame_THWC = demo.frame_THWC[..., :3].contiguous()
+            writer.add(demo)
+    sft.main(["conf=sft_object_tiny", "sft.steps=2", "sft.batch_rows=2", f"sft.demos={out}", f"run_dir={run}"])
+    assert (run / "policy/config.json").is_file()
+    with pytest.raises(UserError, match=r"out=.*set exists; .*: out=.*set-2"):
+        record.main(["tasks=[0]", f"out={out}"])
 
 
 def test_what_a_policy_does_failures_included(tmp_path, capsys):
