@@ -14,7 +14,7 @@ SOURCES := vla_rl callbacks tools tests
 fit: setup
 	$(VENV)/bin/python -m vla_rl.fit conf=ppo_object_tiny $(ARGS)
 
-test: lint types docs
+test: lint types  # the documentation is built by a test
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered $(FLOOR) $(ARGS)
 
 test-gpu: setup

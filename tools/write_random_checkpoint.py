@@ -31,7 +31,7 @@ def main(argv: list[str]) -> None:
     parser.add_argument("folder", type=Path, help="new or empty")
     parser.add_argument("--layers", type=int, default=2, help="of Llama, 1 to 32")
     parser.add_argument("--seed", type=int, default=0, help="of the weights")
-    args = parser.parse_intermixed_args(argv)
+    args = parser.parse_args(argv)
     check_count("--layers", args.layers, 2, most=32)
     if args.folder.exists() and any(args.folder.iterdir()):
         raise UserError(f"{args.folder} is not empty: name a new folder")

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from vla_rl.errors import UserError
 from vla_rl.policy.activations import SavedBytes
 from vla_rl.policy.hub import resolve_checkpoint
+from vla_rl.policy.linear import compute_in_float32
 from vla_rl.policy.openvla_oft.action_head import L1Head
 from vla_rl.policy.openvla_oft.checkpoint import DTYPES, read_config
 from vla_rl.policy.openvla_oft.config import PUBLISHED_7B, OpenVLAConfig, parse_config
@@ -59,7 +60,13 @@ class MemoryPlan:
 
 
 def plan_memory(
-    options: dict[str, Any], *, rows: int | None, optimizer: str, available: int, shards: int = 1
+    options: dict[str, Any],
+    *,
+    rows: int | None,
+    optimizer: str,
+    available: int,
+    shards: int = 1,
+    in_float32: bool = False,
 ) -> MemoryPlan:
     """The plan of one rank.
 
@@ -68,6 +75,7 @@ def plan_memory(
         rows: per micro-batch; None for as many as fit into `available` bytes, at least 1.
         optimizer: "adamw" or "adamw8bit".
         shards: ranks that everything but activations is spread over, block by block (`vla_rl.distributed.strategies`).
+        in_float32: whether the matrices are cast product by product (`vla_rl.policy.linear`).
 
     Raises:
         UserError: inconsistent options, or trainable weights that small steps would not move.
@@ -79,21 +87,23 @@ def plan_memory(
     dtype = DTYPES[options.get("dtype", "float32")]
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
         model = OpenVLAOFT(config).to(dtype)
+        if in_float32:
+            compute_in_float32(model)
         projections = _elements(model.language_model.model.layers, nn.Linear)
         if lora is not None:
             from vla_rl.policy.lora import add_lora  # here: peft takes seconds to import
 
             add_lora(model, **lora)
         trained = [p for p in model.parameters() if p.requires_grad]
-        frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
+        weights = sum(p.numel() * p.element_size() for p in model.parameters() if not p.requires_grad)
         trainable = sum(p.numel() * p.element_size() for p in trained)
         for parameter in trained:  # adapters compute in the dtype of the base
-            parameter.data = parameter.data.to(dtype)
+            parameter.data = parameter.data.to(torch.float32 if in_float32 else dtype)
         per_row = _activations(model, checkpointing=options.get("gradient_checkpointing", False))
     if options.get("action_head") == "l1":
         with torch.device("meta"):
-            frozen += sum(p.numel() for p in L1Head(config.llama.width, config.action_dims).parameters())
-    weights = frozen * dtype.itemsize
+            head = L1Head(config.llama.width, config.action_dims)
+            weights += sum(p.numel() * dtype.itemsize for p in head.parameters())
     if kind is not None:
         weights += int(projections * (BYTES_PER_WEIGHT[kind] - dtype.itemsize))
     return make_plan(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
@@ -9,12 +11,20 @@ from vla_rl.config.schema import Node
 from vla_rl.errors import UserError
 from vla_rl.machine import memory_bytes
 from vla_rl.policy.flow.memory import plan_flow_memory
+from vla_rl.policy.linear import slow_in_bfloat16
 from vla_rl.policy.memory import MemoryPlan, plan_memory
 
 POLICY, FLOW_POLICY = "vla_rl.load_policy", "vla_rl.load_flow_policy"
-PLANS = {POLICY: plan_memory, FLOW_POLICY: plan_flow_memory}
 PRESETS = {24: "openvla_oft_7b_24gb", 48: "openvla_oft_7b_48gb", 80: "openvla_oft_7b_80gb"}  # GB of a GPU
 WORTH_A_LINE = 10**9  # bytes
+
+
+def _plan_here(options: dict[str, Any], **how: Any) -> MemoryPlan:
+    """`plan_memory` as this machine computes."""
+    return plan_memory(options, **how, in_float32=slow_in_bfloat16())
+
+
+PLANS = {POLICY: _plan_here, FLOW_POLICY: plan_flow_memory}
 
 
 def rows_that_fit(

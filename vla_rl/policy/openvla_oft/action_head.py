@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from vla_rl.errors import UserError
+from vla_rl.policy.linear import Linear
 from vla_rl.policy.weights import fill
 
 HEAD_FILE, PROPRIO_FILE = "action_head--*_checkpoint.pt", "proprio_projector--*_checkpoint.pt"
@@ -30,7 +31,7 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.ffn = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.ReLU())
+        self.ffn = nn.Sequential(nn.LayerNorm(width), Linear(width, width), nn.ReLU())
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.ffn(x)
@@ -40,10 +41,10 @@ class MLPResNet(nn.Module):
     def __init__(self, inputs: int, width: int, outputs: int) -> None:
         super().__init__()
         self.layer_norm1 = nn.LayerNorm(inputs)
-        self.fc1 = nn.Linear(inputs, width)
+        self.fc1 = Linear(inputs, width)
         self.mlp_resnet_blocks = nn.ModuleList(ResidualBlock(width) for _ in range(BLOCKS))
         self.layer_norm2 = nn.LayerNorm(width)
-        self.fc2 = nn.Linear(width, outputs)
+        self.fc2 = Linear(width, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.relu(self.fc1(self.layer_norm1(x)))

@@ -24,6 +24,7 @@ from vla_rl.errors import UserError
 from vla_rl.policy import adapter as adapter_files
 from vla_rl.policy.entries import check_object, read_json, read_text
 from vla_rl.policy.hub import resolve_checkpoint, what_it_is
+from vla_rl.policy.linear import compute_in_float32, slow_in_bfloat16
 from vla_rl.policy.openvla_oft.action_head import HEAD_FILE, PROPRIO_FILE, WRAPPED, L1Head, read_head
 from vla_rl.policy.openvla_oft.actions import STATISTICS, Statistics
 from vla_rl.policy.openvla_oft.config import OpenVLAConfig, parse_config
@@ -77,12 +78,12 @@ def load_pretrained(
     if l1:
         files.heads = {"head": read_head(folder, HEAD_FILE, head)}
         files.heads[PROPRIO] = read_head(folder, PROPRIO_FILE, model.proprio_projector)
-    check_bidirectional(model.language_model.model)
     model.requires_grad_(True)
-    if not l1:
-        return OpenVLAOFTPolicy(model, files, statistics)
-    policy = L1Policy(model, files, statistics, head)
-    if (folder / SCALE_FILE).exists():  # of a checkpoint this project has trained
+    policy = L1Policy(model, files, statistics, head) if l1 else OpenVLAOFTPolicy(model, files, statistics)
+    if slow_in_bfloat16():
+        compute_in_float32(policy)
+    check_bidirectional(model.language_model.model)
+    if isinstance(policy, L1Policy) and (folder / SCALE_FILE).exists():  # of a checkpoint this project has trained
         policy.load_scale(folder)
     return policy
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from vla_rl.policy.linear import Linear, linear
 from vla_rl.policy.openvla_oft.config import LlamaConfig
 from vla_rl.policy.rotary import rope_tables, rotate
 
@@ -27,7 +28,7 @@ class RMSNorm(nn.Module):
         return self.weight * F.rms_norm(x_BSD.float(), self.weight.shape, eps=self.eps).to(x_BSD.dtype)
 
 
-class RowsLinear(nn.Linear):
+class RowsLinear(Linear):
     """A linear layer of which only the outputs `start..stop` are computed: the action rows of the output head."""
 
     def __init__(self, in_features: int, out_features: int, start: int, stop: int) -> None:
@@ -35,7 +36,7 @@ class RowsLinear(nn.Linear):
         self.start, self.stop = start, stop
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.linear(x, self.weight[self.start : self.stop])
+        return linear(x, self.weight[self.start : self.stop])
 
 
 class Attention(nn.Module):
@@ -43,10 +44,10 @@ class Attention(nn.Module):
         super().__init__()
         width = config.width
         self.heads = config.heads
-        self.q_proj = nn.Linear(width, width, bias=False)
-        self.k_proj = nn.Linear(width, width, bias=False)
-        self.v_proj = nn.Linear(width, width, bias=False)
-        self.o_proj = nn.Linear(width, width, bias=False)
+        self.q_proj = Linear(width, width, bias=False)
+        self.k_proj = Linear(width, width, bias=False)
+        self.v_proj = Linear(width, width, bias=False)
+        self.o_proj = Linear(width, width, bias=False)
 
     def forward(self, x_BSD: Tensor, cos: Tensor, sin: Tensor, key_mask: Tensor | None, tail: int) -> Tensor:
         b, s, d = x_BSD.shape
@@ -62,9 +63,9 @@ class Attention(nn.Module):
 class Mlp(nn.Module):
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(config.width, config.mlp_dim, bias=False)
-        self.up_proj = nn.Linear(config.width, config.mlp_dim, bias=False)
-        self.down_proj = nn.Linear(config.mlp_dim, config.width, bias=False)
+        self.gate_proj = Linear(config.width, config.mlp_dim, bias=False)
+        self.up_proj = Linear(config.width, config.mlp_dim, bias=False)
+        self.down_proj = Linear(config.mlp_dim, config.width, bias=False)
 
     def forward(self, x_BSD: Tensor) -> Tensor:
         return self.down_proj(F.silu(self.gate_proj(x_BSD)) * self.up_proj(x_BSD))

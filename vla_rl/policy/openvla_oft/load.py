@@ -9,6 +9,7 @@ from vla_rl.checks import check_choice, check_count
 from vla_rl.errors import UserError
 from vla_rl.policy.adapter import check_lora_of_adapter
 from vla_rl.policy.cache import VisionCache
+from vla_rl.policy.linear import compute_in_float32, slow_in_bfloat16
 from vla_rl.policy.openvla_oft.checkpoint import ACTION_HEADS, DTYPES, load_pretrained
 from vla_rl.policy.openvla_oft.l1_policy import L1Policy
 from vla_rl.policy.openvla_oft.policy import OpenVLAOFTPolicy
@@ -72,6 +73,8 @@ def load_policy(
         policy = random_policy_7b(DTYPES[dtype])
     else:
         policy = load_pretrained(checkpoint, dtype=dtype, unnorm_key=unnorm_key, action_head=action_head)
+    if slow_in_bfloat16():
+        compute_in_float32(policy)
     if chunk_steps is not None:
         policy.set_chunk_size(chunk_steps)
     if quantization is not None:

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vla_rl.policy.linear import Linear
 from vla_rl.policy.openvla_oft.config import BOS_ID, STOP_ID, OpenVLAConfig
 from vla_rl.policy.openvla_oft.llama import LlamaForActions
 from vla_rl.policy.openvla_oft.vision import VisionBackbone, unused_shapes
@@ -27,9 +28,9 @@ class Projector(nn.Module):
 
     def __init__(self, vision_width: int, width: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(vision_width, 4 * vision_width)
-        self.fc2 = nn.Linear(4 * vision_width, width)
-        self.fc3 = nn.Linear(width, width)
+        self.fc1 = Linear(vision_width, 4 * vision_width)
+        self.fc2 = Linear(4 * vision_width, width)
+        self.fc3 = Linear(width, width)
 
     def forward(self, x_BSD: Tensor) -> Tensor:
         return self.fc3(F.gelu(self.fc2(F.gelu(self.fc1(x_BSD)))))
@@ -40,8 +41,8 @@ class ProprioProjector(nn.Module):
 
     def __init__(self, proprio_dims: int, width: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(proprio_dims, width)
-        self.fc2 = nn.Linear(width, width)
+        self.fc1 = Linear(proprio_dims, width)
+        self.fc2 = Linear(width, width)
 
     def forward(self, proprio_BP: Tensor) -> Tensor:
         return self.fc2(F.gelu(self.fc1(proprio_BP)))

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vla_rl.policy.linear import Linear, linear
 from vla_rl.policy.openvla_oft.config import TowerConfig
 
 NORM_EPS = 1e-6  # timm's ViT, not torch's default 1e-5
@@ -29,15 +30,15 @@ class PatchEmbed(nn.Module):
         p = self.patch_px
         patches = pixels_BCHW.reshape(b, c, h // p, p, w // p, p).permute(0, 2, 4, 1, 3, 5)
         patches = patches.reshape(b, (h // p) * (w // p), c * p * p)
-        return F.linear(patches, self.proj.weight.flatten(1), self.proj.bias)
+        return linear(patches, self.proj.weight.flatten(1), self.proj.bias)
 
 
 class Attention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width)
+        self.proj = Linear(width, width)
 
     def forward(self, x_BSD: Tensor) -> Tensor:
         b, s, d = x_BSD.shape
@@ -49,8 +50,8 @@ class Attention(nn.Module):
 class Mlp(nn.Module):
     def __init__(self, width: int, mlp_dim: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(width, mlp_dim)
-        self.fc2 = nn.Linear(mlp_dim, width)
+        self.fc1 = Linear(width, mlp_dim)
+        self.fc2 = Linear(mlp_dim, width)
 
     def forward(self, x_BSD: Tensor) -> Tensor:
         return self.fc2(F.gelu(self.fc1(x_BSD)))
@@ -129,9 +130,9 @@ def unused_shapes(towers: tuple[TowerConfig, TowerConfig]) -> dict[str, torch.Si
         with torch.device("meta"):
             parts = {f"blocks.{tower.depth - 1}.": Block(tower), "norm.": nn.LayerNorm(width)}
             if tower.attention_pool:
-                parts["attn_pool.kv."] = nn.Linear(width, 2 * width)
-                parts["attn_pool.q."] = nn.Linear(width, width)
-                parts["attn_pool.proj."] = nn.Linear(width, width)
+                parts["attn_pool.kv."] = Linear(width, 2 * width)
+                parts["attn_pool.q."] = Linear(width, width)
+                parts["attn_pool.proj."] = Linear(width, width)
                 parts["attn_pool.norm."] = nn.LayerNorm(width)
                 parts["attn_pool.mlp."] = Mlp(width, tower.mlp_dim)
                 shapes[f"{prefix}attn_pool.latent"] = torch.Size([1, 1, width])
