@@ -43,6 +43,7 @@ from vla_rl.evaluation.report_figures import draw_outcomes, draw_tasks
 from vla_rl.figures.strips import draw_strips
 from vla_rl.figures.video import annotate, file_name, write_mp4
 from vla_rl.rollout.datamodule import check_policy
+from vla_rl.run.extras import extra
 from vla_rl.run.folder import open_run_folder, run_folder, write_json
 from vla_rl.run.provenance import versions
 from vla_rl.training.trainer import interruptible, make_trainer
@@ -150,15 +151,19 @@ def write(folder: Path, report: Report, found: dict[str, Evaluated]) -> Path:
     for label, outcome in found.items():
         (folder / "videos" / label).mkdir(parents=True, exist_ok=True)
         for trajectory in outcome.filmed:
-            videos.append(f"videos/{label}/{file_name(trajectory)}.mp4")
-            write_mp4(folder / videos[-1], annotate(trajectory))
-    figures = [
-        ("tasks", "Success by task, with 95% Wilson intervals.", draw_tasks(report)),
-        ("outcomes", "Every episode. A column of a task's rows is one initial state.", draw_outcomes(report)),
-    ]
-    for label, outcome in found.items():
-        caption = f"First successes and failures of {label}: chunks in the colour of their phase, then the end."
-        figures.append((f"episodes_{label}", caption, draw_strips(outcome.pictured)))
+            video = f"videos/{label}/{file_name(trajectory)}.mp4"
+            with extra("writing videos"):
+                write_mp4(folder / video, annotate(trajectory))
+                videos.append(video)
+    figures = []
+    with extra("drawing figures"):
+        figures += [
+            ("tasks", "Success by task, with 95% Wilson intervals.", draw_tasks(report)),
+            ("outcomes", "Every episode. A column of a task's rows is one initial state.", draw_outcomes(report)),
+        ]
+        for label, outcome in found.items():
+            caption = f"First successes and failures of {label}: chunks in the colour of their phase, then the end."
+            figures.append((f"episodes_{label}", caption, draw_strips(outcome.pictured)))
     write_json(folder / "timing.json", {label: asdict(outcome.time) for label, outcome in found.items()})
     return write_report(report, folder, figures, videos)
 

@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 from vla_rl.figures.colours import PALETTE
 from vla_rl.functional.statistics import MeanInterval
 from vla_rl.run.compare import Run, arms, success_interval
+from vla_rl.run.extras import extra
 
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 
@@ -111,12 +112,14 @@ def _draw_sweep(axes: Axes, masks: Mapping[str, list[tuple[int, MeanInterval, st
 
 
 def write_figures(runs: Sequence[Run], folder: Path) -> list[Path]:
-    """`success.png`, `cost.png` and `arms.png` in the folder, which is made."""
+    """`success.png`, `cost.png` and `arms.png` in the folder, which is made; those that could be drawn."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for name, draw in (("success", draw_success), ("cost", draw_cost), ("arms", draw_arms)):
-        paths.append(folder / f"{name}.png")
-        draw(runs).savefig(paths[-1], dpi=150)
+        path = folder / f"{name}.png"
+        with extra(f"drawing the figure {name}"):
+            draw(runs).savefig(path, dpi=150)
+            paths.append(path)
     return paths
 
 

@@ -8,6 +8,7 @@ which stays open. GET /healthz answers 200.
 from __future__ import annotations
 
 import asyncio
+import errno
 import http
 import sys
 import time
@@ -29,6 +30,7 @@ from vla_rl.serving.request import Expected, parse_request
 from vla_rl.serving.wire import pack, unpack
 
 HEALTH = "/healthz"
+LAST_PORT = 65535
 BURST_S = 1.0  # seconds' worth of requests that a client may send at once
 
 
@@ -90,7 +92,9 @@ class PolicyServer:
             )
         except OSError as e:
             deciding.cancel()
-            raise UserError(f"cannot listen on {host}:{port} ({e.strerror}): port={port + 1}") from e
+            other_port = f"port={port + 1 if port < LAST_PORT else 0}"
+            fix = other_port if e.errno in (errno.EADDRINUSE, errno.EACCES) else "host=127.0.0.1, or 0.0.0.0 for all"
+            raise UserError(f"cannot listen on {host}:{port} ({e.strerror}): {fix}") from e
         try:
             started(next(iter(server.sockets)).getsockname()[1])
             stopped = asyncio.create_task(stop.wait())

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from torch.utils.tensorboard import SummaryWriter
 
 from tests.helpers import toy_fit
+from vla_rl import evaluate
 from vla_rl.errors import UserError
 from vla_rl.run import extras
 
@@ -45,6 +46,23 @@ def test_a_run_without_any_of_them(tmp_path, monkeypatch):
     assert not (tmp_path / "run" / "checkpoints" / "last.ckpt").exists()
     again = toy_fit.run(tmp_path / "run", *EXTRAS, "iterations=3", f"resume={tmp_path / 'run'}")
     assert "iteration 3/3" in again.printed
+
+
+def test_an_evaluation_without_them(tmp_path, monkeypatch):
+    """Hours of episodes are not lost to a video or a figure."""
+    monkeypatch.setattr(extras, "_warned", set())
+    monkeypatch.setattr(evaluate, "write_mp4", failing(RuntimeError("no encoder")))
+    monkeypatch.setattr(evaluate, "draw_tasks", failing(RuntimeError("latex could not be found")))
+    toys = ("policy={_target_: tests.helpers.toy.ToyPolicy}", "sim={_target_: tests.helpers.toy.ToyPool}")
+    with pytest.warns(UserWarning) as warned:
+        evaluate.main(["conf=pcm_object_tiny", *toys, "init_states=[0,4]", f"run_dir={tmp_path / 'run'}"])
+    assert [str(w.message).partition(":")[0] for w in warned] == [
+        "writing videos failed, and the run goes on without",
+        "drawing figures failed, and the run goes on without",
+    ]
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert len(report["episodes"]) > 0
+    assert ".mp4" not in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_mistakes_of_the_user_are_no_failures_of_an_extra(monkeypatch):

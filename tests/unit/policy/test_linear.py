@@ -91,17 +91,14 @@ def test_a_policy_kept_in_bfloat16_answers_and_learns_as_its_rounded_weights_in_
     gradients = []
     for policy in (kept, whole):
         with torch.no_grad():
-            for (
-                name,
-                p,
-            ) in policy.named_parameters():  # the second factor starts at zero, and the first gets no gradient
+            for name, p in policy.named_parameters():  # the second factor starts at zero
                 if "lora_B" in name:
                     p.fill_(0.01)
         logits = policy.logits(observation)
         logits.square().sum().backward()
         gradients.append((logits, {name: p.grad for name, p in policy.named_parameters() if p.requires_grad}))
     (got, got_grad), (want, want_grad) = gradients
-    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)  # in bfloat16: 1e-2
     for name, gradient in want_grad.items():
         torch.testing.assert_close(got_grad[name], gradient, rtol=1e-3, atol=1e-3 * float(gradient.abs().max()))
 

@@ -208,6 +208,17 @@ def test_the_verb(tmp_path, capsys):
     assert "| random B=12 | 1 |" in (tmp_path / "out" / "table.md").read_text()
 
 
+def test_a_figure_that_cannot_be_drawn_costs_no_table(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("latex could not be found")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", fail)
+    monkeypatch.setattr("vla_rl.run.extras._warned", set())
+    with pytest.warns(UserWarning, match="drawing the figure .* failed"):
+        compare.main([str(write_run(tmp_path / "a")), f"out={tmp_path / 'out'}"])
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"table.md"}
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

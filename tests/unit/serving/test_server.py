@@ -288,3 +288,5 @@ def test_an_address_that_is_taken():
         other = PolicyServer(batcher, Expected(1, 4, True), server.limits, metadata={}, window=None, seed=1)
         with pytest.raises(UserError, match=f"cannot listen on 127.0.0.1:{server.port} .*port={server.port + 1}"):
             asyncio.run(other.run("127.0.0.1", server.port, asyncio.Event(), lambda port: None))
+        with pytest.raises(UserError, match=r"cannot listen on 256.1.1.1:8000 \(.*\): host=127.0.0.1, or 0.0.0.0"):
+            asyncio.run(other.run("256.1.1.1", 8000, asyncio.Event(), lambda port: None))
