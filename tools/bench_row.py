@@ -30,7 +30,7 @@ from vla_rl.policy.memory import plan_memory
 from vla_rl.policy.memory_check import device_memory, rows_that_fit
 from vla_rl.rollout.collect import TimeSplit
 from vla_rl.rollout.epoch import Collected, RolloutEpoch
-from vla_rl.run.cli import run_entry
+from vla_rl.run.cli import answer_early, run_entry
 from vla_rl.run.provenance import versions
 from vla_rl.training.grpo_module import GRPOModule
 from vla_rl.types import Episode, Observation, RolloutGroup, Trajectory
@@ -113,4 +113,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    run_entry(main, __doc__)
+    answer_early(__doc__, parse=None)
+    run_entry(main)

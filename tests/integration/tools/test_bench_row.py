@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[3]
 
 def test_the_small_policy(tmp_path):
     argv = ["policy=openvla_oft_tiny", "policy.lora={r: 2, alpha: 2}"]
-    program = Fork(lambda: run_entry(bench_row.main, "about", argv), tmp_path)
+    program = Fork(lambda: run_entry(bench_row.main, argv), tmp_path)
     assert program.wait() == 0, program.errors
     line = json.loads(program.printed.splitlines()[-1])
     assert line["parameters"] > 1_800_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from types import SimpleNamespace
 
@@ -58,7 +59,9 @@ def test_noise_has_its_size_and_is_clipped():
     change = noisy(grey, 0.1, rng()).astype(float) - 128
     assert change.std() == pytest.approx(25.5, rel=0.05)
     assert abs(change.mean()) < 1
-    assert noisy(np.full((20, 20, 3), 255, np.uint8), 0.1, rng()).max() == 255
+    # not wrapped around: 6 standard deviations are 153
+    assert noisy(np.full((20, 20, 3), 255, np.uint8), 0.1, rng()).min() > 100
+    assert noisy(np.zeros((20, 20, 3), np.uint8), 0.1, rng()).max() < 155
 
 
 def test_rotations_by_hand():
@@ -98,25 +101,41 @@ def test_the_camera_moves_that_far_and_turns_that_much():
     CameraPose(metres=0.1, degrees=10).scene(camera, rng())
     assert np.linalg.norm(camera.model.cam_pos[1]) == pytest.approx(0.1)
     assert camera.model.cam_quat[1, 0] == pytest.approx(math.cos(math.radians(5)))
+    assert np.linalg.norm(camera.model.cam_quat[1]) == pytest.approx(1)
     assert (camera.model.cam_pos[0] == 0).all()  # the other camera stays
 
 
 def test_the_light_is_brighter_or_darker_and_turned():
-    gains = []
+    gains, angles = [], []
     for seed in range(20):
         camera = FakeCamera()
         Light(gain=2, tint=0, degrees=30).scene(camera, rng(seed))
         gains.append(float(camera.model.light_diffuse[0, 0] / 0.5))
-        assert camera.model.vis.headlight.specular == pytest.approx(np.full(3, gains[-1]))
+        head = camera.model.vis.headlight
+        for lamp in (head.ambient, head.diffuse, head.specular):
+            assert lamp == pytest.approx(np.full(3, gains[-1]))
+        for lamp in (camera.model.light_ambient, camera.model.light_specular):
+            assert lamp == pytest.approx(np.full((1, 3), gains[-1] / 2))
         assert np.linalg.norm(camera.model.light_dir[0]) == pytest.approx(1)
-        assert camera.model.light_dir[0, 2] < -math.cos(math.radians(30)) + 1e-9
+        angles.append(math.degrees(math.acos(-camera.model.light_dir[0, 2])))
     assert set(gains) == {0.5, 2.0}
+    assert 20 < max(angles) <= 30 + 1e-6  # all of it where the axis is across
+
+
+def test_the_channels_of_the_light_differ_by_the_tint():
+    colours = []
+    for seed in range(40):
+        camera = FakeCamera()
+        Light(gain=1, tint=0.4, degrees=0).scene(camera, rng(seed))
+        colours.append(camera.model.vis.headlight.ambient)
+        assert (camera.model.light_dir == [[0, 0, -1]]).all()
+    assert 0.8 <= np.min(colours) < 0.85 and 1.15 < np.max(colours) <= 1.2
 
 
 def test_the_arm_starts_up_to_that_many_degrees_away():
     offset_rad = InitialState(degrees=5).start({"init_state": 3}, rng())["arm_offset_rad"]
     assert offset_rad.shape == (7,)
-    assert 0 < np.abs(offset_rad).max() <= math.radians(5)
+    assert -math.radians(5) <= offset_rad.min() < 0 < offset_rad.max() <= math.radians(5)
 
 
 class FakeWorld(gymnasium.Env):
@@ -147,7 +166,10 @@ def episode(env: PerturbedEnv, seed: int = 7, init_state: int = 3) -> tuple[list
     frames += [env.step(np.zeros((1, 7)))[0]["frame"] for _ in range(2)]
     inner = env.unwrapped
     model = inner.cameras[0].model
-    drawn = [inner.options["arm_offset_rad"], model.cam_pos, model.cam_quat, model.light_dir, model.light_diffuse]
+    head = model.vis.headlight
+    drawn = [inner.options["arm_offset_rad"], model.cam_pos, model.cam_quat, model.light_dir]
+    drawn += [model.light_ambient, model.light_diffuse, model.light_specular]
+    drawn += [head.ambient, head.diffuse, head.specular]
     return frames, info["instruction"], [array.copy() for array in drawn]
 
 
@@ -163,7 +185,8 @@ def test_an_episode_is_perturbed_alike_whatever_ran_before():
     assert same(frames, again)
     assert same(world, drawn)
     assert wording == instruction != "put the bowl on the plate"
-    assert not (frames[0] == frames[1]).all()  # noise and occlusion are drawn anew at every decision
+    for before, after in itertools.pairwise(frames):
+        assert not (before == after).all()  # noise and occlusion are drawn anew at every decision
     assert not (frames[0][..., :3] == frames[0][..., 3:]).all()  # and for every camera
 
 
@@ -174,8 +197,15 @@ def test_episodes_of_one_initial_state_share_the_world_and_not_the_noise():
     assert same(world, drawn)
     assert wording == instruction
     assert not same(frames, others)
-    elsewhere = episode(env, init_state=4)[2]
-    assert not any((a == b).all() for a, b in zip(world, elsewhere, strict=True))
+    for elsewhere in (episode(env, init_state=4)[2], episode(PerturbedEnv(FakeWorld(1), ALL))[2]):
+        assert not any((a == b).all() for a, b in zip(world, elsewhere, strict=True))
+
+
+def test_each_perturbation_has_draws_of_its_own():
+    env = PerturbedEnv(FakeWorld(0), ALL)
+    env.reset(seed=1, options={"init_state": 2})
+    for generator in (env._of_world, lambda name: env._of_picture(name, 0)):
+        assert len({generator(name).random() for name in ALL}) == len(ALL)
 
 
 def test_without_perturbations_nothing_is_wrapped():
