@@ -39,6 +39,8 @@ from vla_rl.types import Episode, Observation, RolloutGroup, Trajectory
 class OneRow(L.LightningDataModule):
     """One iteration of one optimizer step on one decision."""
 
+    seed, max_chunks = 0, 1
+
     def __init__(self, trajectory: Trajectory) -> None:
         super().__init__()
         self.trajectory = trajectory
