@@ -1,6 +1,6 @@
 """One row of a policy on this machine: load it, act once, take one optimizer step; time and memory beside the plan.
 
-    python tools/bench_row.py policy=openvla_oft_7b policy.checkpoint=FOLDER
+    python tools/bench_row.py policy=openvla_oft_7b policy.checkpoint=FOLDER sim.camera_px=256
 
 FOLDER is a checkpoint, or random weights with the same widths (tools/write_random_checkpoint.py). The row is a made-up
 frame; loss, clipping and optimizer are the program's own.
@@ -21,7 +21,7 @@ from typing import Any
 import lightning as L
 import torch
 
-from tools.bench_update import CAMERA_PX, INSTRUCTION, peak_memory_mb, seconds, synchronize
+from tools.bench_update import INSTRUCTION, peak_memory_mb, seconds, synchronize
 from vla_rl.config.compose import compose
 from vla_rl.config.instantiate import build
 from vla_rl.config.schema import Config
@@ -50,10 +50,8 @@ class OneRow(L.LightningDataModule):
         return RolloutEpoch(0, 1, 1, 0, lambda: Collected([group], group.trajectories, TimeSplit()))
 
 
-def act(policy: Any, temperature: float) -> Trajectory:
+def act(policy: Any, temperature: float, px: int) -> Trajectory:
     """An episode of one decision, which failed."""
-    image_px = policy.model.config.towers[0].image_px
-    px = CAMERA_PX.get(image_px, image_px)
     draw = torch.Generator().manual_seed(0)
     frame = torch.randint(0, 256, (1, px, px, 3 * policy.images), dtype=torch.uint8, generator=draw)
     observation = Observation(frame, torch.zeros(1, 8), [INSTRUCTION])
@@ -109,7 +107,7 @@ def main(argv: list[str]) -> None:
 
     policy = measured("load", lambda: build(config.policy, "policy").to(device))
     line["parameters"] = sum(parameter.numel() for parameter in policy.parameters())
-    trajectory = measured("act", lambda: act(policy, config.rollout.temperature))
+    trajectory = measured("act", lambda: act(policy, config.rollout.temperature, config.sim["camera_px"]))
     measured("update", lambda: update(policy, trajectory, config))
     print(json.dumps(line | {"device": str(device), "threads": torch.get_num_threads(), "versions": versions()}))
 

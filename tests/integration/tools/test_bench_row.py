@@ -37,7 +37,7 @@ def test_the_widths_of_the_7b_with_two_layers_stay_within_the_plan(tmp_path):
     folder = tmp_path / "weights"
     run = {"cwd": ROOT, "env": os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}, "check": True}
     subprocess.run([sys.executable, "tools/write_random_checkpoint.py", str(folder), "--layers", "2"], **run)
-    options = ("policy=openvla_oft_7b", f"policy.checkpoint={folder}", "optim.lr=1e-5")
+    options = ("policy=openvla_oft_7b", f"policy.checkpoint={folder}", "optim.lr=1e-5", "sim.camera_px=256")
     command = [sys.executable, "tools/bench_row.py", *options]
     printed = subprocess.run(command, capture_output=True, text=True, **run).stdout
     line = json.loads(printed.splitlines()[-1])
