@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from importlib import metadata
-from typing import Literal
+from typing import Any, Literal
 
 from packaging.requirements import Requirement
 
@@ -110,12 +110,13 @@ def check_world(config: Config) -> CheckResult:
     """What the simulators need: the pool says what it is for its own world."""
     from vla_rl.config.instantiate import import_path
 
-    target = str((config.sim or {}).get("_target_"))
-    pool = import_path(target, f"(sim._target_={target})")
+    sim = config.sim or {}
+    target = str(sim.get("_target_"))
+    pool: Any = import_path(target, f"(sim._target_={target})")
     if not hasattr(pool, "facts"):
         return _unknown_world("world", target)
     try:
-        return CheckResult("world", "pass", pool.facts(**{k: v for k, v in config.sim.items() if k != "_target_"}))
+        return CheckResult("world", "pass", pool.facts(**{k: v for k, v in sim.items() if k != "_target_"}))
     except UserError as error:
         return CheckResult("world", "fail", _cause(error), pool.remedy)
 

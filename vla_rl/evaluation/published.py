@@ -85,12 +85,16 @@ def evaluate_published(names: Sequence[str] | None, argv: Sequence[str], evaluat
             measured = Measured(missing=f"not run: {error}")
             print(measured.missing, flush=True)
         found.append((row, measured))
-        page = table(found)
         folder.mkdir(parents=True, exist_ok=True)
-        atomic_write(folder / "published.md", lambda part, page=page: part.write_text(page, encoding="utf-8"))
-        write_json(folder / "published.json", [asdict(row) | asdict(measured) for row, measured in found])
+        _write(folder, found)
     print(table(found), end="")
     return folder / "published.md"
+
+
+def _write(folder: Path, found: list[tuple[Published, Measured]]) -> None:
+    page = table(found)
+    atomic_write(folder / "published.md", lambda part: part.write_text(page, encoding="utf-8"))
+    write_json(folder / "published.json", [asdict(row) | asdict(measured) for row, measured in found])
 
 
 def read_measured(folder: Path) -> Measured:

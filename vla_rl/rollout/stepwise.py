@@ -54,6 +54,10 @@ class StepwisePool:
         playing.left, playing.executed = deque(command_LA), 0
         self._send_row(slot)
 
+    def abandon(self, slot: int) -> None:
+        del self._playing[slot]
+        self._pool.abandon(slot)
+
     def wait(self) -> list[SlotEvent]:
         events: list[SlotEvent] = []
         while not events:
