@@ -368,6 +368,11 @@ def _nft(grpo: GRPOConfig) -> None:
                 f"grpo.loss=nft uses no log-probabilities, so that grpo.{name}={getattr(grpo, name)} would do nothing: "
                 f"grpo.{name}={fix}, or grpo.loss=clipped"
             )
+    if grpo.advantage == "distill":
+        raise UserError(
+            "grpo.loss=nft has no probability of single numbers, and grpo.advantage=distill gives each its own "
+            "advantage: grpo.loss=clipped, or another advantage"
+        )
 
 
 def _optim(config: Config) -> None:

@@ -271,6 +271,11 @@ VALUES = [
             ("entropy_coef", "0.1", "0.0"),
         )
     ),
+    (
+        ["grpo.loss=nft", "grpo.entropy_coef=0", "grpo.advantage=distill", "grpo.teacher=x", "grpo.group_filter=keep"],
+        "grpo.loss=nft has no probability of single numbers, and grpo.advantage=distill gives each its own advantage: "
+        "grpo.loss=clipped, or another advantage",
+    ),
     (["rollout.groups=0"], "rollout.groups must be an integer >= 1, got 0 (rollout.groups=8)"),
     (["rollout.group_size=1"], "group size 1 has no spread to learn from: rollout.group_size=8, or a critic"),
     (["rollout.group_size=0"], "rollout.group_size must be an integer >= 1, got 0 (rollout.group_size=8)"),
