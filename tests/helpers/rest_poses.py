@@ -95,7 +95,7 @@ def _lay_bottle_on_rack(env: LiberoEnv, bottle: str) -> None:
 def _put(env: LiberoEnv, name: str, position: np.ndarray, wxyz: np.ndarray | None = None) -> None:
     joint = env._data.joint(f"{name}_joint0")
     address = 1 + int(env._model.joint(joint.name).qposadr[0])  # the state begins with the time
-    upright = env._official_states[0][address + 3 : address + 7]  # a bowl on the ramekin may lean by now
+    upright = env._states[0][address + 3 : address + 7]  # a bowl on the ramekin may lean by now
     joint.qpos[:] = [*position, *(upright if wxyz is None else wxyz)]
     joint.qvel[:] = 0.0
     env._env.sim.forward()

@@ -41,7 +41,8 @@ SLOTS = {  # beside those that the conf fills
     "random_padded": "callbacks.RandomPadded",
 }
 PARTS = {"Budget", "ChunkMask", "Critic", "GlobalMask", "StepBaseline", "WeightedMask"}  # of others; in no slot
-OTHERS = {"HeadCritic"}  # a run has one critic: tests/unit/callbacks/critic runs this one
+# a run has one source of advantages: critic/ and test_distillation.py in tests/unit/callbacks run these
+OTHERS = {"Distillation", "HeadCritic"}
 ARGUMENTS = [
     *("iterations=2", "rollout.groups=3", "mask=pcm", "mask.budget=3", "mask.refresh_every=1"),
     *("reward=policytrim", "reward.ratios=[0.5,1.0]", "reward.extend_iterations=1", "reward.baseline_episodes=4"),

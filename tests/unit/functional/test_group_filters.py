@@ -144,7 +144,7 @@ class TestInTheDataModule:
         ("option", "value", "message"),
         [
             ("advantage", "rlo", "no advantage named 'rlo'; did you mean 'rloo'? Choices: grpo, grpo_unbiased, rloo, "
-             "dr_grpo, ngrpo, raft, gae, or my_pkg.my_function (grpo.advantage=rloo)"),
+             "dr_grpo, ngrpo, raft, gae, distill, or my_pkg.my_function (grpo.advantage=rloo)"),
             ("group_filter", "dropp", "no group_filter named 'dropp'; did you mean 'drop'? Choices: drop, keep, "
              "resample, or my_pkg.my_function (grpo.group_filter=drop)"),
             ("group_filter", "no_pkg.fn", "no module named 'no_pkg' (grpo.group_filter=no_pkg.fn)"),

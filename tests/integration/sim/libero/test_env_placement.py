@@ -36,7 +36,7 @@ def test_draws_depend_on_the_seed_and_not_on_history(env):
 
 
 def test_objects_are_displaced_within_the_disc_and_the_rest_stays(env):
-    official = env._official_states
+    official = env._states
     robot = slice(1, 1 + 9)  # qpos: 7 arm joints, 2 fingers
     distances_m = []
     for seed in range(20):

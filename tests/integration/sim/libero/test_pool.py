@@ -54,7 +54,7 @@ def test_libero_pool_knows_its_suite():
         ({"chunk_steps": 0}, r">= 1, got 0 \(sim.chunk_steps=8\)"),
         ({"settle_steps": -1}, r">= 0, got -1 \(sim.settle_steps=10\)"),
         ({"camera_px": True}, r">= 16, got True \(sim.camera_px=128\)"),
-        ({"placement_noise_m": -0.01}, "sim.placement_noise_m must be a number >= 0, got -0.01"),
+        ({"placement_noise_m": -0.01}, "sim.placement_noise_m must be a number >= 0 and < 0.2, got -0.01"),
         ({"placement_noise_m": float("nan")}, r"got nan \(sim.placement_noise_m=0.03\)"),
         ({"timeout_s": 0}, r">= 0.1, got 0 \(sim.timeout_s=120\)"),
         (

@@ -58,7 +58,7 @@ def test_official_initial_states_come_to_rest_upright_where_they_were_put(task: 
     env = open_env(task)
     try:
         for state in (0, 17, 49):
-            start = env._official_states[state]
+            start = env._states[state]
             env.reset(options={"init_state": state})
             rest = env.object_poses()
             for name, (position, wxyz) in rest.items():
