@@ -5,9 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[3]
 
 
+@pytest.mark.slow  # and it keeps a core busy that other tests need
 def test_the_last_line_has_every_setting():
     command = [sys.executable, "tools/bench_threads.py", "--busy", "1", "--rows", "2", "--repeats", "1"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
