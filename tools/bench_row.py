@@ -25,9 +25,7 @@ from tools.bench_update import INSTRUCTION, peak_memory_mb, seconds, synchronize
 from vla_rl.config.compose import compose
 from vla_rl.config.instantiate import build
 from vla_rl.config.schema import Config
-from vla_rl.policy.linear import slow_in_bfloat16
-from vla_rl.policy.memory import plan_memory
-from vla_rl.policy.memory_check import device_memory, rows_that_fit
+from vla_rl.policy.memory_check import PLANS, device_memory, rows_that_fit
 from vla_rl.rollout.collect import TimeSplit
 from vla_rl.rollout.epoch import Collected, RolloutEpoch
 from vla_rl.run.cli import answer_early, run_entry
@@ -93,8 +91,7 @@ def main(argv: list[str]) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     options = {"rows": 1, "optimizer": config.optim.optimizer}
     config.grpo.micro_rows = rows_that_fit(config.policy, device=device, **options)
-    available, in_float32 = device_memory(device), slow_in_bfloat16()
-    plan = plan_memory(config.policy or {}, available=available, in_float32=in_float32, **options)
+    plan = PLANS[config.policy["_target_"]](config.policy, available=device_memory(device), **options)
     line: dict[str, Any] = {"plan_mb": plan.total / 2**20}
 
     def measured(name: str, work: Callable[[], Any]) -> Any:

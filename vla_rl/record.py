@@ -53,7 +53,7 @@ from vla_rl.config.schema import Config, RecordConfig
 from vla_rl.demos.demo import Demo
 from vla_rl.demos.save import DemoWriter, check_out, is_npz, open_writer
 from vla_rl.errors import UserError
-from vla_rl.evaluation.playing import play_policy
+from vla_rl.evaluation.playing import play_policy, states_of_task
 from vla_rl.run.provenance import versions
 from vla_rl.sim.demonstration import ExpertEnv, demonstrate
 from vla_rl.sim.gl import check_gl
@@ -176,11 +176,7 @@ def episodes(options: RecordConfig) -> list[tuple[int, int]]:
         tasks = list(range(len(suites.task_names(options.suite))))
     else:
         tasks = [suites.task_index(options.suite, task) for task in options.tasks]
-    first, end = options.init_states
-    wanted = end - first if options.episodes_per_task is None else options.episodes_per_task
-    if not 1 <= wanted <= end - first:
-        raise UserError(f"{wanted} episodes exceed init_states=[{first},{end}]: init_states=[0,{max(wanted, 1)}]")
-    return [(task, state) for task in tasks for state in range(first, first + wanted)]
+    return [(task, state) for task in tasks for state in range(*states_of_task(options))]
 
 
 def play_experts(options: RecordConfig, take: Callable[[Demo], None]) -> None:

@@ -240,18 +240,16 @@ class ChunkBatch:
         return [self.trajectories[i].instruction for i in self.trajectory_N.tolist()]
 
     @property
-    def advantage_of_steps(self) -> Tensor:
-        """Each chunk's, [N]; or [N, L] where a critic says how those of its control steps differ from it
-        (`actions.extras["step_advantage"]`)."""
-        differs_NL = self.actions.extras.get("step_advantage")
-        return self.advantage_N if differs_NL is None else self.advantage_N[:, None] + differs_NL
-
-    @property
     def finest_advantage(self) -> Tensor:
-        """Of each number, [N, L, A], where a teacher gives them (`actions.extras["advantage"]`); else
-        `advantage_of_steps`."""
-        given_NLA = self.actions.extras.get("advantage")
-        return self.advantage_of_steps if given_NLA is None else given_NLA
+        """Of each chunk, [N]; of each control step, [N, L], where a critic says how they differ from their chunk's
+        (`actions.extras["step_advantage"]`); of each number, [N, L, A], where a teacher gives them
+        (`actions.extras["advantage"]`)."""
+        extras = self.actions.extras
+        if "advantage" in extras:
+            return extras["advantage"]
+        if "step_advantage" in extras:
+            return self.advantage_N[:, None] + extras["step_advantage"]
+        return self.advantage_N
 
     @property
     def counts_N(self) -> Tensor:

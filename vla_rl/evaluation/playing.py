@@ -52,16 +52,23 @@ def play_policy(config: Config, options: RecordConfig, take: Callable[[Demo], No
             collect(StepwisePool(pool, suite, on_demo), policy, episodes, temperature=temperature)
 
 
-def plan_episodes(pool: SimulatorPool, options: RecordConfig) -> list[Episode]:
-    """Every task from each initial state asked for, tasks taking turns."""
+def states_of_task(options: RecordConfig) -> tuple[int, int]:
+    """Half-open range of the initial states that are played of each task; raises UserError where there are too few."""
     first, end = options.init_states
     wanted = end - first if options.episodes_per_task is None else options.episodes_per_task
     if not 1 <= wanted <= end - first:
         raise UserError(f"{wanted} episodes exceed init_states=[{first},{end}]: init_states=[0,{max(wanted, 1)}]")
-    if pool.init_states is not None and first + wanted > pool.init_states:
+    return first, first + wanted
+
+
+def plan_episodes(pool: SimulatorPool, options: RecordConfig) -> list[Episode]:
+    """Every task from each initial state asked for, tasks taking turns."""
+    first, end = states_of_task(options)
+    if pool.init_states is not None and end > pool.init_states:
         raise UserError(
-            f"initial states [{first},{first + wanted}) go beyond the {pool.init_states} of a task: "
+            f"initial states [{first},{end}) go beyond the {pool.init_states} of a task: "
             f"init_states=[0,{pool.init_states}]"
         )
-    states = (first, first + wanted)
-    return heldout_episodes(pool.tasks, states, wanted * len(pool.tasks), options.seed, options.decoding or "sampled")
+    return heldout_episodes(
+        pool.tasks, (first, end), (end - first) * len(pool.tasks), options.seed, options.decoding or "sampled"
+    )

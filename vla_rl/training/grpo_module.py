@@ -198,7 +198,7 @@ class GRPOModule(L.LightningModule):
     def _negative_aware(self, batch: ChunkBatch, weight_NLA: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """DiffusionNFT's loss, and detached sums to log."""
         device = next(self.policy.parameters()).device
-        loss_NLA, change_NLA = self.policy.matching_loss(batch, batch.advantage_of_steps.to(device))
+        loss_NLA, change_NLA = self.policy.matching_loss(batch, batch.finest_advantage.to(device))
         weight_NLA = weight_NLA.to(device)
         loss = (weight_NLA * loss_NLA).sum()
         return loss, {"velocity_change_abs": (weight_NLA * change_NLA).sum(), "loss": loss.detach()}

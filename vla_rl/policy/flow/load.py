@@ -75,10 +75,7 @@ def load_flow_policy(
     Example:
         >>> policy = load_flow_policy("lerobot/pi05_libero_finetuned", dtype="bfloat16", chunk_steps=5)
     """
-    check_options(
-        train=train,
-        lora=lora,
-        adapter=adapter,
+    options: dict[str, Any] = dict(
         dtype=dtype,
         noise=noise,
         noise_level=noise_level,
@@ -88,17 +85,8 @@ def load_flow_policy(
         cameras=cameras,
         state_numbers=state_numbers,
     )
-    policy = build_policy(
-        checkpoint,
-        dtype=dtype,
-        noise=noise,
-        noise_level=noise_level,
-        noisy_steps=noisy_steps,
-        denoising_steps=denoising_steps,
-        chunk_steps=chunk_steps,
-        cameras=cameras,
-        state_numbers=state_numbers,
-    )
+    check_options(train=train, lora=lora, adapter=adapter, **options)
+    policy = build_policy(checkpoint, **options)
     policy.model.gradient_checkpointing = gradient_checkpointing
     if lora is None:
         return trained_part(policy, train, DTYPES[dtype])
