@@ -5,7 +5,8 @@
 FOLDER is a checkpoint, or random weights with the same widths (tools/write_random_checkpoint.py). The row is a made-up
 frame; loss, clipping and optimizer are the program's own.
 
-Arguments are those of `python -m vla_rl.fit`. The last line is JSON: `parameters`, `plan_mb` (of the update), and for
+Arguments are those of `python -m vla_rl.fit`. The last line is JSON: `parameters`, `plan_mb` (of the update),
+`log_ratio_abs` (between the log-probabilities of acting and of the update, before its step), and for
 each of `load`, `act` and `update` its `seconds` and the `peak_memory_mb` since the start, as tools/bench_update.py
 measures them.
 """
@@ -68,7 +69,8 @@ def act(policy: Any, temperature: float, px: int) -> Trajectory:
     )
 
 
-def update(policy: Any, trajectory: Trajectory, config: Config) -> None:
+def update(policy: Any, trajectory: Trajectory, config: Config) -> float:
+    """Take the step; how far the log-probabilities before it were from those of the rollout."""
     with tempfile.TemporaryDirectory() as folder:
         trainer = L.Trainer(
             accelerator="auto",
@@ -83,6 +85,7 @@ def update(policy: Any, trajectory: Trajectory, config: Config) -> None:
         )
         module = GRPOModule(policy, config.grpo, config.optim, config.rollout.temperature)
         trainer.fit(module, datamodule=OneRow(trajectory))
+        return float(trainer.callback_metrics["train/first_log_ratio_abs"])
 
 
 def main(argv: list[str]) -> None:
@@ -105,7 +108,7 @@ def main(argv: list[str]) -> None:
     policy = measured("load", lambda: build(config.policy, "policy").to(device))
     line["parameters"] = sum(parameter.numel() for parameter in policy.parameters())
     trajectory = measured("act", lambda: act(policy, config.rollout.temperature, config.sim["camera_px"]))
-    measured("update", lambda: update(policy, trajectory, config))
+    line["log_ratio_abs"] = measured("update", lambda: update(policy, trajectory, config))
     print(json.dumps(line | {"device": str(device), "threads": torch.get_num_threads(), "versions": versions()}))
 
 

@@ -208,10 +208,11 @@ def check_checkpoint(config: Config) -> CheckResult:
 
 
 def _check_flow_checkpoint(node: Node) -> CheckResult:
+    from vla_rl.policy.flow.full_size import CONFIGS
     from vla_rl.policy.flow.load import inspect_flow_checkpoint
 
     name = node.get("checkpoint")
-    if name is None:
+    if name is None or name in CONFIGS:
         return CheckResult(
             "checkpoint", "warn", "random weights: it cannot act", "policy.checkpoint=shipped:object_flow_tiny"
         )

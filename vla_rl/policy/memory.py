@@ -9,10 +9,10 @@ tensor by tensor with torch's plain attention (fused kernels keep less), and a t
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, cast
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from vla_rl.errors import UserError
 from vla_rl.policy.activations import SavedBytes
@@ -24,7 +24,7 @@ from vla_rl.policy.openvla_oft.config import PUBLISHED_7B, OpenVLAConfig, parse_
 from vla_rl.policy.openvla_oft.load import RANDOM_7B, check_options
 from vla_rl.policy.openvla_oft.model import OpenVLAOFT
 from vla_rl.policy.openvla_oft.tiny import tiny_config
-from vla_rl.policy.quantize import BYTES_PER_WEIGHT
+from vla_rl.policy.quantize import saved_bytes
 
 TRANSIENT = 1.1
 LONGEST_PROMPT = 40  # tokens, of LIBERO's instructions in Llama's tokenizer
@@ -89,7 +89,7 @@ def plan_memory(
         model = OpenVLAOFT(config).to(dtype)
         if in_float32:
             compute_in_float32(model)
-        projections = _elements(model.language_model.model.layers, nn.Linear)
+        saved = saved_bytes(model.language_model.model.layers, kind) if kind else 0
         if lora is not None:
             from vla_rl.policy.lora import add_lora  # here: peft takes seconds to import
 
@@ -104,10 +104,8 @@ def plan_memory(
         with torch.device("meta"):
             head = L1Head(config.llama.width, config.action_dims)
             weights += sum(p.numel() * dtype.itemsize for p in head.parameters())
-    if kind is not None:
-        weights += int(projections * (BYTES_PER_WEIGHT[kind] - dtype.itemsize))
     return make_plan(
-        frozen=weights,
+        frozen=weights - saved,
         trainable=trainable,
         trained_numbers=sum(p.numel() for p in trained),
         gathered=gathered_numbers(model) * dtype.itemsize,
@@ -172,10 +170,6 @@ def _config(options: dict[str, Any]) -> OpenVLAConfig:
         return parse_config(PUBLISHED_7B)
     config, _ = read_config(resolve_checkpoint(checkpoint), l1_head=options.get("action_head") == "l1")
     return config
-
-
-def _elements(module: nn.Module, kind: type[nn.Module]) -> int:
-    return sum(cast(Tensor, m.weight).numel() for m in module.modules() if isinstance(m, kind))
 
 
 def gathered_numbers(model: nn.Module) -> int:

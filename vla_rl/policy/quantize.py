@@ -1,23 +1,23 @@
-"""Llama's frozen weights in 4 or 8 bits, through bitsandbytes.
+"""A language model's frozen weights in 4 or 8 bits, through bitsandbytes.
 
-Only the projections inside Llama's layers are quantised, 86% of the 7B's weights; towers, projector, embeddings and
-the output head stay as they are. A weight on a GPU is quantised at once, one on the CPU when it is moved to a GPU.
+Only the projections inside its layers are quantised, 86% of the 7B's weights; towers, projector, embeddings, output
+head and action expert stay as they are. A weight on a GPU is quantised at once, one on the CPU when it is moved to a
+GPU.
 """
 
 from __future__ import annotations
 
 import importlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from types import ModuleType
-from typing import cast
+from typing import Any
 
 import torch
 from torch import nn
 
 from vla_rl.checks import check_choice
 from vla_rl.errors import UserError
-from vla_rl.policy.openvla_oft.model import OpenVLAOFT
 
 # Bytes per weight, scales included. NF4 (QLoRA, arXiv 2305.14314, section 3): a scale per 64 weights, itself in 8 bits
 # with one float32 per 256. int8 (arXiv 2208.07339): a float32 per row, counted as for Llama's 4096 columns.
@@ -35,18 +35,25 @@ def check_quantization(kind: str) -> None:
         )
 
 
-def quantize(model: OpenVLAOFT, kind: str) -> None:
-    """Replace the linear layers inside Llama's layers, in place; they are frozen from then on.
+def quantize(layers: Iterable[Any], kind: str) -> None:
+    """Replace the linear layers of a language model's layers, in place; they are frozen from then on.
 
     Args:
+        layers: each with `self_attn` and `mlp`.
         kind: "nf4" or "int8".
     """
     convert = {"nf4": _nf4, "int8": _int8}[kind]
     bnb = _bitsandbytes(kind)
-    for layer in model.language_model.model.layers:
-        for parent in cast(list[nn.Module], [layer.self_attn, layer.mlp]):
+    for layer in layers:
+        for parent in (layer.self_attn, layer.mlp):
             for name, child in list(parent.named_children()):
-                setattr(parent, name, _placed(convert, bnb, cast(nn.Linear, child)))
+                setattr(parent, name, _placed(convert, bnb, child))
+
+
+def saved_bytes(layers: nn.Module, kind: str) -> int:
+    """What `quantize` takes from the memory of these layers."""
+    weights = [module.weight for module in layers.modules() if isinstance(module, nn.Linear)]
+    return int(sum(weight.numel() * (weight.element_size() - BYTES_PER_WEIGHT[kind]) for weight in weights))
 
 
 def _placed(convert: Callable[[ModuleType, nn.Linear], nn.Linear], bnb: ModuleType, linear: nn.Linear) -> nn.Linear:

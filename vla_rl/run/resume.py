@@ -206,10 +206,14 @@ def _completed(stored: Any, now: Any, default: Any, key: str, added: dict[str, A
     return full
 
 
-def _check_same(config: Config, folder: Path) -> None:
+def differing_from(folder: Path, config: Config) -> list[str]:
+    """As `differing_keys`, of the run in `folder` and a config; what the run's version did not know has its default."""
     now = _plain(recorded(config))
-    keys = differing_keys(_with_defaults(without_gone(translate(_stored(folder))), now, folder), now)
-    if keys:
+    return differing_keys(_with_defaults(without_gone(translate(_stored(folder))), now, folder), now)
+
+
+def _check_same(config: Config, folder: Path) -> None:
+    if keys := differing_from(folder, config):
         raise UserError(
             f"the run in {folder} was started with another config; these differ: {', '.join(keys)} "
             f"(its own: conf={folder}/config.yaml; a new run: resume=null run_dir={folder}-2)"

@@ -15,12 +15,11 @@ from typing import Any
 
 import yaml
 
-from vla_rl.config.aliases import translate
 from vla_rl.config.compose import compose
 from vla_rl.config.schema import GROUPS, Config
 from vla_rl.errors import RunError, UserError
 from vla_rl.run.folder import BEFORE
-from vla_rl.run.resume import differing_keys
+from vla_rl.run.resume import differing_from
 from vla_rl.run.tables import Table
 
 AFTER_THE_START = ("conf", "run_dir", "iterations", "mask", "reward", "grpo", "optim")  # act in training alone
@@ -153,10 +152,8 @@ def _check_same(run: PlannedRun) -> None:
     path = run.folder / "config.yaml"
     if not path.exists():
         return
-    stored: dict[str, Any] = translate(yaml.safe_load(path.read_text(encoding="utf-8")))
-    wanted = json.loads(json.dumps(asdict(run.config)))  # as YAML reads it back: tuples are lists
-    differing = differing_keys(stored, wanted)
-    if stored.get("iterations") != wanted["iterations"]:
+    differing = differing_from(run.folder, run.config)
+    if yaml.safe_load(path.read_text(encoding="utf-8")).get("iterations") != run.config.iterations:
         differing.append("iterations")
     if differing:
         raise UserError(

@@ -28,6 +28,7 @@ def test_the_small_policy(tmp_path):
     peaks = [line[name]["peak_memory_mb"] for name in ("load", "act", "update")]
     assert peaks == sorted(peaks) and peaks[0] > 100
     assert all(line[name]["seconds"] > 0 for name in ("load", "act", "update"))
+    assert line["log_ratio_abs"] == 0.0
     assert line["versions"]["torch"] == torch.__version__
 
 

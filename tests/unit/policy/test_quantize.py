@@ -5,7 +5,9 @@ import torch
 
 from tests.unit.policy.conftest import make_observation
 from tests.unit.policy.openvla_oft.test_policy import batch_of
+from vla_rl.errors import UserError
 from vla_rl.policy import load_policy, load_pretrained, save_trained
+from vla_rl.policy.flow.load import load_flow_policy
 from vla_rl.types import Observation
 
 LORA = {"r": 4, "alpha": 8}
@@ -117,3 +119,28 @@ def test_features_of_trained_towers_are_not_kept(tiny_folder):
     for lora in (None, LORA):
         with pytest.raises(ValueError, match=r"vision_cache_rows=0, or .*policy.lora.targets=\[q_proj,.*lm_head\]"):
             load_policy(tiny_folder, lora=lora, vision_cache_rows=4)
+
+
+def test_the_language_model_of_a_flow_policy_in_four_bits_acts_and_its_adapters_learn(tmp_path):
+    options = {"lora": LORA, "quantization": "nf4", "chunk_steps": 4}
+    policy = load_flow_policy("shipped:object_flow_tiny", **options)
+    layer = policy.model.language.layers[0]
+    assert layer.mlp.up_proj.base_layer.weight.dtype == torch.uint8
+    assert {p.dtype for p in policy.model.expert_parameters()} == {torch.float32}
+    frame = torch.arange(128 * 128 * 3, dtype=torch.uint8).reshape(1, 128, 128, 3)
+    observation = Observation(frame, torch.zeros(1, 8), ["pick up the milk and place it in the basket"])
+    exact = load_flow_policy("shipped:object_flow_tiny", chunk_steps=4)
+    quantised, plain = (p.act(observation, [1], 0.0).action_NLA for p in (policy, exact))
+    assert 1e-5 < (quantised - plain).abs().mean() < 0.1
+    chunk = policy.act(observation, [1], 1.0)
+    policy.log_prob(batch_of(observation, chunk), 1.0)[0].sum().backward()
+    learnt = [n for n, p in policy.named_parameters() if p.grad is not None and p.grad.any()]
+    assert any("language_model" in name for name in learnt)
+    assert all("lora_B" in name for name in learnt)
+    save_trained(policy, tmp_path)
+    load_flow_policy("shipped:object_flow_tiny", lora=LORA, adapter=str(tmp_path))
+
+
+def test_a_flow_policy_in_four_bits_needs_adapters():
+    with pytest.raises(UserError, match="adapters have to learn, policy.lora="):
+        load_flow_policy("shipped:object_flow_tiny", quantization="nf4")

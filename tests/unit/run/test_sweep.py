@@ -74,3 +74,18 @@ def test_a_folder_with_another_run_is_no_run_of_the_sweep(tmp_path, change):
     stored.write_text(yaml.safe_dump(asdict(replace(run.config, **change))))
     with pytest.raises(UserError, match=f"holds a run with another value of {next(iter(change))}: out={tmp_path}-2"):
         planned_runs([TINY], tmp_path)
+
+
+def test_a_run_of_a_version_with_fewer_keys_had_their_defaults(tmp_path):
+    (run,) = planned_runs([TINY], tmp_path)
+    run.folder.mkdir(parents=True)
+    older = asdict(run.config)
+    del older["grpo"]["loss"]
+    (run.folder / "config.yaml").write_text(yaml.safe_dump(older))
+    with pytest.warns(UserWarning, match="begun by a version without grpo.loss=clipped"):
+        planned_runs([TINY], tmp_path)
+    with (
+        pytest.warns(UserWarning, match="begun by a version without"),
+        pytest.raises(UserError, match="another value of grpo.clip_low"),
+    ):
+        planned_runs([TINY, "grpo.clip_low=0.1"], tmp_path)

@@ -14,12 +14,14 @@ from vla_rl.errors import UserError
 from vla_rl.policy.adapter import check_lora_of_adapter
 from vla_rl.policy.flow.checkpoint import build_model, check_weights, read_files, read_weights
 from vla_rl.policy.flow.described import make_processors
+from vla_rl.policy.flow.full_size import CONFIGS, full_size_files, random_model
 from vla_rl.policy.flow.learnt_noise import LearntNoisePolicy
 from vla_rl.policy.flow.model import FlowModel
 from vla_rl.policy.flow.policy import FlowPolicy, Noise
 from vla_rl.policy.flow.tiny import random_policy
 from vla_rl.policy.hub import resolve_checkpoint
 from vla_rl.policy.openvla_oft.checkpoint import DTYPES
+from vla_rl.policy.quantize import check_quantization, quantize
 
 TRAINED = ("expert", "all")
 NOISE: dict[str, type[FlowPolicy]] = {"sde": FlowPolicy, "learnt": LearntNoisePolicy}
@@ -45,13 +47,17 @@ def load_flow_policy(
     cameras: Sequence[str] | None = None,
     state_numbers: int | None = None,
     gradient_checkpointing: bool = False,
+    quantization: str | None = None,
 ) -> FlowPolicy:
-    """pi0, pi0.5 or SmolVLA to train or to run, on the CPU. Remote code is never executed.
+    """pi0, pi0.5 or SmolVLA to train or to run, on the CPU (`random:...`: on the GPU where there is one).
+
+    Remote code is never executed.
 
     Args:
         checkpoint: a folder as lerobot or openpi's torch port writes it, `shipped:NAME`, or the name of a repository on
             the Hugging Face hub; None for a new small policy with random weights, which needs demonstrations before it
-            can act.
+            can act; `random:pi0`, `random:pi05` or `random:smolvla` for random weights of the published sizes, to
+            measure with.
         train: "expert" trains the action expert and its projections, and leaves the vision-language model as it is;
             "all" trains everything.
         lora: `{"r": 32, "alpha": 32}` trains adapters in place of weights (also: `targets`).
@@ -68,6 +74,7 @@ def load_flow_policy(
         state_numbers: how many numbers of the state are written into pi0.5's prompt; None: the real ones, 0: no state.
             Checkpoints of lerobot up to 0.4.4 want 32; openpi's have to be told.
         gradient_checkpointing: recompute the layers in the backward pass, to save memory.
+        quantization: "nf4" (4 bits) or "int8" for the language model's frozen weights; needs `lora`.
 
     Raises:
         UserError: options that do not fit each other or the checkpoint; what is wrong and how to fix it.
@@ -85,12 +92,12 @@ def load_flow_policy(
         cameras=cameras,
         state_numbers=state_numbers,
     )
-    check_options(train=train, lora=lora, adapter=adapter, **options)
+    check_options(train=train, lora=lora, adapter=adapter, quantization=quantization, **options)
     policy = build_policy(checkpoint, **options)
     policy.model.gradient_checkpointing = gradient_checkpointing
     if lora is None:
         return trained_part(policy, train, DTYPES[dtype])
-    add_adapters(policy, lora, DTYPES[dtype])
+    add_adapters(policy, lora, DTYPES[dtype], quantization)
     if adapter is not None:
         from vla_rl.policy.lora import load_adapter  # here: peft takes seconds to import
 
@@ -113,6 +120,7 @@ def check_options(
     chunk_steps: int | None = None,
     cameras: Sequence[str] | None = None,
     state_numbers: int | None = None,
+    quantization: str | None = None,
     **_others: Any,
 ) -> None:
     """Validate the options of `load_flow_policy` without reading files.
@@ -143,6 +151,13 @@ def check_options(
         from vla_rl.policy.lora import check_lora  # here: peft takes seconds to import
 
         check_lora(lora)
+    if quantization is not None:
+        check_quantization(quantization)
+        if lora is None:
+            raise UserError(
+                f"policy.quantization={quantization}: quantised weights are frozen and not saved, adapters have to learn: "
+                "policy.lora={r: 32, alpha: 32}"
+            )
     if dtype != "float32" and lora is None and train == "all":
         raise UserError(
             f"training all weights in {dtype} would round most steps away: policy.dtype=float32, or policy.train=expert"
@@ -152,11 +167,14 @@ def check_options(
         raise UserError(f"policy.cameras must be a list of names, got {cameras!r} (policy.cameras=[image,image2])")
 
 
-def add_adapters(policy: FlowPolicy, lora: dict[str, Any], dtype: torch.dtype) -> None:
-    """Freeze the model in `dtype`, and put float32 adapters on its named layers, in place."""
+def add_adapters(policy: FlowPolicy, lora: dict[str, Any], dtype: torch.dtype, quantization: str | None = None) -> None:
+    """Freeze the model in `dtype`, its language model in fewer bits where asked, and put float32 adapters on the named
+    layers, in place."""
     from vla_rl.policy.lora import add_lora  # here: peft takes seconds to import
 
     policy.model.to(dtype)
+    if quantization is not None:
+        quantize(policy.model.language.layers, quantization)
     add_lora(policy.model, **{"targets": LORA_TARGETS} | lora, autocast=False)
     freeze_idle(policy.model)
 
@@ -195,14 +213,14 @@ def build_policy(
     """The policy of `load_flow_policy` before it is said what is trained.
 
     Args:
-        weights: read them; else those of a checkpoint stay on the meta device.
+        weights: read or draw them; else those of a checkpoint stay on the meta device.
     """
     level = 1.0 if noise == "learnt" else noise_level or LEVEL
     kind, sampled = NOISE[noise], partial(Noise, level, joint=noisy_steps == "all")
     if checkpoint is None:
         return random_policy(sampled(denoising_steps or 4), kind=kind)
-    folder = resolve_checkpoint(checkpoint)
-    config, files = read_files(folder, state_numbers)
+    folder = None if checkpoint in CONFIGS else resolve_checkpoint(checkpoint)
+    config, files = read_files(folder, state_numbers) if folder else full_size_files(checkpoint)
     if chunk_steps is not None and chunk_steps > config.chunk_steps:
         raise UserError(
             f"the checkpoint predicts {config.chunk_steps} control steps, policy.chunk_steps={chunk_steps} asks for "
@@ -210,12 +228,15 @@ def build_policy(
         )
     steps = denoising_steps or next((files.config[entry] for entry in STEPS_ENTRIES if entry in files.config), 10)
     processors = make_processors(config, files, cameras=cameras, state_numbers=state_numbers)
-    with torch.device("meta"):
-        model = build_model(config)
-    if weights:
+    if weights and folder is None:
+        model = random_model(config, DTYPES[dtype])
+    else:
+        with torch.device("meta"):
+            model = build_model(config)
+    if weights and folder:
         read_weights(folder, model, files, DTYPES[dtype])
     policy = kind(model, processors, files, sampled(steps), chunk_steps)
-    if isinstance(policy, LearntNoisePolicy):
+    if folder and isinstance(policy, LearntNoisePolicy):
         policy.load_noise(folder)
     return policy
 

@@ -14,6 +14,7 @@ from vla_rl.policy.flow.model import FlowModel
 from vla_rl.policy.flow.one_row import on_meta, one_row
 from vla_rl.policy.flow.policy import FlowPolicy
 from vla_rl.policy.memory import MemoryPlan, gathered_numbers, make_plan
+from vla_rl.policy.quantize import saved_bytes
 
 
 def plan_flow_memory(
@@ -31,6 +32,8 @@ def plan_flow_memory(
     dtype, lora = DTYPES[options.get("dtype", "float32")], options.get("lora")
     policy = build_policy(**{"checkpoint": None} | options, weights=False)
     policy.model = on_meta(policy.model)
+    kind = options.get("quantization")
+    saved = saved_bytes(policy.model.language.layers.to(dtype), kind) if kind else 0
     if lora is None:
         trained_part(policy, options.get("train", "expert"), dtype)
     else:
@@ -38,7 +41,7 @@ def plan_flow_memory(
             add_adapters(policy, lora, dtype)
     trained = [p for p in policy.parameters() if p.requires_grad]
     return make_plan(
-        frozen=sum(p.numel() * p.element_size() for p in policy.parameters() if not p.requires_grad),
+        frozen=sum(p.numel() * p.element_size() for p in policy.parameters() if not p.requires_grad) - saved,
         trainable=sum(p.numel() * p.element_size() for p in trained),
         trained_numbers=sum(p.numel() for p in trained),
         gathered=gathered_numbers(policy) * torch.float32.itemsize,  # at most

@@ -44,13 +44,13 @@ def random_policy(
     kind: type[FlowPolicy] = FlowPolicy,
 ) -> FlowPolicy:
     """A small policy with random weights and no statistics."""
-    tokenizer = _tokenizer()
+    tokenizer = word_tokenizer()
     raw = tiny_config(sizes, tokenizer.get_vocab_size(), chunk_steps)
     config = parse_config(raw)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = build_model(config)
-        _initialise(model)
+        initialise(model)
     pipelines = make_pipelines(raw, state_in_prompt=True, tokenizer={})
     files = FlowFiles(raw, *pipelines, statistics={}, tokenizer=tokenizer.to_str())
     return kind(model, make_processors(config, files), files, noise)
@@ -77,7 +77,7 @@ def tiny_config(sizes: dict[str, dict[str, int]], vocabulary: int, chunk_steps: 
     }
 
 
-def _initialise(model: FlowModel) -> None:
+def initialise(model: FlowModel) -> None:
     """Weights N(0, 1 / inputs), less by 1 / sqrt(2 layers) where a layer writes to the residual stream. Norms that
     depend on the time begin with gates of 0, as published."""
     for name, parameter in model.named_parameters():
@@ -91,7 +91,7 @@ def _initialise(model: FlowModel) -> None:
         nn.init.normal_(parameter, std=std)
 
 
-def _tokenizer() -> Tokenizer:
+def word_tokenizer() -> Tokenizer:
     """One token per word and per punctuation mark."""
     names = [PAD, "<unk>", "Task", "State", "Action", ":", ",", ";", *WORDS]
     tokenizer = Tokenizer(WordLevel({name: i for i, name in enumerate(names)}, unk_token="<unk>"))

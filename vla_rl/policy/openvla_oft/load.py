@@ -78,7 +78,7 @@ def load_policy(
     if chunk_steps is not None:
         policy.set_chunk_size(chunk_steps)
     if quantization is not None:
-        quantize(policy.model, quantization)
+        quantize(policy.model.language_model.model.layers, quantization)
     if lora is not None:
         from vla_rl.policy.lora import L1_TARGETS, add_lora, load_adapter  # here: peft takes seconds to import
 

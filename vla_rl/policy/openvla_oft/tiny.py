@@ -23,6 +23,7 @@ from vla_rl.policy.openvla_oft.model import OpenVLAOFT
 from vla_rl.policy.openvla_oft.policy import CheckpointFiles, OpenVLAOFTPolicy
 from vla_rl.policy.openvla_oft.processor import FINAL_TOKEN, PROMPT
 from vla_rl.policy.openvla_oft.vision import unused_shapes
+from vla_rl.policy.random_weights import made_where_used
 
 TEXT_VOCAB = 128 + 256  # words, then action ids
 PAD_MULTIPLE = 64
@@ -49,13 +50,8 @@ def random_policy(seed: int = 0) -> OpenVLAOFTPolicy:
 def random_policy_7b(dtype: torch.dtype, seed: int = 0, sizes: dict[str, Any] = PUBLISHED_7B) -> OpenVLAOFTPolicy:
     """The published sizes with random weights, to measure speed and memory; built on the GPU where there is one."""
     raw = sizes | {"tiny_overrides": sizes.get("tiny_overrides", {}) | {"prompt_tokens": PROMPT_TOKENS_7B}}
-    usual = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)  # in float32 it would not fit a GPU that trains it in bfloat16
-    try:
-        with torch.device("cuda" if torch.cuda.is_available() else "cpu"):
-            return _random_policy(raw, seed)
-    finally:
-        torch.set_default_dtype(usual)
+    with made_where_used(dtype):
+        return _random_policy(raw, seed)
 
 
 def _random_policy(raw: dict[str, Any], seed: int) -> OpenVLAOFTPolicy:

@@ -7,7 +7,7 @@ from tests.helpers.flow import SETS, write_folder
 from vla_rl.errors import UserError
 from vla_rl.policy.activations import SavedBytes
 from vla_rl.policy.flow import tiny
-from vla_rl.policy.flow.load import load_flow_policy
+from vla_rl.policy.flow.load import build_policy, load_flow_policy
 from vla_rl.policy.flow.memory import plan_flow_memory
 from vla_rl.policy.flow.policy import Noise
 from vla_rl.policy.memory_check import FLOW_POLICY, rows_that_fit
@@ -74,3 +74,23 @@ def test_a_plan_that_does_not_fit_says_what_to_do(monkeypatch):
         )
         with pytest.raises(UserError, match=f"memory plan in GB: .*: {fix}"):
             rows_that_fit(node, rows=10_000, optimizer="adamw", device=CPU)
+
+
+# as saved, without the heads over the vocabulary, which nothing reads: two of pi0.5, one of SmolVLA
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [("random:pi05", 4_143_404_816 - 257152 * (2048 + 1024)), ("random:smolvla", 450_046_176 - 49280 * 960)],
+)
+def test_random_weights_of_the_published_sizes_are_planned_without_being_made(name, parameters):
+    policy = build_policy(name, weights=False)
+    assert {p.device.type for p in policy.parameters()} == {"meta"}
+    assert sum(p.numel() for p in policy.parameters()) == parameters
+    assert (policy.images, policy.proprio_dims, policy.chunk_steps) == (2, 8, 50)
+
+
+def test_four_bits_of_the_language_model_are_a_quarter_of_bfloat16():
+    options = {"checkpoint": "random:pi05", "dtype": "bfloat16", "lora": {"r": 4, "alpha": 4}}
+    policy = build_policy("random:pi05", weights=False)
+    numbers = sum(p.numel() for n, p in policy.model.language.layers.named_parameters() if "_proj" in n)
+    saved = plan(**options).weights - plan(**options | {"quantization": "nf4"}).weights
+    assert saved == pytest.approx(numbers * (2 - 0.516), rel=1e-3)  # 4 bits and the scales
