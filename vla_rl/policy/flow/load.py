@@ -155,8 +155,8 @@ def check_options(
         check_quantization(quantization)
         if lora is None:
             raise UserError(
-                f"policy.quantization={quantization}: quantised weights are frozen and not saved, adapters have to learn: "
-                "policy.lora={r: 32, alpha: 32}"
+                f"policy.quantization={quantization}: quantised weights are frozen and not saved, so that adapters have "
+                "to learn, policy.lora={r: 32, alpha: 32}"
             )
     if dtype != "float32" and lora is None and train == "all":
         raise UserError(
