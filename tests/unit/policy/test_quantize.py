@@ -142,5 +142,5 @@ def test_the_language_model_of_a_flow_policy_in_four_bits_acts_and_its_adapters_
 
 
 def test_a_flow_policy_in_four_bits_needs_adapters():
-    with pytest.raises(UserError, match="so that adapters have to learn, policy.lora="):
+    with pytest.raises(UserError, match="so adapters have to learn, policy.lora="):
         load_flow_policy("shipped:object_flow_tiny", quantization="nf4")

@@ -155,7 +155,7 @@ def check_options(
         check_quantization(quantization)
         if lora is None:
             raise UserError(
-                f"policy.quantization={quantization}: quantised weights are frozen and not saved, so that adapters have "
+                f"policy.quantization={quantization}: quantised weights are frozen and not saved, so adapters have "
                 "to learn, policy.lora={r: 32, alpha: 32}"
             )
     if dtype != "float32" and lora is None and train == "all":
