@@ -140,7 +140,7 @@ def print_results(report: Report) -> None:
     for arm in report.arms:
         steps, calls = arm.steps_of_successes, arm.calls_of_successes
         effort = "" if steps is None else f", {steps:.1f} steps and {calls:.1f} calls of a success"
-        print(f"{arm.label} {arm.checkpoint}: success {arm.overall}{effort}")
+        print(f"{arm.label} {arm.checkpoint}: success {report.overall(arm)}{effort}")
     for arm, test in report.paired():
         print(f"{arm.label} against {report.arms[0].label} on the same episodes: {test}")
 
@@ -158,7 +158,7 @@ def write(folder: Path, report: Report, found: dict[str, Evaluated]) -> Path:
     figures = []
     with extra("drawing figures"):
         figures += [
-            ("tasks", "Success by task, with 95% Wilson intervals.", draw_tasks(report)),
+            ("tasks", f"Success by task, with 95% {report.interval_name}.", draw_tasks(report)),
             ("outcomes", "Every episode. A column of a task's rows is one initial state.", draw_outcomes(report)),
         ]
         for label, outcome in found.items():

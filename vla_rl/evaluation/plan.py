@@ -35,11 +35,11 @@ class EvaluationPlan:
     harder: dict[str, Node]  # `sim` under each perturbation that the first policy is run with as well, by its name
 
     def episodes(self, pool: SimulatorPool) -> list[Episode]:
-        """Each pair of task and initial state at most once, tasks taking turns; with the held-out rules the very
-        episodes that training measures.
+        """Pairs of task and initial state, tasks taking turns; with the held-out rules the very episodes that training
+        measures. Past the last pair, sampled episodes begin again with other seeds.
 
         Raises:
-            UserError: initial states that the simulators do not have, or fewer pairs than episodes are wanted.
+            UserError: initial states that the simulators do not have, no episode, or more greedy ones than pairs.
         """
         low, high = self.init_states
         if pool.init_states is not None and high > pool.init_states:
@@ -49,12 +49,14 @@ class EvaluationPlan:
             )
         pairs = (high - low) * len(pool.tasks)
         wanted = pairs if self.wanted is None else self.wanted
-        if not 0 < wanted <= pairs:
+        option = f"evaluation.{self.decoding}_episodes"
+        check_count(option, wanted, pairs)
+        if self.decoding == "greedy" and wanted > pairs:
             raise UserError(
-                f"evaluation.{self.decoding}_episodes={wanted}, but there are {pairs} pairs of task and initial state, "
-                f"and each is run once: evaluation.{self.decoding}_episodes={pairs}"
+                f"{option}={wanted}, but there are {pairs} pairs of task and initial state, and greedy decoding of one "
+                f"gives the same episode again: {option}={pairs}"
             )
-        return heldout_episodes(pool.tasks, self.init_states, wanted, self.seed)
+        return heldout_episodes(pool.tasks, self.init_states, wanted, self.seed, self.decoding)
 
     def rules(self) -> dict[str, Any]:
         """For people: what fixes the result."""

@@ -100,13 +100,13 @@ def _write(folder: Path, found: list[tuple[Published, Measured]]) -> None:
 def read_measured(folder: Path) -> Measured:
     """What the report of an evaluation says of its first checkpoint."""
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    (label, time), *_ = json.loads((folder / "timing.json").read_text(encoding="utf-8")).items()
-    outcomes = [episode["success"][label] for episode in report["episodes"]]
+    first = report["checkpoints"][0]
+    time = json.loads((folder / "timing.json").read_text(encoding="utf-8"))[first["label"]]
     return Measured(
-        success=SuccessRate.of(sum(outcomes), len(outcomes)),
+        success=SuccessRate(**first["overall"]),
         protocol=f"{report['rules']['protocol']}, {report['rules']['decoding']}",
         mujoco=report["versions"]["mujoco"],
-        episodes_per_s=len(outcomes) / time["total_s"],
+        episodes_per_s=len(report["episodes"]) / time["total_s"],
     )
 
 

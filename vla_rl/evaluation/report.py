@@ -16,7 +16,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from vla_rl.functional.statistics import PairedTest, SuccessRate
+from vla_rl.functional.statistics import PairedTest, SuccessRate, clusters_of
 from vla_rl.run.extras import extra
 from vla_rl.run.folder import write_json
 from vla_rl.types import Episode
@@ -31,10 +31,6 @@ class Arm:
     window: int  # control steps executed of each chunk
     success_E: list[bool]
     steps_E: list[int]
-
-    @property
-    def overall(self) -> SuccessRate:
-        return SuccessRate.of(sum(self.success_E), len(self.success_E))
 
     @property
     def steps_of_successes(self) -> float | None:
@@ -53,7 +49,7 @@ class Arm:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was run, and what came of it.
+    """What was run, and what came of it. Several samples of one initial state are one cluster of its intervals.
 
     Args:
         rules: what fixes the episodes (protocol, horizon, decoding, ...), by name.
@@ -75,14 +71,35 @@ class Report:
     def tasks(self) -> list[int]:
         return sorted({episode.task for episode in self.episodes})
 
+    @property
+    def pairs(self) -> list[tuple[int, int]]:
+        """Task and initial state of each episode."""
+        return [(episode.task, episode.init_state) for episode in self.episodes]
+
+    @property
+    def clustered(self) -> bool:
+        """Whether initial states were sampled several times."""
+        return len(set(self.pairs)) < len(self.pairs)
+
+    @property
+    def interval_name(self) -> str:
+        return "Wilson intervals" + (", the samples of an initial state taken as one cluster" if self.clustered else "")
+
+    @property
+    def test_name(self) -> str:
+        return "test that flips initial states as a whole" if self.clustered else "McNemar test"
+
+    def overall(self, arm: Arm) -> SuccessRate:
+        return SuccessRate.of_clusters(clusters_of(self.pairs, arm.success_E))
+
     def of_task(self, arm: Arm, task: int) -> SuccessRate:
-        outcomes = [s for s, e in zip(arm.success_E, self.episodes, strict=True) if e.task == task]
-        return SuccessRate.of(sum(outcomes), len(outcomes))
+        own = [(pair, won) for pair, won in zip(self.pairs, arm.success_E, strict=True) if pair[0] == task]
+        return SuccessRate.of_clusters(clusters_of(*zip(*own, strict=True)))
 
     def paired(self) -> list[tuple[Arm, PairedTest]]:
         """Every other checkpoint against the first."""
         first, *others = self.arms
-        return [(arm, PairedTest.of(first.success_E, arm.success_E)) for arm in others]
+        return [(arm, PairedTest.of_clusters(self.pairs, first.success_E, arm.success_E)) for arm in others]
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -93,7 +110,7 @@ class Report:
                 {
                     "label": arm.label,
                     "checkpoint": arm.checkpoint,
-                    "overall": asdict(arm.overall),
+                    "overall": asdict(self.overall(arm)),
                     "window": arm.window,
                     "steps_of_successes": arm.steps_of_successes,
                     "calls_of_successes": arm.calls_of_successes,
@@ -124,20 +141,25 @@ class Report:
             (f"{task} {self.instructions.get(task, '')}".strip(), [_cell(self.of_task(arm, task)) for arm in self.arms])
             for task in self.tasks
         ]
-        return [*per_task, ("overall", [_cell(arm.overall) for arm in self.arms])]
+        return [*per_task, ("overall", [_cell(self.overall(arm)) for arm in self.arms])]
+
+    def comparison(self) -> list[tuple[str, list[str]]]:
+        """The table of differences to the first checkpoint, a row for each other one."""
+        return [(arm.label, [_cell(self.overall(arm)), *_cells(test)]) for arm, test in self.paired()]
 
     def to_markdown(self) -> str:
         lines = ["# Evaluation", ""]
         lines += [f"- {name}: {value}" for name, value in self.rules.items()]
         lines += [f"- remark: {remark}" for remark in self.remarks]
         lines += [f"- {arm.label}: `{arm.checkpoint}`" for arm in self.arms]
-        lines += ["", "Success with 95% Wilson intervals.", ""]
+        lines += ["", f"Success with 95% {self.interval_name}.", ""]
         lines += ["| task | " + " | ".join(arm.label for arm in self.arms) + " |", "|---" * (1 + len(self.arms)) + "|"]
         lines += [f"| {name} | " + " | ".join(cells) + " |" for name, cells in self.rows()]
         if len(self.arms) > 1:
-            lines += ["", f"Against {self.arms[0].label} on the same episodes (exact McNemar test; 95% intervals).", ""]
+            against = f"Against {self.arms[0].label} on the same episodes"
+            lines += ["", f"{against} (exact {self.test_name}; 95% intervals).", ""]
             lines += ["| | success | difference | gained | lost | p |", "|---|---|---|---|---|---|"]
-            lines += [f"| {arm.label} | {' | '.join(paired_cells(arm, test))} |" for arm, test in self.paired()]
+            lines += [f"| {label} | {' | '.join(cells)} |" for label, cells in self.comparison()]
         return "\n".join(lines) + "\n"
 
 
@@ -168,18 +190,16 @@ def write_report(
     )
     page = folder / "report.html"
     page.write_text(
-        templates.get_template("report.html.j2").render(
-            report=report, images=images, videos=videos, paired_cells=paired_cells
-        ),
+        templates.get_template("report.html.j2").render(report=report, images=images, videos=videos),
         encoding="utf-8",
     )
     return page
 
 
-def paired_cells(arm: Arm, test: PairedTest) -> list[str]:
-    difference = f"{test.difference:+.3f} [{test.low:+.3f}, {test.high:+.3f}]"
-    return [_cell(arm.overall), difference, str(test.gained), str(test.lost), f"{test.p_value:.3g}"]
-
-
 def _cell(rate: SuccessRate) -> str:
     return f"{rate.rate:.3f} [{rate.wilson_low:.3f}, {rate.wilson_high:.3f}] {rate.successes}/{rate.episodes}"
+
+
+def _cells(test: PairedTest) -> list[str]:
+    difference = f"{test.difference:+.3f} [{test.low:+.3f}, {test.high:+.3f}]"
+    return [difference, str(test.gained), str(test.lost), f"{test.p_value:.3g}"]

@@ -25,7 +25,7 @@ def draw_tasks(report: Report) -> Figure:
     figure = Figure(figsize=(9, 0.9 + len(rows) * (0.42 + 0.16 * len(arms))), layout="constrained")
     axes = figure.subplots()
     for a, arm in enumerate(arms):
-        rates = [arm.overall if task is None else report.of_task(arm, task) for task, _ in rows]
+        rates = [report.overall(arm) if task is None else report.of_task(arm, task) for task, _ in rows]
         y = np.arange(len(rows)) + 0.6 * ((a + 0.5) / len(arms) - 0.5)
         x = np.array([rate.rate for rate in rates])
         error = [x - [rate.wilson_low for rate in rates], [rate.wilson_high for rate in rates] - x]
@@ -42,8 +42,8 @@ def draw_tasks(report: Report) -> Figure:
 
 
 def draw_outcomes(report: Report) -> Figure:
-    """Every episode a cell: a row per task and checkpoint, columns in the order of initial states. Rows of the same
-    task stand under each other, so that a column is one initial state."""
+    """Every episode a cell: a row per task and checkpoint, columns in the order of initial states, the samples of one
+    beside each other. Rows of the same task stand under each other, so that a column is one initial state."""
     lines = [(task, arm, part) for task in report.tasks for part in range(_parts(report, task)) for arm in report.arms]
     columns = min(STATES, max(len(_of_task(report, task)) for task in report.tasks))
     cells = np.full((len(lines), columns), np.nan)
@@ -69,7 +69,9 @@ def draw_outcomes(report: Report) -> Figure:
 
 
 def _of_task(report: Report, task: int) -> list[int]:
-    return [i for i, episode in enumerate(report.episodes) if episode.task == task]
+    """Its episodes, in the order of initial states."""
+    own = [i for i, episode in enumerate(report.episodes) if episode.task == task]
+    return sorted(own, key=lambda i: report.episodes[i].init_state)
 
 
 def _parts(report: Report, task: int) -> int:

@@ -86,14 +86,26 @@ def effective_episodes(clusters: Sequence[tuple[int, int]]) -> float:
         V = 4/3 * (.75^2 + .75^2 + .25^2 + 1.25^2) / 64 = .0573, effective number .2344 / .0573 = 4.09 in place of 8.
     """
     successes, episodes = (sum(column) for column in zip(*clusters, strict=True))
+    rate = successes / episodes
+    return _effective_number(clusters, rate * (1 - rate))
+
+
+def _effective_number(clusters: Sequence[tuple[int, int]], variance_of_one: float) -> float:
+    """`effective_episodes` of the mean of any number.
+
+    Args:
+        clusters: sum of the number over the episodes, and episodes of each.
+        variance_of_one: of the number, over all episodes.
+    """
+    total, episodes = (sum(column) for column in zip(*clusters, strict=True))
     if all(size == 1 for _, size in clusters):
         return episodes  # independent
-    rate, count = successes / episodes, len(clusters)
-    if count == 1 or successes in (0, episodes):
+    mean, count = total / episodes, len(clusters)
+    if count == 1 or variance_of_one == 0:
         return count
-    squares = sum((won - rate * size) ** 2 for won, size in clusters)
+    squares = sum((of_cluster - mean * size) ** 2 for of_cluster, size in clusters)
     variance = count / (count - 1) * squares / episodes**2
-    return min(episodes, rate * (1 - rate) / variance) if variance else episodes
+    return min(episodes, variance_of_one / variance) if variance else episodes
 
 
 def clusters_of(keys: Sequence[Hashable], success: Sequence[bool]) -> list[tuple[int, int]]:
@@ -169,14 +181,57 @@ class PairedTest:
         gained = sum(not a and b for a, b in zip(first, second, strict=True))
         lost = sum(a and not b for a, b in zip(first, second, strict=True))
         p_value = float(binomtest(gained, gained + lost, 0.5).pvalue) if gained + lost else 1.0
-        n = len(first) + 2
-        centre = (gained - lost) / n
-        half = Z_95 * math.sqrt(gained + lost + 1 - (gained - lost) ** 2 / n) / n
-        low, high = max(-1.0, centre - half), min(1.0, centre + half)
+        low, high = _interval_of_difference(gained, lost, len(first))
         return cls(gained, lost, (gained - lost) / len(first), low, high, p_value)
+
+    @classmethod
+    def of_clusters(cls, keys: Sequence[Hashable], first: Sequence[bool], second: Sequence[bool]) -> PairedTest:
+        """Of episodes that come in clusters: several samples of one initial state. Where each is alone, it is `of`.
+
+        The interval is that of `of` with the effective number of episodes (`effective_episodes`, of the differences) in
+        place of their number. p compares |sum d_c|, d_c = gained - lost in cluster c, with all 2^C ways to flip the
+        signs of the d_c, which are equally probable where the policies are equally good, however the samples of a
+        cluster depend on each other (a randomisation test; Fisher, The Design of Experiments, 1935).
+
+        Args:
+            keys: of each episode, that of its cluster.
+
+        Example: 4 clusters of two episodes, differences 2, 1, 1, -1: 8 of the 16 sums are at least 3 from 0, p = 0.5.
+        """
+        if len(set(keys)) == len(keys):
+            return cls.of(first, second)
+        gained_C = clusters_of(keys, [not a and b for a, b in zip(first, second, strict=True)])
+        lost_C = clusters_of(keys, [a and not b for a, b in zip(first, second, strict=True)])
+        clusters = [(gain - loss, size) for (gain, size), (loss, _) in zip(gained_C, lost_C, strict=True)]
+        gained, lost, n = sum(gain for gain, _ in gained_C), sum(loss for loss, _ in lost_C), len(keys)
+        difference = (gained - lost) / n
+        effective = _effective_number(clusters, (gained + lost) / n - difference**2)
+        low, high = _interval_of_difference(gained * effective / n, lost * effective / n, effective)
+        return cls(gained, lost, difference, low, high, _sign_flip_p([d for d, _ in clusters]))
 
     def __str__(self) -> str:
         return (
             f"{self.difference:+.3f} [{self.low:+.3f}, {self.high:+.3f}], {self.gained} gained, {self.lost} lost, "
             f"p = {self.p_value:.3f}"
         )
+
+
+def _interval_of_difference(gained: float, lost: float, episodes: float) -> tuple[float, float]:
+    """95%, by Agresti and Min (2005): the formula is in `PairedTest.of`. The counts need not be whole."""
+    n = episodes + 2
+    centre = (gained - lost) / n
+    half = Z_95 * math.sqrt(gained + lost + 1 - (gained - lost) ** 2 / n) / n
+    return max(-1.0, centre - half), min(1.0, centre + half)
+
+
+def _sign_flip_p(differences: Sequence[int]) -> float:
+    """Share of all ways to flip the signs of the differences with a sum at least as far from 0 as theirs."""
+    ways = Counter({0: 1})  # by sum
+    for difference in differences:
+        flipped: Counter[int] = Counter()
+        for total, count in ways.items():
+            flipped[total + difference] += count
+            flipped[total - difference] += count
+        ways = flipped
+    least = abs(sum(differences))
+    return sum(count for total, count in ways.items() if abs(total) >= least) / 2 ** len(differences)

@@ -145,7 +145,7 @@ def refused(monkeypatch, capsys, tmp_path):
         (["checkpoint=[x,x]"], "checkpoint=[FOLDER_A,FOLDER_B]"),
         (["sim.suite=10"], "sim.assets=hub"),
         (["sim.chunk_steps=10"], "sim.chunk_steps=8"),
-        (["evaluation.sampled_episodes=20000"], "evaluation.sampled_episodes=10000"),
+        (["decoding=greedy", "evaluation.greedy_episodes=20000"], "evaluation.greedy_episodes=10000"),
     ],
 )
 def test_one_line_names_the_fix(refused, arguments, fix):

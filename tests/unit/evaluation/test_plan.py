@@ -1,5 +1,7 @@
 """What `vla_rl.evaluate` runs, from its arguments alone."""
 
+from collections import Counter
+
 import pytest
 
 from tests.helpers.toy import ToyPolicy, ToyPool
@@ -95,12 +97,26 @@ def test_mistakes_are_named(arguments, fix):
     assert fix in str(error.value)
 
 
-def test_no_pair_is_run_twice():
-    found = plan("rollout.heldout_init_states=[10000,10005]")  # 100 episodes are asked for
-    with pytest.raises(UserError, match="there are 10 pairs .* evaluation.sampled_episodes=10$"):
+def test_sampled_pairs_come_again_with_other_seeds():
+    found = plan("rollout.heldout_init_states=[10000,10005]").episodes(ToyPool())  # 100 episodes of 10 pairs
+    assert set(Counter((e.task, e.init_state) for e in found).values()) == {10}
+    assert len({e.seed for e in found}) == 100
+    with pytest.raises(UserError, match=r"sampled_episodes must be an integer >= 1, got 0 \(evaluation.sampled"):
+        plan("evaluation.sampled_episodes=0").episodes(ToyPool())
+
+
+def test_greedy_pairs_never_come_again():
+    found = plan("decoding=greedy", "rollout.heldout_init_states=[10000,10005]")  # 50 episodes are asked for
+    with pytest.raises(UserError, match="there are 10 pairs .* evaluation.greedy_episodes=10$"):
         found.episodes(ToyPool())
-    with pytest.raises(UserError, match="evaluation.greedy_episodes=0, but"):
-        plan("decoding=greedy", "evaluation.greedy_episodes=0").episodes(ToyPool())
+    again = plan("decoding=greedy", "rollout.heldout_init_states=[10000,10005]", "evaluation.greedy_episodes=10")
+    assert len(set(pairs(again, ToyPool()))) == 10
+
+
+def test_the_default_run_can_be_evaluated_as_it_is():
+    options, rest = own_options(EvaluateConfig, ["conf=ppo_object_tiny"])
+    found = plan_evaluation(compose(rest), options, given=[]).episodes(ToyPool(tasks=(0,)))
+    assert Counter(e.init_state for e in found) == dict.fromkeys(range(40, 50), 10)
 
 
 def test_initial_states_that_are_not_there():

@@ -1,6 +1,7 @@
 """The table of published policies: rows that run, rows that cannot, and a list whose every command is understood."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from vla_rl.config.schema import EvaluateConfig
 from vla_rl.errors import UserError
 from vla_rl.evaluation.plan import plan_evaluation
 from vla_rl.evaluation.published import evaluate_published, published
+from vla_rl.functional.statistics import SuccessRate
 
 ROWS = published(None)
 
@@ -41,7 +43,8 @@ def evaluate(argv):
     report = {
         "rules": {"protocol": "heldout", "decoding": "greedy"},
         "versions": {"mujoco": "3.3.2"},
-        "episodes": [{"success": {"A": success}} for success in (True, True, False, True)],
+        "checkpoints": [{"label": "A", "overall": asdict(SuccessRate.of(3, 4))}],
+        "episodes": [{}] * 4,
     }
     (folder / "report.json").write_text(json.dumps(report))
 

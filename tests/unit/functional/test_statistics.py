@@ -121,3 +121,46 @@ def test_equal_outcomes_say_nothing():
 def test_only_the_same_episodes_can_be_paired():
     with pytest.raises(ValueError):
         PairedTest.of([True], [True, False])
+    with pytest.raises(ValueError):
+        PairedTest.of_clusters("aa", [True], [True, False])
+
+
+def test_paired_test_of_clusters_by_hand():
+    """Four states sampled twice each, gained - lost = 2, 1, 1, -1, together 3 of 8.
+
+    p: the sums of +-2 +-1 +-1 +-1 that are at least 3 from 0 are 5, 3, 3, 3 and their negatives: 8 of 16.
+    Interval: V = 4/3 (1.25^2 + .25^2 + .25^2 + 1.75^2) / 64 = .0989583, of one episode 5/8 - 9/64 = .484375, effective
+    number 4.89474. Gained 4 and lost 1 of 8 count as 2.44737 and .61184, N = 6.89474: d = 1.83553 / N = .26622,
+    se = sqrt(3.05921 + 1 - 1.83553^2 / N) / N = .27406, half = .53715.
+    """
+    keys = [*"aabbccdd"]
+    first = [False, False, False, False, True, False, True, True]
+    second = [True, True, True, False, True, True, True, False]
+    test = PairedTest.of_clusters(keys, first, second)
+    assert (test.gained, test.lost, test.difference, test.p_value) == (4, 1, 0.375, 0.5)
+    assert (test.low, test.high) == pytest.approx((-0.27093, 0.80337), abs=1e-4)
+    mirrored = PairedTest.of_clusters(keys, second, first)
+    assert (mirrored.difference, mirrored.low, mirrored.p_value) == (-0.375, pytest.approx(-test.high), 0.5)
+
+
+def test_clusters_that_agree_in_themselves_count_as_one_episode_each():
+    keys = [*range(10)] * 5
+    first, second = [False] * 50, [True] * 6 + [False] * 4
+    test = PairedTest.of_clusters(keys, first, second * 5)
+    alone = PairedTest.of(first[:10], second)
+    assert test.p_value == alone.p_value == 2 / 2**6
+    # effective number p (1 - p) / V = .24 / (10/9 * 10 * 25 * .24 / 2500) = 9; gained 5.4 of 9, N = 11: d = .49091,
+    # se = sqrt(6.4 - 5.4^2 / 11) / 11 = .17602, half = .34500
+    assert (test.low, test.high) == pytest.approx((0.14591, 0.83591), abs=1e-4)
+    assert PairedTest.of(first, second * 5).p_value < 1e-8
+
+
+def test_paired_test_of_clusters_of_one_is_mcnemars():
+    first, second = [True] * 10 + [False] * 10, [True] * 4 + [False] * 6 + [True] + [False] * 9
+    assert PairedTest.of_clusters(range(20), first, second) == PairedTest.of(first, second)
+
+
+def test_nothing_is_estimated_from_clusters_that_never_differ():
+    test = PairedTest.of_clusters([*"aabb"], [True] * 4, [True] * 4)
+    assert (test.difference, test.p_value) == (0, 1)
+    assert test.high == PairedTest.of([True] * 2, [True] * 2).high  # two states
