@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Iterable
+from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from vla_rl.errors import UserError, no_such_choice
@@ -74,6 +76,31 @@ def check_choice(key: str, value: Any, choices: Iterable[str]) -> None:
     choices = list(choices)
     if value not in choices:
         raise UserError(no_such_choice(value, choices, key))
+
+
+def check_new_folder(key: str, folder: Path, example: str) -> None:
+    """Raise unless `folder` does not exist yet and can be made; makes the folders around it."""
+    try:
+        folder.mkdir(parents=True)
+        folder.rmdir()
+    except FileExistsError as e:
+        raise UserError(f"{key}={folder} exists; give a new folder: {key}={folder}-2") from e
+    except OSError as e:
+        raise _unwritable(key, folder, e, example) from e
+
+
+def check_writable_folder(key: str, folder: Path, example: str) -> None:
+    """Raise unless files can be written into `folder`; makes it where it is missing."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as e:
+        raise _unwritable(key, folder, e, example) from e
+
+
+def _unwritable(key: str, folder: Path, error: OSError, example: str) -> UserError:
+    return UserError(f"cannot write {key}={folder}: {error.strerror}; name another folder: {key}={example}")
 
 
 def _wrong(key: str, allowed: str, value: Any, example: Any) -> UserError:

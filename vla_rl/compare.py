@@ -26,6 +26,7 @@ if __name__ == "__main__":
 
 from pathlib import Path
 
+from vla_rl.checks import check_writable_folder
 from vla_rl.config.compose import only_options, own_options
 from vla_rl.config.schema import CompareConfig, SweepConfig
 from vla_rl.errors import UserError
@@ -43,6 +44,7 @@ def main(argv: list[str]) -> None:
     options = only_options(CompareConfig, [argument for argument in argv if argument not in folders])
     if not folders:
         raise UserError("no run folders given: python -m vla_rl.compare runs/one runs/other")
+    check_writable_folder("out", Path(options.out), "comparison")
     tables = compare([Path(folder) for folder in folders], options)
     show(tables, options)
 
@@ -53,6 +55,7 @@ def sweep(argv: list[str]) -> None:
     if not options.out:
         raise UserError("a sweep needs a folder for its runs: out=runs/sweep")
     out = Path(options.out)
+    check_writable_folder("out", out, "runs/sweep")
     runs = planned_runs(rest, out)
     finished = []
     for run, trained in run_all(runs):

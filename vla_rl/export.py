@@ -26,7 +26,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from vla_rl.checks import check_flag
+from vla_rl.checks import check_flag, check_new_folder
 from vla_rl.config.compose import compose, only_options
 from vla_rl.config.instantiate import build
 from vla_rl.config.schema import ExportConfig
@@ -56,10 +56,12 @@ def main(argv: list[str]) -> None:
 
 
 def check_options(options: ExportConfig) -> None:
-    """Raise UserError where an option is missing, or has no use."""
+    """Raise UserError where an option is missing or has no use, or `out` cannot be written: before the work."""
     if not options.checkpoint or not (options.out or options.push):
         missing = "out" if options.checkpoint else "checkpoint"
         raise UserError(f"missing {missing}=: checkpoint=runs/mine/checkpoints/best.ckpt out=exported")
+    if options.out:
+        check_new_folder("out", Path(options.out), "exported")
     check_flag("private", options.private)
     check_flag("dry_run", options.dry_run)
     if options.push:
@@ -100,7 +102,7 @@ def export_policy(checkpoint: Path, out: Path) -> None:
     that supervised training took from its demonstrations, and tensors that were not trained.
 
     Raises:
-        UserError: no whole checkpoint, not in a run's folder, or `out` exists.
+        UserError: no whole checkpoint, or not in a run's folder.
     """
     run = checkpoint.parent.parent
     config_path = run / "config.yaml"
@@ -111,8 +113,6 @@ def export_policy(checkpoint: Path, out: Path) -> None:
         )
     if not config_path.is_file():
         raise UserError(f"{checkpoint} is in no run: missing {config_path}; give one of a run's checkpoints/*.ckpt")
-    if out.exists():
-        raise UserError(f"out={out} exists; give a new folder: out={out}-2")
     node = compose([f"conf={config_path}"]).policy or {}
     if "checkpoint" in node and not node.get("lora"):
         node = node | {"checkpoint": str(run / "policy")}

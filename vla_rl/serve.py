@@ -47,6 +47,7 @@ def main(argv: list[str]) -> None:
     L.seed_everything(config.seed, verbose=False)
     node = policy_node(config.policy or {}, options.checkpoint)
     policy: Policy = build(node, "policy").to(trainer.strategy.root_device).eval()
+    policy.check_can_act()
     if options.window is not None:
         check_count("window", options.window, policy.chunk_steps, most=policy.chunk_steps)
     answered = asyncio.run(serve(policy, options, config, checkpoint_name(node)))

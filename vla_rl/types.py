@@ -320,6 +320,9 @@ class Policy(nn.Module):
         cannot."""
         return None
 
+    def check_can_act(self) -> None:
+        """Raise UserError where it has to learn first: random weights, or no statistics to normalise by."""
+
     def act(self, observation: Observation, seed_N: Sequence[int], temperature: float) -> ActionChunk:
         """See `Actor`."""
         raise NotImplementedError

@@ -2,10 +2,19 @@
 
 import re
 from functools import partial
+from pathlib import Path
 
 import pytest
 
-from vla_rl.checks import check_choice, check_count, check_flag, check_fraction, check_number
+from vla_rl.checks import (
+    check_choice,
+    check_count,
+    check_flag,
+    check_fraction,
+    check_new_folder,
+    check_number,
+    check_writable_folder,
+)
 from vla_rl.errors import UserError
 
 above_half = partial(check_number, above=0.5, most=2)
@@ -55,3 +64,27 @@ def test_a_choice_is_one_of_its_names():
     message = "no x named 'larg'; did you mean 'large'? Choices: small, large (mask.x=large)"
     with pytest.raises(UserError, match=f"^{re.escape(message)}$"):
         check_choice("mask.x", "larg", ("small", "large"))
+
+
+def test_a_new_folder_is_not_there_and_could_be(tmp_path):
+    check_new_folder("out", tmp_path / "a" / "b", "x")
+    assert (tmp_path / "a").is_dir() and not (tmp_path / "a" / "b").exists()
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("nowhere")
+    for name in ("a", "file", "link"):
+        with pytest.raises(UserError, match=rf"^out={tmp_path}/{name} exists; give a new folder: out=.*/{name}-2$"):
+            check_new_folder("out", tmp_path / name, "x")
+    for folder, why in (("file/x", "Not a directory"), ("n" * 300, "File name too long")):
+        with pytest.raises(UserError, match=rf"^cannot write out=.*{folder}: {why}; name another folder: out=x$"):
+            check_new_folder("out", tmp_path / folder, "x")
+
+
+def test_a_writable_folder_may_be_there(tmp_path):
+    for folder in (tmp_path, tmp_path / "a" / "b"):
+        check_writable_folder("out", folder, "x")
+        assert folder.is_dir() and not [path for path in folder.iterdir() if path.is_file()]
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="^cannot write out=.*file: File exists; name another folder: out=x$"):
+        check_writable_folder("out", tmp_path / "file", "x")
+    with pytest.raises(UserError, match="^cannot write out=/proc: No such file or directory; name"):
+        check_writable_folder("out", Path("/proc"), "x")

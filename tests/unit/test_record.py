@@ -19,10 +19,11 @@ from vla_rl.record import check_options, check_policy_options, episodes
         ({"noise": -1.0}, "noise must be a number >= 0, got -1.0 (noise=0.1)"),
         ({"hesitation": 2.0}, "hesitation must be a number >= 0 and <= 1, got 2.0 (hesitation=0.1)"),
         ({"out": "demos.h5"}, "out must name an .npz file or a new folder, got demos.h5 (out=demos.npz, out=demos)"),
-        ({"out": "tests"}, "out=tests exists; a LeRobotDataset is written into a new folder: out=tests-2"),
+        ({"out": "tests"}, "out=tests exists; give a new folder: out=tests-2"),
         ({"successes_only": 1}, "successes_only must be true or false, got 1 (successes_only=true)"),
         ({"out": "demos.npz", "successes_only": False}, "an .npz file holds successes alone: successes_only=true, or"),
-        ({"out": "/dev/null/x/demos.npz"}, "the folder of /dev/null/x/demos.npz cannot be made: Not a directory"),
+        ({"out": "/dev/null/x/demos.npz"}, "cannot write out=/dev/null/x: Not a directory; name another folder"),
+        ({"out": "/proc/demos.npz"}, "cannot write out=/proc: No such file or directory; name another folder"),
     ],
 )
 def test_one_line_names_the_fix(options, line):

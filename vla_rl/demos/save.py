@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
+from vla_rl.checks import check_new_folder, check_writable_folder
 from vla_rl.demos.demo import Demo
 from vla_rl.demos.formats.lerobot_writer import LeRobotWriter
 from vla_rl.demos.formats.npz import save_demos
@@ -45,12 +46,10 @@ def check_out(out: Path) -> None:
     """Raise UserError unless demonstrations can be written to `out`; makes the folder around it."""
     if out.suffix not in ("", ".npz") or (is_npz(out) and out.is_dir()):
         raise UserError(f"out must name an .npz file or a new folder, got {out} (out=demos.npz, out=demos)")
-    if not is_npz(out) and out.exists():
-        raise UserError(f"out={out} exists; a LeRobotDataset is written into a new folder: out={out}-2")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise UserError(f"the folder of {out} cannot be made: {e.strerror} (out=demos.npz)") from e
+    if is_npz(out):
+        check_writable_folder("out", out.parent, "demos.npz")
+    else:
+        check_new_folder("out", out, "demos")
 
 
 def open_writer(out: Path, *, fps: int, robot: str, about: dict[str, Any]) -> AbstractContextManager[DemoWriter]:

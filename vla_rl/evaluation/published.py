@@ -13,6 +13,7 @@ from pathlib import Path
 
 import yaml
 
+from vla_rl.checks import check_writable_folder
 from vla_rl.config.compose import CONF_DIR
 from vla_rl.errors import UserError, did_you_mean
 from vla_rl.functional.statistics import SuccessRate
@@ -75,6 +76,7 @@ def evaluate_published(names: Sequence[str] | None, argv: Sequence[str], evaluat
     given = [argument.removeprefix("run_dir=") for argument in argv if argument.startswith("run_dir=")]
     others = [argument for argument in argv if not argument.startswith(("run_dir=", "conf=", "names="))]
     folder = run_folder(given[-1] if given else None, "evaluation/published")
+    check_writable_folder("run_dir", folder, "runs/published")
     found: list[tuple[Published, Measured]] = []
     for row in rows:
         print(f"{row.name}: {' '.join(row.run)}", flush=True)
@@ -85,7 +87,6 @@ def evaluate_published(names: Sequence[str] | None, argv: Sequence[str], evaluat
             measured = Measured(missing=f"not run: {error}")
             print(measured.missing, flush=True)
         found.append((row, measured))
-        folder.mkdir(parents=True, exist_ok=True)
         _write(folder, found)
     print(table(found), end="")
     return folder / "published.md"

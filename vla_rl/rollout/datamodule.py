@@ -33,7 +33,8 @@ from vla_rl.types import Actor, Episode, Policy, RolloutGroup, SimulatorPool, Tr
 
 
 def check_policy(pool: SimulatorPool, policy: Policy) -> None:
-    """What policy and simulators know of each other only when both are built; raises UserError."""
+    """What policy and simulators know of each other only when both are built, and that it can act; raises UserError."""
+    policy.check_can_act()
     if pool.chunk_steps != policy.chunk_steps:
         raise UserError(
             f"the policy decides {policy.chunk_steps} control steps at a time, the simulators expect "

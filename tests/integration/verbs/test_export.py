@@ -33,7 +33,9 @@ def test_every_checkpoint_holds_its_own_policy(run, tmp_path, capsys):
 def test_what_is_refused(run, tmp_path):
     last = run / "checkpoints" / "last.ckpt"
     with pytest.raises(UserError, match="exists; give a new folder: out=.*-2"):
-        export.export_policy(last, tmp_path)
+        export.main([f"checkpoint={last}", f"out={tmp_path}"])
+    with pytest.raises(UserError, match="^cannot write out=/dev/null/x: Not a directory; name another folder: out="):
+        export.main(["checkpoint=owner/not_downloaded", "adapter=missing", "out=/dev/null/x"])
     with pytest.raises(UserError, match="cannot be read .*No such file"):
         export.export_policy(run / "checkpoints" / "iteration-9.ckpt", tmp_path / "out")
     elsewhere = tmp_path / "checkpoints" / "last.ckpt"

@@ -29,7 +29,7 @@ NEIGHBOURS = {  # importer -> what it may import on its own floor
     "vla_rl.types": {"vla_rl.errors"},
     "vla_rl.checkpoints": {"vla_rl.errors"},
     "vla_rl.config": {"vla_rl.checks"},
-    "vla_rl.demos": {"vla_rl.distributed"},
+    "vla_rl.demos": {"vla_rl.distributed", "vla_rl.checks"},
     "vla_rl.training": set(),
 }
 OWNERS = {  # library -> the only package that may import it

@@ -274,6 +274,9 @@ class FlowPolicy(SupervisedPolicy):
         """[N, L, A]."""
         return x_NHW[:, : self.chunk_steps, : self.processors.action_dims]
 
+    def check_can_act(self) -> None:
+        self.processors.check_complete()
+
     def fit_normalisation(self, name: str, command_TA: Tensor, proprio_TP: Tensor) -> None:
         """Normalise by the statistics of demonstrations, unless the checkpoint brought its own.
 

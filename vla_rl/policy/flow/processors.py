@@ -175,6 +175,12 @@ class Processors:
         if self.proprio_dims:
             _check_complete(self.state, "observation.state")
 
+    def check_complete(self) -> None:
+        """Raise UserError where statistics of the state or of actions are missing."""
+        if self.proprio_dims:
+            _check_complete(self.state, "observation.state")
+        _check_complete(self.action, "action")
+
     def pictures(self, frame_NHWC: Tensor) -> list[Tensor]:
         """Of each camera, [N, 3, h, w] in [-1, 1]: both axes turned, as the demonstrations of LIBERO lie."""
         images = frame_NHWC.permute(0, 3, 1, 2).flip(2, 3).float() / 255

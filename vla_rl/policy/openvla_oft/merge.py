@@ -8,6 +8,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from vla_rl.checks import check_new_folder
 from vla_rl.errors import UserError
 from vla_rl.policy.adapter import Adapter, read_adapter
 from vla_rl.policy.openvla_oft.l1_policy import SCALE_FILE
@@ -28,10 +29,9 @@ def merge_adapter(checkpoint: Path, adapter: Path, out: Path) -> list[str]:
         Names of the tensors that changed.
 
     Raises:
-        UserError: `out` exists, the adapter is not plain LoRA, or it does not fit the checkpoint.
+        UserError: `out` exists or cannot be written, the adapter is not plain LoRA, or it does not fit the checkpoint.
     """
-    if out.exists():
-        raise UserError(f"{out} exists already; name a new folder: out={out}-2")
+    check_new_folder("out", out, "merged")
     read = read_adapter(adapter)
     changed = {f"{layer}.weight": layer for layer in read.factors}
     shards = shard_files(checkpoint)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -248,14 +248,17 @@ class OpenVLAOFTPolicy(SupervisedPolicy):
             )
         self._normalise_by(Statistics.select(content, key, proprio_dims=self.model.config.proprio_dims, source=file))
 
-    @property
-    def _statistics(self) -> Statistics:
+    def check_can_act(self) -> None:
         if self.statistics is None:
             raise UserError(
                 "a policy with random weights cannot act before it has learnt from demonstrations "
                 "(python -m vla_rl.sft): policy.checkpoint=shipped:object_tiny"
             )
-        return self.statistics
+
+    @property
+    def _statistics(self) -> Statistics:
+        self.check_can_act()
+        return cast(Statistics, self.statistics)
 
 
 def sample(logprob: Tensor, seed_N: Sequence[int]) -> Tensor:

@@ -103,7 +103,7 @@ def test_the_stored_dtype_stays(folder, adapter, tmp_path):
 
 def test_what_cannot_be_merged(folder, adapter, tmp_path):
     (tmp_path / "there").mkdir()
-    with pytest.raises(ValueError, match="exists already"):
+    with pytest.raises(ValueError, match="exists; give a new folder"):
         merge_adapter(folder, adapter, tmp_path / "there")
     with pytest.raises(ValueError, match="no adapter in .* it has no adapter_config.json"):
         merge_adapter(folder, folder, tmp_path / "out")
@@ -138,4 +138,4 @@ def test_the_verb(folder, adapter, tmp_path, capsys):
     assert load_file(next((tmp_path / "out").glob("*.safetensors")))
     with pytest.raises(UserError) as refused:
         export.main(arguments)
-    assert str(refused.value) == f"{tmp_path / 'out'} exists already; name a new folder: out={tmp_path / 'out'}-2"
+    assert str(refused.value) == f"out={tmp_path / 'out'} exists; give a new folder: out={tmp_path / 'out'}-2"
