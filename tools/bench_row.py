@@ -28,6 +28,7 @@ from vla_rl.config.instantiate import build
 from vla_rl.config.schema import Config
 from vla_rl.policy.memory_check import PLANS, device_memory, rows_that_fit
 from vla_rl.rollout.collect import TimeSplit
+from vla_rl.rollout.datamodule import RolloutDataModule
 from vla_rl.rollout.epoch import Collected, RolloutEpoch
 from vla_rl.run.cli import answer_early, run_entry
 from vla_rl.run.provenance import versions
@@ -39,6 +40,7 @@ class OneRow(L.LightningDataModule):
     """One iteration of one optimizer step on one decision."""
 
     seed, max_chunks = 0, 1
+    transfer_batch_to_device = RolloutDataModule.transfer_batch_to_device
 
     def __init__(self, trajectory: Trajectory) -> None:
         super().__init__()

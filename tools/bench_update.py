@@ -43,6 +43,7 @@ from vla_rl.policy.flow.one_row import on_meta, one_row
 from vla_rl.policy.flow.policy import FlowPolicy
 from vla_rl.policy.memory_check import rows_that_fit
 from vla_rl.rollout.collect import TimeSplit
+from vla_rl.rollout.datamodule import RolloutDataModule
 from vla_rl.rollout.epoch import Collected, RolloutEpoch
 from vla_rl.run.cli import answer_early, run_entry
 from vla_rl.run.provenance import versions
@@ -85,6 +86,7 @@ class MadeUpData(L.LightningDataModule):
     """Iteration 0 warms up with one optimizer step, iteration 1 is measured."""
 
     seed, max_chunks = 0, MAX_CHUNKS
+    transfer_batch_to_device = RolloutDataModule.transfer_batch_to_device  # rows that a mask drops are not moved
 
     def __init__(self, count: int, px: int) -> None:
         super().__init__()
