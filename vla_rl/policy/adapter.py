@@ -12,7 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from vla_rl.errors import UserError
-from vla_rl.policy.entries import check_count, check_positive, read_json
+from vla_rl.files import read_json
+from vla_rl.policy.entries import check_count, check_positive
 from vla_rl.policy.weights import check_finite, open_shard
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"

@@ -7,39 +7,11 @@ from __future__ import annotations
 
 import json
 import math
-from pathlib import Path
 from typing import Any
 
 from vla_rl.errors import UserError
 
 LARGEST_SIZE = 1_000_000  # of a vocabulary, a width, an image's side
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a .json file; a byte order mark is skipped.
-
-    Raises:
-        UserError: the file does not hold one.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as e:
-        raise UserError(f"{path} is not valid JSON ({e}): download or copy it again") from e
-    if not isinstance(content, dict):
-        raise UserError(f"{path} must hold an object, got {type(content).__name__}")
-    return content
-
-
-def read_text(path: Path) -> str:
-    """A text file's content; a byte order mark is skipped.
-
-    Raises:
-        UserError: it is no UTF-8.
-    """
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as e:
-        raise UserError(f"{path} is not text in UTF-8 ({e}): download or copy it again") from e
 
 
 def check_object(value: Any, entry: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vla_rl.errors import UserError
-from vla_rl.policy.entries import read_json
+from vla_rl.files import read_json
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"

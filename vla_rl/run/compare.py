@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import operator
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import accumulate
@@ -15,11 +15,14 @@ from vla_rl.config.aliases import translate
 from vla_rl.config.compose import CONF_DIR, group_names
 from vla_rl.config.schema import Config
 from vla_rl.errors import UserError
+from vla_rl.files import read_json, read_json_lines, read_yaml
 from vla_rl.functional.statistics import MeanInterval, SuccessRate
+from vla_rl.run.folder import read_rates
 from vla_rl.run.resume import MAY_DIFFER
 
 WINDOW = 3  # iterations of rollouts averaged where nothing was held out
 HELDOUT = "heldout/sampled_success"
+LOGGED = ("rollout/success", "time/rollout_s", "time/update_s", "chunks/kept", "chunks/real")  # what is compared
 # keys that may differ inside an arm: the seed, where a run lies, the hardware it ran on, and what is not of these runs
 SAME_ARM = ("seed", "sft", *(key for key in MAY_DIFFER if key != "iterations"))
 # what an option that came after a run was in it
@@ -44,20 +47,32 @@ class Run:
 
     @classmethod
     def read(cls, folder: Path) -> Run:
-        """Raises UserError where the folder holds no finished run."""
+        """Raises UserError where the folder holds no finished run, or one of its files is damaged."""
         for name in ("config.yaml", "metrics.jsonl", "summary.json"):
             if not (folder / name).is_file():
                 raise UserError(f"{folder} holds no finished run: it has no {name} (give run folders of vla_rl.fit)")
-        config = translate(yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
-        rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-        mask, budget = mask_name(config["mask"]), (config["mask"] or {}).get("budget")
+        config = translate(read_yaml(folder / "config.yaml"))
+        try:
+            mask, budget = mask_name(config["mask"]), (config["mask"] or {}).get("budget")
+            arm = mask if budget is None else f"{mask} {_shown(budget)}"
+            seed = operator.index(config["seed"])
+        except (KeyError, TypeError, AttributeError) as e:
+            raise _damaged(folder / "config.yaml", e) from e
+        rows = read_json_lines(folder / "metrics.jsonl")
+        try:
+            _ = [float(row[tag]) for row in rows for tag in (*LOGGED, *row)]
+        except (KeyError, TypeError, ValueError) as e:
+            raise _damaged(folder / "metrics.jsonl", e) from e
+        summary = read_json(folder / "summary.json")
+        for when in ("success_before", "success_after"):
+            read_rates(summary.get(when), f"{folder / 'summary.json'}: {when}")
         return cls(
-            arm=mask if budget is None else f"{mask} {_shown(budget)}",
+            arm=arm,
             mask=mask,
             budget=budget if isinstance(budget, int) else None,
-            seed=config["seed"],
+            seed=seed,
             rows=rows,
-            summary=json.loads((folder / "summary.json").read_text(encoding="utf-8")),
+            summary=summary,
             values=DEFAULTS | _flat(config),
         )
 
@@ -86,6 +101,10 @@ class Run:
             if rate >= threshold:
                 return self.seconds[iterations - 1]
         return None
+
+
+def _damaged(file: Path, error: Exception) -> UserError:
+    return UserError(f"{file} does not hold what is compared ({type(error).__name__}: {error}): copy the run again")
 
 
 def mask_name(node: dict[str, Any] | None) -> str:

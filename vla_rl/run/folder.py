@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, astuple, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
@@ -19,6 +19,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from vla_rl.config.compose import save_resolved
 from vla_rl.config.schema import Config
 from vla_rl.errors import UserError
+from vla_rl.files import read_json
 from vla_rl.functional.statistics import SuccessRate
 from vla_rl.run.launch import started_processes
 from vla_rl.run.provenance import source_state, versions
@@ -152,11 +153,24 @@ def write_json(path: Path, value: Any) -> None:
 def success_before(folder: Path) -> dict[str, SuccessRate] | None:
     """Held-out success that a resumed run measured before it began; None if it stopped before that."""
     path = folder / BEFORE
-    return (
-        {mode: SuccessRate(**rate) for mode, rate in json.loads(path.read_text(encoding="utf-8")).items()}
-        if path.exists()
-        else None
-    )
+    return read_rates(read_json(path), str(path)) if path.exists() else None
+
+
+def read_rates(stored: Any, entry: str) -> dict[str, SuccessRate]:
+    """Success by decoding, as a run's files have it; what was not measured is left out.
+
+    Args:
+        entry: the file and the entry.
+
+    Raises:
+        UserError: numbers are missing, or none.
+    """
+    try:
+        rates = {mode: SuccessRate(**rate) for mode, rate in stored.items() if rate is not None}
+        _ = [float(number) for rate in rates.values() for number in astuple(rate)]
+    except (AttributeError, TypeError, ValueError) as e:
+        raise UserError(f"{entry} holds no success rates ({e}): copy it again") from e
+    return rates
 
 
 @rank_zero_only

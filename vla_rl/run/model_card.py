@@ -11,6 +11,7 @@ import yaml
 
 from vla_rl.config.compose import compose
 from vla_rl.config.schema import Config
+from vla_rl.files import read_json
 
 VIDEOS = "videos"
 MOST_VIDEOS = 8
@@ -104,4 +105,4 @@ def _table(head: tuple[str, ...], rows: Any) -> str:
 
 
 def _read(file: Path) -> dict[str, Any]:
-    return json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    return read_json(file) if file.exists() else {}

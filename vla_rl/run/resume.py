@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from lightning.pytorch.utilities import rank_zero_only, rank_zero_warn
 
 from vla_rl.config.aliases import translate, without_gone
@@ -24,6 +23,7 @@ from vla_rl.config.compose import recorded
 from vla_rl.config.instantiate import option_defaults
 from vla_rl.config.schema import Config
 from vla_rl.errors import UserError
+from vla_rl.files import read_yaml
 from vla_rl.run.extras import extra
 
 PATTERN = "iteration-*.ckpt"  # in a run's checkpoints/, by the number of iterations done
@@ -39,7 +39,7 @@ def resume_folder(config: Config) -> Path | None:
     """The folder of the run that `config.resume` asks to go on with; None: it asks for a new run.
 
     Raises:
-        UserError: no run there, or a run of another config.
+        UserError: no run there, a run of another config, or a damaged one.
     """
     if config.resume is None:
         return None
@@ -222,7 +222,7 @@ def _check_same(config: Config, folder: Path) -> None:
 
 def _stored(folder: Path) -> dict[str, Any]:
     """The config that the run in `folder` was started with."""
-    return yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    return read_yaml(folder / "config.yaml")
 
 
 def _plain(value: Any) -> Any:

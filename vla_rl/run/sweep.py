@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import re
 import shutil
 import subprocess
@@ -13,11 +12,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from vla_rl.config.compose import compose
 from vla_rl.config.schema import GROUPS, Config
 from vla_rl.errors import RunError, UserError
+from vla_rl.files import read_json, read_yaml
 from vla_rl.run.folder import BEFORE
 from vla_rl.run.resume import differing_from
 from vla_rl.run.tables import Table
@@ -124,7 +122,7 @@ def run_all(runs: Sequence[PlannedRun]) -> Iterator[tuple[PlannedRun, bool]]:
 
 def sweep_readme(done: Sequence[PlannedRun], planned: int, tables: Sequence[Table]) -> str:
     """Markdown: the tables, the figures beside it, the versions, and the command of every run."""
-    versions = json.loads((done[0].folder / "versions.json").read_text(encoding="utf-8"))
+    versions = read_json(done[0].folder / "versions.json")
     lines = [
         "# Runs compared",
         "",
@@ -153,7 +151,7 @@ def _check_same(run: PlannedRun) -> None:
     if not path.exists():
         return
     differing = differing_from(run.folder, run.config)
-    if yaml.safe_load(path.read_text(encoding="utf-8")).get("iterations") != run.config.iterations:
+    if read_yaml(path).get("iterations") != run.config.iterations:
         differing.append("iterations")
     if differing:
         raise UserError(

@@ -432,6 +432,20 @@ def test_a_tilde_is_the_home_folder(tmp_path: Path, monkeypatch) -> None:
     assert (config.policy["checkpoint"], config.sim["assets"]) == (f"{tmp_path}/weights", "a~/b")
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xef\xbb\xbfextends: pcm_object_tiny\niterations: 1\nmask:\n  extends: pcm\n  budget: 3\n",
+        b"extends: pcm_object_tiny\r\niterations: 1\r\nmask:\r\n  extends: pcm\r\n  budget: 3\r\n",
+    ],
+    ids=["byte order mark", "line ends of Windows"],
+)
+def test_a_conf_that_another_systems_editor_wrote(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_bytes(content)
+    config = compose([f"conf={tmp_path}/mine.yaml"])
+    assert (config.iterations, config.mask["budget"], config.rollout.groups) == (1, 3, 8)
+
+
 class Broken:
     """A target of one's own with a fault of its own."""
 

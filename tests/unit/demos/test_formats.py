@@ -318,6 +318,9 @@ DAMAGE = {
     "another count of episodes": (VIDEO, INFO, lambda path: change_json(path, total_episodes=3), "3 episodes"),
     "a version of the future": (VIDEO, INFO, lambda path: change_json(path, codebase_version="v4.0"), "'v4.0' is none"),
     "no JSON": (VIDEO, INFO, cut, "cannot be read"),
+    "no frames per second": (VIDEO, INFO, lambda path: change_json(path, fps="fast"), "could not convert string"),
+    "frames in no time": (VIDEO, INFO, lambda path: change_json(path, fps=0), "fps is 0.0"),
+    "a pattern that is none": (VIDEO, INFO, lambda path: change_json(path, data_path="{"), "info.json.* Single"),
     "a truncated table of episodes": (VIDEO, EPISODES, cut, "cannot be read"),
     "a truncated video": (VIDEO, MP4, cut, "cannot be read"),
     "a missing video": (VIDEO, MP4, Path.unlink, "No such file"),
@@ -369,6 +372,24 @@ def test_damage_is_one_line_with_the_files_name(name, tmp_path, short_video):
     text = str(raised.value)
     assert str(folder / file).partition("-00000-of")[0].removesuffix("meta/info.json") in text
     assert "\n" not in text
+
+
+@pytest.mark.parametrize(
+    ("file", "values", "message"),
+    [
+        ("episodes.jsonl", {"length": "long"}, "episode_index 0 and length 'long' must be integers"),
+        ("episodes.jsonl", {"episode_index": 1.5}, "episode_index 1.5 and length 5 must be integers"),
+        ("tasks.jsonl", {"task": None}, "task 0 must be text, got None"),
+        ("info.json", {"chunks_size": 0}, "ZeroDivisionError"),
+    ],
+)
+def test_wrong_values_in_the_meta_files_of_version_2(file, values, message, tmp_path):
+    write_v2(tmp_path / "set", PICTURES)
+    path = tmp_path / "set" / "meta" / file
+    first, *others = path.read_text().splitlines() if file.endswith("l") else [path.read_text()]
+    path.write_text("\n".join([json.dumps(json.loads(first) | values), *others]))
+    with pytest.raises(UserError, match=rf"{file} cannot be read \(.*{message}"):
+        load_demos(tmp_path / "set", BOTH)
 
 
 def test_a_damaged_picture_is_found_when_it_is_read(tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[3]
 # From the ground up. What stands on one floor does not know what else stands there, except where NEIGHBOURS says so.
 FLOORS = (
-    ("vla_rl.types", "vla_rl.errors", "vla_rl.lazy", "vla_rl.machine", "vla_rl.checkpoints"),
+    ("vla_rl.types", "vla_rl.errors", "vla_rl.lazy", "vla_rl.machine", "vla_rl.checkpoints", "vla_rl.files"),
     ("vla_rl.functional", "vla_rl.distributed", "vla_rl.config", "vla_rl.demos", "vla_rl.checks"),
     ("vla_rl.rollout", "vla_rl.policy", "vla_rl.sim", "vla_rl.run"),
     ("vla_rl.training", "vla_rl.figures", "vla_rl.doctor_checks"),
@@ -28,6 +28,7 @@ FLOORS = (
 NEIGHBOURS = {  # importer -> what it may import on its own floor
     "vla_rl.types": {"vla_rl.errors"},
     "vla_rl.checkpoints": {"vla_rl.errors"},
+    "vla_rl.files": {"vla_rl.errors"},
     "vla_rl.config": {"vla_rl.checks"},
     "vla_rl.demos": {"vla_rl.distributed", "vla_rl.checks"},
     "vla_rl.training": set(),

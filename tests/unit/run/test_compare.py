@@ -1,6 +1,7 @@
 """Comparing finished runs: names, thresholds, intervals, the tables and the figures."""
 
 import json
+import re
 from dataclasses import asdict
 from pathlib import Path
 
@@ -48,6 +49,30 @@ def test_a_mask_is_known_by_its_options_whatever_its_budget(name):
 
 def test_a_mask_with_other_options_is_known_by_its_class():
     assert mask_name(compose(["conf=pcm_object_tiny", "mask=pcm", "mask.floor=0.3"]).mask) == "PCM"
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("config.yaml", lambda tree: tree.pop("mask"), "does not hold what is compared (KeyError: 'mask')"),
+        ("config.yaml", lambda tree: tree.update(mask=True), "does not hold what is compared (TypeError"),
+        ("config.yaml", lambda tree: tree["mask"].update(_target_=None), "does not hold what is compared (Attribute"),
+        ("config.yaml", lambda tree: tree.update(seed="text"), "does not hold what is compared (TypeError"),
+        ("metrics.jsonl", lambda row: row.pop("chunks/kept"), "does not hold what is compared (KeyError"),
+        ("metrics.jsonl", lambda row: row.update({"time/rollout_s": None}), "does not hold what is compared (TypeE"),
+        ("summary.json", dict.clear, ": success_before holds no success rates"),
+        ("summary.json", lambda tree: tree["success_after"]["sampled"].pop("rate"), ": success_after holds no"),
+        ("summary.json", lambda tree: tree["success_after"]["sampled"].update(rate="x"), ": success_after holds no"),
+    ],
+)
+def test_a_damaged_file_of_a_run_is_named(name, change, message, tmp_path):
+    file = write_run(tmp_path / "run", rates=(0.5,)) / name
+    load, dump = (yaml.safe_load, yaml.safe_dump) if name == "config.yaml" else (json.loads, json.dumps)
+    tree = load(file.read_text())
+    change(tree)
+    file.write_text(dump(tree))
+    with pytest.raises(UserError, match=re.escape(f"{file}{'' if message.startswith(':') else ' '}{message}")):
+        Run.read(tmp_path / "run")
 
 
 def test_arms_are_masks_with_their_budgets(tmp_path):

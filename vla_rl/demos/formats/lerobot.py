@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,7 +66,11 @@ def read_lerobot(root: Path, layout: Layout) -> list[Demo]:
         if len(episodes) != info["total_episodes"]:
             refuse(root / INFO, f"it counts {info['total_episodes']} episodes, the other files {len(episodes)}")
         fps = float(info["fps"])
-    except (KeyError, TypeError, AttributeError) as e:
+        if not 0 < fps < math.inf:
+            refuse(root / INFO, f"fps is {fps}")
+    except UserError:
+        raise
+    except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as e:
         refuse(root / INFO, f"{type(e).__name__}: {e}")
     _check_videos(episodes, fps)
     chosen = _DataSet(root, cameras, state, action, fps, task_of, layout.turned is not False, _recorded(root))
@@ -161,7 +166,7 @@ def _episodes_v3(root: Path, info: dict[str, Any], filmed: list[str]) -> Iterato
                 path = root / info["video_path"].format(video_key=key, **place)
                 videos[key] = (path, float(row[f"videos/{key}/from_timestamp"]))
             data = root / info["data_path"].format(chunk_index=chunk, file_index=number)
-            yield _Episode(row["episode_index"], row["length"], data, videos)
+            yield _Episode(*_numbers(file, row), data, videos)
 
 
 def _recorded(root: Path) -> dict[int, dict[str, Any]]:
@@ -177,11 +182,21 @@ def _recorded(root: Path) -> dict[int, dict[str, Any]]:
 
 
 def _episodes_v2(root: Path, info: dict[str, Any], filmed: list[str]) -> Iterator[_Episode]:
-    for row in _json_lines(root / "meta" / "episodes.jsonl"):
-        place = {"episode_index": row["episode_index"], "episode_chunk": row["episode_index"] // info["chunks_size"]}
+    file = root / "meta" / "episodes.jsonl"
+    for row in _json_lines(file):
+        index, length = _numbers(file, row)
+        place = {"episode_index": index, "episode_chunk": index // info["chunks_size"]}
         videos = {key: (root / info["video_path"].format(video_key=key, **place), 0.0) for key in filmed}
         data = root / info["data_path"].format(**place)
-        yield _Episode(row["episode_index"], row["length"], data, videos)
+        yield _Episode(index, length, data, videos)
+
+
+def _numbers(file: Path, row: dict[str, Any]) -> tuple[int, int]:
+    """Index and length of an episode."""
+    index, length = row["episode_index"], row["length"]
+    if type(index) is not int or type(length) is not int:
+        refuse(file, f"episode_index {index!r} and length {length!r} must be integers")
+    return index, length
 
 
 def _tasks_v3(root: Path) -> dict[int, str]:
@@ -192,11 +207,21 @@ def _tasks_v3(root: Path) -> dict[int, str]:
     if "task_index" not in table.column_names or not texts:
         refuse(file, f"its columns are {', '.join(table.column_names)}")
     text = "task" if "task" in texts else texts[0]
-    return dict(zip(table["task_index"].to_pylist(), table[text].to_pylist(), strict=True))
+    return _texts(file, zip(table["task_index"].to_pylist(), table[text].to_pylist(), strict=True))
 
 
 def _tasks_v2(root: Path) -> dict[int, str]:
-    return {row["task_index"]: row["task"] for row in _json_lines(root / "meta" / "tasks.jsonl")}
+    file = root / "meta" / "tasks.jsonl"
+    return _texts(file, ((row["task_index"], row["task"]) for row in _json_lines(file)))
+
+
+def _texts(file: Path, tasks: Iterable[tuple[int, str]]) -> dict[int, str]:
+    """Instructions by task."""
+    found = dict(tasks)
+    for task, text in found.items():
+        if not isinstance(text, str):
+            refuse(file, f"task {task} must be text, got {text!r}")
+    return found
 
 
 def _json_lines(file: Path) -> list[dict[str, Any]]:
@@ -215,7 +240,12 @@ def _checked(file: Path, read: Callable[[Path], Any]) -> Any:
     """`read(file)`; a file that is missing or damaged is one line."""
     try:
         return read(file)
-    except (OSError, ValueError, KeyError) as e:  # pyarrow's errors are ValueErrors, KeyErrors and OSErrors
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        RecursionError,
+    ) as e:  # pyarrow's errors are ValueErrors, KeyErrors and OSErrors
         refuse(file, e if file.exists() else "no such file")
 
 

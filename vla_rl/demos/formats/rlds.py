@@ -117,7 +117,7 @@ def _counts(folder: Path, shards: int) -> Sequence[int | None]:
         info: Any = json.loads(path.read_text(encoding="utf-8"))
         (split,) = (entry for entry in info["splits"] if entry["name"] == SPLIT)
         counts = [int(count) for count in split["shardLengths"]]
-    except (OSError, ValueError, KeyError, TypeError) as e:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as e:
         refuse(path, e)
     if len(counts) != shards:
         refuse(path, f"it counts {len(counts)} shards, and there are {shards}")

@@ -24,7 +24,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntry
 from torch import Tensor
 
 from vla_rl.errors import UserError
-from vla_rl.policy.entries import read_json, read_text
+from vla_rl.files import read_json, read_text
 from vla_rl.policy.flow.config import FlowConfig, parse_config
 from vla_rl.policy.flow.model import FlowModel
 from vla_rl.policy.flow.openpi import is_openpi, to_lerobot

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from vla_rl.errors import UserError
-from vla_rl.policy.entries import check_count, check_numbers, check_object, read_json
+from vla_rl.files import read_json
+from vla_rl.policy.entries import check_count, check_numbers, check_object
 from vla_rl.policy.flow.pipelines import ACTION, PICTURE, STATE, make_pipelines
 
 STATISTICS = "norm_stats.json"

@@ -21,8 +21,9 @@ from torch import Tensor, nn
 
 from vla_rl.checks import check_choice
 from vla_rl.errors import UserError
+from vla_rl.files import read_json, read_text
 from vla_rl.policy import adapter as adapter_files
-from vla_rl.policy.entries import check_object, read_json, read_text
+from vla_rl.policy.entries import check_object
 from vla_rl.policy.hub import resolve_checkpoint, what_it_is
 from vla_rl.policy.linear import compute_in_float32, slow_in_bfloat16
 from vla_rl.policy.openvla_oft.action_head import HEAD_FILE, PROPRIO_FILE, WRAPPED, L1Head, read_head

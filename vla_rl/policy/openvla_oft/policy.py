@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vla_rl.errors import UserError
+from vla_rl.files import read_json
 from vla_rl.functional.token_scores import token_entropy, token_score_sq
 from vla_rl.policy.cache import VisionCache
-from vla_rl.policy.entries import read_json
 from vla_rl.policy.openvla_oft.actions import (
     Statistics,
     detokenize,

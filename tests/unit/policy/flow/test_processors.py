@@ -9,7 +9,7 @@ from torch.testing import assert_close
 
 from tests.helpers.flow import GOLDEN, byte_tokenizer
 from vla_rl.errors import UserError
-from vla_rl.policy.entries import read_json
+from vla_rl.files import read_json
 from vla_rl.policy.flow.checkpoint import read_statistics
 from vla_rl.policy.flow.processors import (
     Normaliser,

@@ -1,0 +1,36 @@
+"""Small text files: what cannot be read is one line that names the file."""
+
+import pytest
+
+from vla_rl.errors import UserError
+from vla_rl.files import read_json, read_json_lines, read_text, read_yaml
+
+MARK = b"\xef\xbb\xbf"  # byte order mark
+
+
+def test_what_is_there(tmp_path):
+    file = tmp_path / "file"
+    file.write_bytes(MARK + '{"a": "\u00e9"}\n'.encode())
+    assert read_text(file) == '{"a": "\u00e9"}\n'
+    assert read_json(file) == {"a": "\u00e9"}
+    assert read_yaml(file) == {"a": "\u00e9"}
+    file.write_bytes(b'{"a": 1}\n{"a": 2}\n')
+    assert read_json_lines(file) == [{"a": 1}, {"a": 2}]
+
+
+@pytest.mark.parametrize("read", [read_json, read_json_lines, read_yaml])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\xff\xfe", "is not text in UTF-8"),
+        (b'{"a": ', "is not valid"),
+        (b"[" * 100_000, "is not valid"),
+        (b"null", "must hold an object, got NoneType"),
+        (b"[1]", "must hold an object, got list"),
+        (b"3", "must hold an object, got int"),
+    ],
+)
+def test_one_line_names_the_file(read, content, message, tmp_path):
+    (tmp_path / "file").write_bytes(content)
+    with pytest.raises(UserError, match=rf"^{tmp_path}/file {message}"):
+        read(tmp_path / "file")
