@@ -243,7 +243,10 @@ class ChunkBatch:
     def finest_advantage(self) -> Tensor:
         """Of each chunk, [N]; of each control step, [N, L], where a critic says how they differ from their chunk's
         (`actions.extras["step_advantage"]`); of each number, [N, L, A], where a teacher gives them
-        (`actions.extras["advantage"]`)."""
+        (`actions.extras["advantage"]`).
+
+        A critic's are differences, so that what a later callback does to `advantage_N` reaches the steps too
+        (`reward.kl_coef`); a teacher's are the whole, because nothing else gives advantages beside a teacher."""
         extras = self.actions.extras
         if "advantage" in extras:
             return extras["advantage"]

@@ -18,6 +18,12 @@ def test_advantages_and_returns_of_two_episodes():
     assert returns(advantage, VALUE).tolist() == pytest.approx([0.946829, 0.97515, 1.0, 0.297], abs=1e-6)
 
 
+def test_advantages_are_computed_in_double_precision():
+    # t=1: 0 - 1 = -1    t=0: .99 x 1 - 1 + .9405 x -1 = -.9505; .99 and .95 in float32 would be 1e-8 off
+    advantage = gae(torch.zeros(2), torch.ones(2), torch.tensor([False, True]), 0.0, gamma=0.99, lam=0.95)
+    assert advantage.tolist() == pytest.approx([-0.9505, -1.0], abs=1e-12)
+
+
 def test_lambda_one_and_a_constant_value_are_the_reward_minus_that_value():
     for reward in (0.0, 1.0):
         reward_T = torch.tensor([0.0, 0.0, 0.0, reward])
@@ -62,6 +68,7 @@ def test_normalised_over_all_decisions():
         [0.218217, 0.654652, 1.091087, 1.527522], abs=1e-5
     )  # by sqrt(21)
     assert scaled(torch.zeros(2)).tolist() == [0.0, 0.0]
+    assert scaled(torch.tensor([1e-5, -1e-5])).tolist() == pytest.approx([0.5, -0.5])  # 1e-5 / (1e-5 + 1e-5)
     equal = torch.full((3,), 2.0)
     assert centred(equal).tolist() == [0.0] * 3  # no spread: zeros, not NaN
 
@@ -83,4 +90,5 @@ def test_explained_variance():
     # errors .2 .2 -.2 -.2: variance .04 of .25
     assert explained_variance(torch.tensor([0.2, 0.2, 0.8, 0.8]), outcome) == pytest.approx(0.84)
     assert explained_variance(outcome, torch.ones(4)) is None
+    assert explained_variance(torch.tensor([0.25, 0.75]), torch.tensor([0.0, 1.0])) == 0.75  # errors .25 -.25: 1/16 of 1/4
     assert explained_variance(torch.ones(1), torch.ones(1)) is None

@@ -75,8 +75,7 @@ def test_only_a_cpu_without_bfloat16_is_slow(monkeypatch, cuda, products, slow):
 
 @pytest.fixture
 def slow_cpu(monkeypatch):
-    for where in ("checkpoint", "load"):
-        monkeypatch.setattr(f"vla_rl.policy.openvla_oft.{where}.slow_in_bfloat16", lambda: True)
+    monkeypatch.setattr("vla_rl.policy.openvla_oft.load.slow_in_bfloat16", lambda: True)
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])

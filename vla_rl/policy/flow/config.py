@@ -109,7 +109,7 @@ def parse_config(raw: dict[str, Any]) -> FlowConfig:
     text, expert = (
         _sizes(sizes.get(variant) or _named(variant, GEMMA, name), variant, DECODER_SIZES)
         for name, default in (("paligemma_variant", "gemma_2b"), ("action_expert_variant", "gemma_300m"))
-        for variant in [raw.get(name, default)]
+        for variant in [_text(raw, name, default)]
     )
     for name in ("layers", "kv_heads", "head_dim"):
         if expert[name] != text[name]:
@@ -136,18 +136,18 @@ def _smolvla(raw: dict[str, Any], sizes: dict[str, Any], common: dict[str, Any])
         ("adapt_to_pi_aloha", "the conversion for Aloha is"),
     ):
         _refuse(raw, name, what)
-    if raw.get("prefix_length", -1) > 0:  # lerobot writes -1 or 0 where there is none
+    if _integer(raw, "prefix_length", -1) > 0:  # lerobot writes -1 or 0 where there is none
         _refuse(raw, "prefix_length", "a prefix of fixed length is")
     if raw.get("attention_mode", "cross_attn") != "cross_attn":
         raise UserError(f"config.json: attention_mode={raw['attention_mode']!r} is not supported, only cross_attn")
-    known = sizes or _named(raw.get("vlm_model_name"), SMOLVLM, "vlm_model_name")
+    known = sizes or _named(_text(raw, "vlm_model_name", ""), SMOLVLM, "vlm_model_name")
     text = _sizes(known.get("text"), "text", (*DECODER_SIZES, "vocab"))
     vision = _sizes(known.get("vision"), "vision", (*VISION_SIZES, "scale_factor"))
-    vocabulary, kept = text.pop("vocab"), raw.get("num_vlm_layers", 16)
+    vocabulary, kept = text.pop("vocab"), _integer(raw, "num_vlm_layers", 16)
     if kept > 0:
         text["layers"] = min(text["layers"], kept)
-    if raw.get("num_expert_layers", 0) not in (-1, 0, text["layers"]):
-        raise UserError(f"config.json: num_expert_layers={raw['num_expert_layers']} is not supported, only as many as "
+    if (layers := _integer(raw, "num_expert_layers", 0)) not in (-1, 0, text["layers"]):
+        raise UserError(f"config.json: num_expert_layers={layers} is not supported, only as many as "
                         f"the language model's {text['layers']}")  # fmt: skip
     width = int(text["width"] * _positive(raw, "expert_width_multiplier", 0.75))
     expert = text | {"width": width, "mlp": 256 * math.ceil(int(4 * int(2 * width / 3)) / 256)}
@@ -161,7 +161,21 @@ def _smolvla(raw: dict[str, Any], sizes: dict[str, Any], common: dict[str, Any])
     )
 
 
-def _named(name: Any, known: dict[str, Any], entry: str) -> Any:
+def _text(raw: dict[str, Any], name: str, default: str) -> str:
+    value = raw.get(name, default)
+    if not isinstance(value, str):
+        raise UserError(f"config.json: {name} must be text, got {value!r}")
+    return value
+
+
+def _integer(raw: dict[str, Any], name: str, default: int) -> int:
+    value = raw.get(name, default)
+    if type(value) is not int:
+        raise UserError(f"config.json: {name} must be an integer, got {value!r}")
+    return value
+
+
+def _named(name: str, known: dict[str, Any], entry: str) -> Any:
     if name not in known:
         raise UserError(f"config.json: {entry}={name!r} stands for no sizes known here; known: {', '.join(known)}")
     return known[name]

@@ -11,6 +11,7 @@ import torch
 
 from vla_rl.checks import check_choice, check_count, check_number
 from vla_rl.errors import UserError
+from vla_rl.policy import entries
 from vla_rl.policy.adapter import check_lora_of_adapter
 from vla_rl.policy.flow.checkpoint import build_model, check_weights, read_files, read_weights
 from vla_rl.policy.flow.described import make_processors
@@ -226,7 +227,8 @@ def build_policy(
             f"the checkpoint predicts {config.chunk_steps} control steps, policy.chunk_steps={chunk_steps} asks for "
             f"more: policy.chunk_steps={config.chunk_steps}"
         )
-    steps = denoising_steps or next((files.config[entry] for entry in STEPS_ENTRIES if entry in files.config), 10)
+    stored = (entries.check_count(files.config[e], f"config.json: {e}") for e in STEPS_ENTRIES if e in files.config)
+    steps = denoising_steps or next(stored, 10)
     processors = make_processors(config, files, cameras=cameras, state_numbers=state_numbers)
     if weights and folder is None:
         model = random_model(config, DTYPES[dtype])

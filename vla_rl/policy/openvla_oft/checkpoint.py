@@ -25,7 +25,6 @@ from vla_rl.files import read_json, read_text
 from vla_rl.policy import adapter as adapter_files
 from vla_rl.policy.entries import check_object
 from vla_rl.policy.hub import resolve_checkpoint, what_it_is
-from vla_rl.policy.linear import compute_in_float32, slow_in_bfloat16
 from vla_rl.policy.openvla_oft.action_head import HEAD_FILE, PROPRIO_FILE, WRAPPED, L1Head, read_head
 from vla_rl.policy.openvla_oft.actions import STATISTICS, Statistics
 from vla_rl.policy.openvla_oft.config import OpenVLAConfig, parse_config
@@ -81,8 +80,6 @@ def load_pretrained(
         files.heads[PROPRIO] = read_head(folder, PROPRIO_FILE, model.proprio_projector)
     model.requires_grad_(True)
     policy = L1Policy(model, files, statistics, head) if l1 else OpenVLAOFTPolicy(model, files, statistics)
-    if slow_in_bfloat16():
-        compute_in_float32(policy)
     check_bidirectional(model.language_model.model)
     if isinstance(policy, L1Policy) and (folder / SCALE_FILE).exists():  # of a checkpoint this project has trained
         policy.load_scale(folder)

@@ -259,6 +259,10 @@ def test_a_run_in_place_of_a_checkpoint(tmp_path):
         (without_weight, "'model.action_in_proj.bias' is missing"),
         (with_weight, "'model.other' in model.safetensors is not part of the model"),
         (
+            lambda f: edit_json(f / "config.json", "num_inference_steps", value=0),
+            "^config.json: num_inference_steps must be an integer of at least 1, got 0",
+        ),
+        (
             lambda f: edit_json(f / "config.json", "max_action_dim", value=32),
             r"has shape .*, config.json asks for",
         ),

@@ -40,6 +40,22 @@ def test_an_option_that_is_not_built_is_refused(name, options, message):
         parse_config(golden_config(GOLDEN / name) | options)
 
 
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("pi05_tiny", {"paligemma_variant": ["gemma_2b"]}, r"paligemma_variant must be text, got \['gemma_2b'\]"),
+        ("pi05_tiny", {"action_expert_variant": {}}, "action_expert_variant must be text, got {}"),
+        ("smolvla_tiny", {"sizes": {}, "vlm_model_name": None}, "vlm_model_name must be text, got None"),
+        ("smolvla_tiny", {"prefix_length": "none"}, "prefix_length must be an integer, got 'none'"),
+        ("smolvla_tiny", {"num_vlm_layers": 1.5}, "num_vlm_layers must be an integer, got 1.5"),
+        ("smolvla_tiny", {"num_expert_layers": True}, "num_expert_layers must be an integer, got True"),
+    ],
+)
+def test_an_entry_of_another_type_is_named(name, options, message):
+    with pytest.raises(UserError, match=f"^config.json: {message}$"):
+        parse_config(golden_config(GOLDEN / name) | options)
+
+
 @pytest.mark.parametrize(("size", "value"), [("layers", 3), ("kv_heads", 2), ("head_dim", 8)])
 def test_an_expert_that_cannot_read_the_cache_is_refused(size, value):
     raw = golden_config(GOLDEN / "pi05_tiny")
