@@ -23,8 +23,14 @@ from vla_rl.run.resume import MAY_DIFFER
 WINDOW = 3  # iterations of rollouts averaged where nothing was held out
 HELDOUT = "heldout/sampled_success"
 LOGGED = ("rollout/success", "time/rollout_s", "time/update_s", "chunks/kept", "chunks/real")  # what is compared
-# keys that may differ inside an arm: the seed, where a run lies, the hardware it ran on, and what is not of these runs
-SAME_ARM = ("seed", "sft", *(key for key in MAY_DIFFER if key != "iterations"))
+# slots of callbacks that watch a run and change nothing in it
+WATCHING = ("before_after", "credit_kept", "diagnostics", "phase_plot", "progress", "run_plot", "trace", "videos")
+# keys that may differ inside an arm: the seed, where a run lies, the hardware it ran on, what only watched it, and what
+# is not of these runs
+SAME_ARM = (
+    *("seed", "sft", *(f"callbacks.{name}" for name in WATCHING)),
+    *(key for key in MAY_DIFFER if key != "iterations"),
+)
 # what an option that came after a run was in it
 DEFAULTS = {
     f"{section}.{key}": value

@@ -73,11 +73,17 @@ def test_the_path_to_the_loss_is_six_files_of_which_each_has_what_is_said():
 
 
 @pytest.mark.filterwarnings("ignore:the config has paths of version 0.1")  # the runs are of that version
-def test_the_table_of_masks_is_what_the_stored_runs_give():
-    runs = [Run.read(folder.parent) for folder in sorted((ROOT / "benchmarks" / "masks").glob("*/*/summary.json"))]
-    assert len(runs) == 20
-    order = ("none", "random B=8", "single_phase B=8", "pcm B=8")
+@pytest.mark.parametrize(
+    ("name", "order", "count"),
+    [
+        ("masks", ("none", "random B=8", "single_phase B=8", "pcm B=8"), 20),
+        ("masks_with_critic", ("none", "random B=5", "advantage B=5", "pcm B=5"), 13),
+    ],
+)
+def test_the_table_of_masks_is_what_the_stored_runs_give(name, order, count):
+    runs = [Run.read(folder.parent) for folder in sorted((ROOT / "benchmarks" / name).glob("*/*/summary.json"))]
+    assert len(runs) == count
     runs.sort(key=lambda run: order.index(run.arm))
     written = comparison_tables(runs)[0].to_markdown().split("\n\n")[0]
-    for page in ("README.md", "benchmarks/masks/README.md"):
+    for page in ("README.md", f"benchmarks/{name}/README.md"):
         assert written in (ROOT / page).read_text(encoding="utf-8"), page

@@ -116,6 +116,13 @@ def test_what_else_differs_names_an_arm(tmp_path):
     assert list(arms(masks)) == ["PCM B=12 mask.floor=0.3", "PCM B=12 mask.floor=0.4", "none"]
 
 
+def test_what_only_watches_a_run_makes_no_arm(tmp_path):
+    slots = [("checkpoint", "credit_kept"), ("checkpoint",), ("checkpoint", "mine")]
+    configs = [{"callbacks": {name: {"_target_": f"callbacks.{name}"} for name in names}} for names in slots]
+    runs = [Run.read(write_run(tmp_path / str(n), seed=n, config=config)) for n, config in enumerate(configs)]
+    assert [len(members) for members in arms(runs).values()] == [2, 1]
+
+
 def test_a_run_from_before_an_option_had_its_default(tmp_path):
     configs = [{"grpo": {"ratio": "token"}, "sft": {"steps": 800}}, {}, {"grpo": {"ratio": "chunk"}}]
     runs = [Run.read(write_run(tmp_path / str(n), seed=n, config=config)) for n, config in enumerate(configs)]
