@@ -51,24 +51,25 @@ def _curve(run: Run) -> tuple[list[float], list[float], list[float]]:
 
 
 def draw_cost(runs: Sequence[Run]) -> Figure:
-    """Seconds to thresholds of success, activation memory where it was measured, seconds of updates over iterations."""
-    figure = Figure(figsize=(13, 3.8), layout="constrained")
-    thresholds, memory, update = figure.subplots(1, 3)
+    """Seconds to thresholds of success, seconds of updates over iterations, and activation memory where it was
+    measured."""
+    measured = any("memory/activations_mb" in row for run in runs for row in run.rows)
+    figure = Figure(figsize=(13 if measured else 9, 3.8), layout="constrained")
+    thresholds, update, *memory = figure.subplots(1, 3 if measured else 2)
     for index, (colour, (arm, members)) in enumerate(_coloured(runs)):
         reached = [(t, [s for run in members if (s := run.seconds_to(t)) is not None]) for t in THRESHOLDS]
         points = [(t, sum(s) / len(s)) for t, s in reached if len(s) == len(members)]
         thresholds.plot(*zip(*points, strict=True) if points else ([], []), marker="o", color=colour)
-        used = [max(row.get("memory/activations_mb", 0.0) for row in run.rows) for run in members]
-        memory.bar(index, sum(used) / len(used), color=colour)
+        for axes in memory:
+            used = [max(row.get("memory/activations_mb", 0.0) for row in run.rows) for run in members]
+            axes.bar(index, sum(used) / len(used), color=colour)
+            axes.set(title="Activation memory", ylabel="MB", xticks=[])
         for i, run in enumerate(members):
             update.plot(range(1, len(run.rows) + 1), run.update_seconds, color=colour, label=None if i else arm)
     if not any(len(line.get_xdata()) for line in thresholds.lines):
         _leave_empty(thresholds, "not reached")
     thresholds.set(title="Time to success (all seeds reach it)", xlabel="success", ylabel="seconds", xlim=(0.25, 1))
-    memory.set(title="Activation memory", ylabel="MB", xticks=[])
     update.set(title="Updates", xlabel="iteration", ylabel="cumulative seconds")
-    if not any("memory/activations_mb" in row for run in runs for row in run.rows):
-        _leave_empty(memory, "not measured")
     return _finished(figure)
 
 

@@ -90,5 +90,5 @@ def test_explained_variance():
     # errors .2 .2 -.2 -.2: variance .04 of .25
     assert explained_variance(torch.tensor([0.2, 0.2, 0.8, 0.8]), outcome) == pytest.approx(0.84)
     assert explained_variance(outcome, torch.ones(4)) is None
-    assert explained_variance(torch.tensor([0.25, 0.75]), torch.tensor([0.0, 1.0])) == 0.75  # errors .25 -.25: 1/16 of 1/4
+    assert explained_variance(torch.tensor([0.25, 0.75]), torch.tensor([0.0, 1.0])) == 0.75  # 1 - (1/16) / (1/4)
     assert explained_variance(torch.ones(1), torch.ones(1)) is None

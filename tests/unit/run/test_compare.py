@@ -205,14 +205,15 @@ def test_figures(tmp_path):
     _by_iteration, by_time = draw_success(runs).axes
     assert by_time.lines[0].get_xdata().tolist() == [4.0, 8.0, 12.0, 16.0]
     assert [text.get_text() for text in by_time.figure.legends[0].get_texts()] == ["pcm B=4", "pcm B=8", "none"]
-    thresholds, memory, update = draw_cost(runs).axes
+    thresholds, update = draw_cost(runs).axes  # activation memory was not measured
     assert thresholds.lines[0].get_xdata().tolist() == [0.3, 0.4, 0.5, 0.6]
-    assert memory.texts[0].get_text() == "not measured"
     assert update.lines[0].get_ydata().tolist() == [1.0, 2.0, 3.0, 4.0]
     never = [
         Run.read(write_run(tmp_path / str(seed), seed=seed, **{"heldout/sampled_success": 0.1})) for seed in (1, 2)
     ]
     assert draw_cost(never).axes[0].texts[0].get_text() == "not reached"
+    runs[0].rows[1]["memory/activations_mb"] = 12.0
+    assert draw_cost(runs).axes[2].patches[0].get_height() == 12.0
     one, other, mean = draw_success(never).axes[0].lines[:3]
     assert one.get_alpha() == other.get_alpha() == 0.25
     assert mean.get_ydata().tolist() == pytest.approx([0.1] * 4)
