@@ -67,6 +67,8 @@ def run_entry(main: Callable[[list[str]], None], argv: list[str] | None = None) 
     warnings.filterwarnings("ignore", message="Total length of `HeldoutBatches` across ranks is zero")  # as asked for
     warnings.filterwarnings("ignore", message=".*sync_dist=True.*")  # what is logged is summed over ranks already
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket")  # of class tokens, in DDP
+    # Lightning wraps the model for DDP in a stream of its own; the gradients are the same
+    warnings.filterwarnings("ignore", message="The AccumulateGrad node's stream does not match")
     with exit_codes():
         main(sys.argv[1:] if argv is None else argv)
 
