@@ -61,7 +61,8 @@ def run_entry(main: Callable[[list[str]], None], argv: list[str] | None = None) 
         argv: `key=value` arguments; None = the process's own.
     """
     # Lightning prints start-up lines and tips of its own, and trips over a torch deprecation of its own making
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.pytorch.accelerators.cuda"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # peft imports it; it misses kernels nobody asked for
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     warnings.filterwarnings("ignore", message="Total length of `HeldoutBatches` across ranks is zero")  # as asked for
