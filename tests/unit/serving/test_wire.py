@@ -33,6 +33,12 @@ def test_arrays_and_scalars_come_back_as_they_were():
     assert (received["nested"][0]["text"], received["nested"][0]["none"]) == ("stove", None)
 
 
+@pytest.mark.parametrize("value", [np.complex64(1), np.array([None]), np.array(["text"]), object()])
+def test_what_nobody_could_read_is_not_sent(value):
+    with pytest.raises(TypeError, match="cannot be sent$"):
+        pack({"a": value})
+
+
 def test_openpis_client_speaks_the_same():
     theirs = pytest.importorskip("openpi_client.msgpack_numpy", reason="optional: pip install --no-deps openpi-client")
     message = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.int64(3), "c": "text"}
@@ -117,6 +123,7 @@ BAD_OBSERVATIONS = {
     "a text": (observation(**{IMAGE: "cat.png"}), "square picture, .* got 'cat.png'"),
     "a huge picture": (observation(**{IMAGE: np.zeros((2049, 2049, 3), np.uint8)}), "up to 2048"),
     "two sizes": (observation(**{IMAGE: np.zeros((5, 5, 3), np.uint8)}), "must be of one size"),
+    "no state": (observation(**{STATE: None}), "has no 'observation/state'"),
     "a short state": (observation(**{STATE: np.zeros(7)}), r"must be an array of 8 numbers, got float64 \[7\]"),
     "a state of two axes": (observation(**{STATE: np.zeros((1, 8))}), r"got float64 \[1, 8\]"),
     "a list": (observation(**{STATE: [0.0] * 8}), "must be an array of 8 numbers"),
@@ -130,6 +137,16 @@ BAD_OBSERVATIONS = {
     "a seed of text": (observation(seed="1"), "'seed' must be an integer >= 0"),
     "a huge seed": (observation(seed=2**63), "'seed' must be an integer >= 0"),
 }
+
+
+def test_the_largest_that_is_read():
+    pictures = {IMAGE: np.zeros((2048, 2048, 3), np.uint8)}
+    message = observation(**pictures, **{STATE: np.zeros(1000)}, prompt="x" * 1000, seed=2**63 - 1)
+    request = parse_request(message, Expected(1, 0, turned=True))
+    assert request.frame_HWC.shape == (2048, 2048, 3)
+    assert (len(request.proprio_P), len(request.instruction), request.seed) == (1000, 1000, 9223372036854775807)
+    with pytest.raises(UserError, match=r"up to 1000 numbers, got float64 \[1001\]"):
+        parse_request(observation(**{STATE: np.zeros(1001)}), Expected(1, 0, turned=True))
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered in cast")
