@@ -15,7 +15,7 @@ fit: setup
 	$(VENV)/bin/python -m vla_rl.fit conf=ppo_object_tiny $(ARGS)
 
 test: lint types  # the documentation is built by a test
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --cov --cov-report=term:skip-covered $(FLOOR) $(ARGS)
+	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered $(FLOOR) $(ARGS)
 
 test-gpu: setup
 	$(VENV)/bin/python -m pytest -m gpu -rs tests/gpu $(ARGS)

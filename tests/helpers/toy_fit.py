@@ -96,6 +96,7 @@ class Fork:
 
     def _be(self, work: Callable[[], None]) -> None:
         code = 1
+        sys.settrace(None)  # coverage of a fork is lost, and measuring it nearly doubles the fork's time
         try:
             os.setpgid(0, 0)
             for path, number in ((self._out, 1), (self._err, 2)):

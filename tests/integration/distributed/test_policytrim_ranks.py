@@ -49,7 +49,7 @@ def said(printed: str) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory) -> tuple[Path, str]:
+def alone(no_pixels, tmp_path_factory) -> tuple[Path, str]:
     """A run folder, and what the run printed."""
     folder = tmp_path_factory.mktemp("alone") / "run"
     return folder, toy_fit.run(folder, *BOTH_STAGES, *REPORT).printed

@@ -9,8 +9,6 @@ import json
 from pathlib import Path
 
 import pytest
-from matplotlib.figure import Figure
-from torch.utils.tensorboard import SummaryWriter
 
 import callbacks
 from tests.helpers import toy_fit
@@ -77,13 +75,6 @@ def test_the_table_has_every_shipped_callback():
     nodes = [config.mask, config.reward, config.critic, *config.callbacks.values()]
     targets = {node["_target_"].removeprefix("callbacks.") for node in nodes if node}
     assert set(callbacks.MODULES) - targets == PARTS | OTHERS
-
-
-@pytest.fixture
-def no_pixels(monkeypatch):
-    """Figures are drawn, but not turned into pixels, which takes longer than all the rest."""
-    monkeypatch.setattr(Figure, "savefig", lambda self, path, **_: Path(path).touch())
-    monkeypatch.setattr(SummaryWriter, "add_figure", lambda *_, **__: None)
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -30,7 +30,7 @@ TRAINED = [name for name in conf_names() if name != "base" and not name.startswi
 
 
 @pytest.mark.parametrize("conf", TRAINED)
-def test_a_conf_trains(tmp_path, conf):
+def test_a_conf_trains(no_pixels, tmp_path, conf):
     folder = tmp_path / "run"
     small = [*SMALL, f"conf={conf}", f"run_dir={folder}"]
     if "budget" in (compose(small).mask or {}):
@@ -38,6 +38,8 @@ def test_a_conf_trains(tmp_path, conf):
     reward = compose(small).reward or {}
     if reward.get("base_window") or reward.get("ratios"):  # the small simulator's chunks have two steps
         small += ["reward.base_window=null", "reward.ratios=[0.5,1]"]
+    if "steps" in (compose(small).critic or {}):
+        small.append("critic.steps=20")
     program = Fork(lambda: run_entry(fit.main, small), tmp_path)
     assert program.wait() == 0, program.errors
     row = json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])
