@@ -44,7 +44,6 @@ def main(argv: list[str]) -> None:
     options = only_options(CompareConfig, [argument for argument in argv if argument not in folders])
     if not folders:
         raise UserError("no run folders given: python -m vla_rl.compare runs/one runs/other")
-    check_writable_folder("out", Path(options.out), "comparison")
     tables = compare([Path(folder) for folder in folders], options)
     show(tables, options)
 
@@ -70,10 +69,11 @@ def compare(folders: list[Path], options: CompareConfig) -> list[Table]:
     """The tables of the runs; they and the figures are in the folder `out`.
 
     Raises:
-        UserError: a folder without a finished run, or no such arm.
+        UserError: a folder without a finished run, no such arm, or `out` cannot be written.
     """
     runs = [Run.read(folder) for folder in folders]
     tables = comparison_tables(runs, options.against)
+    check_writable_folder("out", Path(options.out), "comparison")
     write_figures(runs, Path(options.out))
     (Path(options.out) / "table.md").write_text("\n".join(table.to_markdown() for table in tables), encoding="utf-8")
     return tables

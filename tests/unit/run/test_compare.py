@@ -241,6 +241,23 @@ def test_the_verb(tmp_path, capsys):
     assert "| random B=12 | 1 |" in (tmp_path / "out" / "table.md").read_text()
 
 
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path, monkeypatch):
+    run = write_run(tmp_path / "a")
+    monkeypatch.setattr("vla_rl.compare.run_all", lambda _: pytest.fail("a run was started"))
+    for arguments in ([str(run)], ["sweep", "conf=pcm_object_tiny", "seed=1,2"]):
+        with pytest.raises(
+            UserError, match="^cannot write out=/dev/null/x: Not a directory; name another folder: out="
+        ):
+            compare.main([*arguments, "out=/dev/null/x"])
+
+
+def test_a_mistake_leaves_no_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="nowhere holds no finished run"):
+        compare.main(["nowhere"])
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_figure_that_cannot_be_drawn_costs_no_table(tmp_path, monkeypatch):
     def fail(*_, **__):
         raise RuntimeError("latex could not be found")
