@@ -267,6 +267,10 @@ def drop_rows(path):
     pq.write_table(pq.read_table(path).slice(0, 8), path)
 
 
+def mix_rows(path):
+    pq.write_table(pq.read_table(path).take([0, 5, 1, 2, 3, 4, 6, 7, 8, 9]), path)
+
+
 def damage_pictures(path):
     """The PNG of the first row is cut to 20 bytes."""
     table = pq.read_table(path)
@@ -314,6 +318,7 @@ DAMAGE = {
     "a truncated parquet": (VIDEO, DATA, cut, "cannot be read"),
     "a missing parquet": (VIDEO, DATA, Path.unlink, "no such file"),
     "a parquet with fewer rows": (VIDEO, DATA, drop_rows, "episode 1 .*3 rows of the 5"),
+    "a parquet whose episodes are mixed": (VIDEO, DATA, mix_rows, "episode 0 .*its rows do not follow one another"),
     "no action column": (VIDEO, DATA, lambda path: rename_column(path, "action", "act"), "action"),
     "another count of episodes": (VIDEO, INFO, lambda path: change_json(path, total_episodes=3), "3 episodes"),
     "a version of the future": (VIDEO, INFO, lambda path: change_json(path, codebase_version="v4.0"), "'v4.0' is none"),
@@ -389,6 +394,13 @@ def test_wrong_values_in_the_meta_files_of_version_2(file, values, message, tmp_
     first, *others = path.read_text().splitlines() if file.endswith("l") else [path.read_text()]
     path.write_text("\n".join([json.dumps(json.loads(first) | values), *others]))
     with pytest.raises(UserError, match=rf"{file} cannot be read \(.*{message}"):
+        load_demos(tmp_path / "set", BOTH)
+
+
+def test_a_task_that_the_meta_files_lack(tmp_path):
+    path = write_v2(tmp_path / "set", PICTURES) / "meta" / "tasks.jsonl"
+    path.write_text(json.dumps({"task_index": 1, "task": DRAWER}) + "\n")
+    with pytest.raises(UserError, match=r"episode 0 cannot be read \(no task 0 in the meta files\)"):
         load_demos(tmp_path / "set", BOTH)
 
 

@@ -26,7 +26,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus  # noqa: E402
 from websockets.sync.client import connect  # noqa: E402
 
 from vla_rl.serving.batcher import Batcher  # noqa: E402
-from vla_rl.serving.request import Expected  # noqa: E402
+from vla_rl.serving.request import Expected, Request  # noqa: E402
 from vla_rl.serving.server import Limits, PolicyServer  # noqa: E402
 from vla_rl.serving.wire import pack, unpack  # noqa: E402
 
@@ -243,6 +243,23 @@ def test_requests_that_wait_share_a_forward_and_one_that_fails_fails_alone(capfd
     assert answers[0.2] == "error: the tokenizer does not know every word"
     assert answers[0.4] == "error: the policy failed (RuntimeError); the server's log says more"
     assert "a bug" in capfd.readouterr().err
+
+
+def test_pictures_of_two_sizes_share_no_forward():
+    actor = Recorded()
+    actor.free.set()
+
+    async def decide():
+        batcher = Batcher(actor, temperature=0.0, max_batch=8)
+        state = torch.tensor([1.0, 0.5, 0.5, 0.5])
+        requests = [Request(torch.zeros(px, px, 3, dtype=torch.uint8), state, "do it", None) for px in (2, 3, 2)]
+        answers = [asyncio.create_task(batcher.decide(request, 0)) for request in requests]
+        running = asyncio.create_task(batcher.run())
+        await asyncio.gather(*answers)
+        running.cancel()
+
+    asyncio.run(decide())
+    assert actor.batches == [2, 1]
 
 
 def wait_until(condition):

@@ -110,8 +110,10 @@ def _read_file(chosen: _DataSet, file: Path, episodes: list[_Episode]) -> Iterat
     for episode in episodes:
         origin = f"{file}: episode {episode.index}"
         rows = np.flatnonzero(episode_of == episode.index)
-        if not len(rows) or len(rows) != episode.length or (np.diff(rows) != 1).any():
+        if not len(rows) or len(rows) != episode.length:
             refuse(origin, f"{len(rows)} rows of the {episode.length} that the meta files count")
+        if (np.diff(rows) != 1).any():
+            refuse(origin, "its rows do not follow one another")
         task = int(task_of_row[rows[0]])
         if task not in chosen.task_of:
             refuse(origin, f"no task {task} in the meta files")
