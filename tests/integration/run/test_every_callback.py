@@ -6,7 +6,6 @@ All callbacks that go together are in one run: a table of modes, not of pairs.
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 

@@ -1,3 +1,4 @@
+import json
 from types import SimpleNamespace
 
 import numpy as np
@@ -104,6 +105,17 @@ def test_arrays_that_do_not_fit(tmp_path, change, message):
     save_demos(path, [make_demo(3)])
     np.savez(path, **(stored(path) | change))
     with pytest.raises(UserError, match=message):
+        load_demos(path)
+
+
+@pytest.mark.parametrize("steps", [0, -3, 3.0, "3", None])
+def test_the_steps_of_a_demonstration_are_counted(tmp_path, steps):
+    path = tmp_path / "demos.npz"
+    save_demos(path, [make_demo(3)])
+    arrays = stored(path)
+    (about,) = json.loads(arrays["about"].item())
+    np.savez(path, **arrays | {"about": np.array(json.dumps([about | {"steps": steps}]))})
+    with pytest.raises(UserError, match=r"demos.npz .* 'steps' of each demonstration must be an integer of at least 1"):
         load_demos(path)
 
 
