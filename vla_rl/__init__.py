@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from vla_rl.rollout.callback import RolloutCallback as RolloutCallback
     from vla_rl.rollout.datamodule import RolloutDataModule as RolloutDataModule
     from vla_rl.sim.libero.pool import LiberoPool as LiberoPool
+    from vla_rl.sim.maniskill.pool import ManiSkillPool as ManiSkillPool
     from vla_rl.sim.metaworld.pool import MetaWorldPool as MetaWorldPool
     from vla_rl.training.grpo_module import GRPOModule as GRPOModule
     from vla_rl.training.loggers import wandb_logger as wandb_logger
@@ -53,6 +54,7 @@ MODULES = {  # public name -> where it is defined
     "RolloutCallback": "vla_rl.rollout.callback",
     "RolloutDataModule": "vla_rl.rollout.datamodule",
     "LiberoPool": "vla_rl.sim.libero.pool",
+    "ManiSkillPool": "vla_rl.sim.maniskill.pool",
     "MetaWorldPool": "vla_rl.sim.metaworld.pool",
     "GRPOModule": "vla_rl.training.grpo_module",
     "wandb_logger": "vla_rl.training.loggers",

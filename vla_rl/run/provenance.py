@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]  # of the checkout; where the package is instal
 # what decides a result: MuJoCo's version alone moves success rates by tens of points
 VERSIONED = (
     *("torch", "lightning", "transformers", "peft", "mujoco", "robosuite", "hf-libero", "metaworld", "numpy"),
-    "vla-rl",
+    *("mani-skill", "sapien", "vla-rl"),
 )
 LARGEST_DIFF = 100_000  # bytes; a larger one is left out
 
