@@ -2,6 +2,7 @@
 
     python tools/bench_rollout.py --assets FOLDER          # LIBERO's own meshes; without it, stand-in assets
     python tools/bench_rollout.py --world metaworld --task 19 --steps 100
+    python tools/bench_rollout.py --world maniskill --task 0 --steps 48
 
 LIBERO: four loops play the same episodes (official initial states, 10 settle steps, the same small random actions):
     new_env      LIBERO's `OffScreenRenderEnv`, two 256 px cameras drawn at every control step, a new one per episode
@@ -12,6 +13,9 @@ Meta-World: three loops play the same seeds and actions:
     stock        Meta-World's environment and renderer, one 224 px frame drawn at every control step
     ours         `MetaWorldEnv` as sim=metaworld has it: 224 px, one frame per decision of 8 control steps
     ours_light   `MetaWorldEnv` as sim=metaworld_tiny has it: without shadows, 128 px
+ManiSkill: two loops play the same seeds and actions:
+    stock        ManiSkill's environment (physx_cpu, software Vulkan), one 128 px frame observed at every control step
+    ours         `ManiSkillEnv` as sim=maniskill has it: 128 px, one frame per decision of 8 control steps
 `frame_cpu_ms` is the cost of a frame: of the same loop with a decision at every control step, less that of 8.
 A rate is control steps of the policy per second of CPU time of the process, with everything that an episode costs
 (resets, settle steps, frames, and for `new_env` building). CPU time, all threads included, on one pinned core: it
@@ -21,6 +25,7 @@ equals wall time on an idle machine, and other users of a busy one do not change
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import sys
@@ -36,31 +41,40 @@ os.environ["LP_NUM_THREADS"] = "0"
 import numpy as np
 
 from vla_rl.errors import UserError
+from vla_rl.sim.decision import DecisionEnv
 from vla_rl.sim.gl import check_gl
 from vla_rl.sim.libero import suites
 from vla_rl.sim.libero.env import SETTLE_ACTION, LiberoEnv
+from vla_rl.sim.maniskill import tasks as maniskill
+from vla_rl.sim.maniskill.env import CONTROL_MODE, ROBOT, ManiSkillEnv
+from vla_rl.sim.maniskill.vulkan import check_vulkan
 from vla_rl.sim.metaworld import tasks as metaworld
 from vla_rl.sim.metaworld.env import CAMERA, MetaWorldEnv
 
 CHUNK_STEPS = 8
 LIBERO_CAMERA_PX = 256
 METAWORLD_CAMERA_PX = 224
-SIMULATORS = {"libero": ("robosuite", "hf-libero", "numba"), "metaworld": ("metaworld",)}  # world -> its packages
+MANISKILL_CAMERA_PX = 128
+SIMULATORS = {  # world -> its packages
+    "libero": ("robosuite", "hf-libero", "numba", "mujoco"),
+    "metaworld": ("metaworld", "mujoco"),
+    "maniskill": ("mani-skill", "sapien"),
+}
 ACTION_SCALE = 0.3
 
 
 def main() -> None:
     args = parse_arguments()
     os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-    report = of_metaworld(args) if args.world == "metaworld" else of_libero(args)
+    report = {"libero": of_libero, "metaworld": of_metaworld, "maniskill": of_maniskill}[args.world](args)
     report |= {
         "task": args.task,
         "episodes": args.episodes,
         "steps": args.steps,
         "cores_used": 1,
         "cores": os.cpu_count(),
-        "gl": os.environ["MUJOCO_GL"],
-        "versions": {name: version(name) for name in (*SIMULATORS[args.world], "mujoco", "numpy")},
+        "gl": "vulkan" if args.world == "maniskill" else os.environ["MUJOCO_GL"],
+        "versions": {name: version(name) for name in (*SIMULATORS[args.world], "numpy")},
     }
     print(json.dumps(report))
 
@@ -91,12 +105,30 @@ def of_metaworld(args: argparse.Namespace) -> dict[str, Any]:
     command_SA = np.random.default_rng(0).uniform(-1, 1, (args.steps, 4)).astype(np.float32)
     figures = {"stock": measure(metaworld_loop(args, command_SA), args)}
     for name, options in {"ours": {"camera_px": METAWORLD_CAMERA_PX, "light": False}, "ours_light": {}}.items():
-        figures[name] = measure(our_metaworld_loop(args, command_SA, CHUNK_STEPS, **options), args)
-        often = measure(our_metaworld_loop(args, command_SA, 1, **options), args)
-        more_ms = often["cpu_ms_per_step"] - figures[name]["cpu_ms_per_step"]  # a frame, less an 8th of one
-        figures[name]["frame_cpu_ms"] = round(more_ms * CHUNK_STEPS / (CHUNK_STEPS - 1), 3)
+        figures[name] = with_frames(functools.partial(MetaWorldEnv, args.task, **options), args, command_SA)
     rate = {name: figure["steps_per_cpu_s"] for name, figure in figures.items()}
     return {"ratio": round(rate["ours"] / rate["stock"], 2), **figures}
+
+
+def of_maniskill(args: argparse.Namespace) -> dict[str, Any]:
+    command_SA = np.random.default_rng(0).uniform(-1, 1, (args.steps, 7)).astype(np.float32)
+    make_env = functools.partial(ManiSkillEnv, args.task, camera_px=MANISKILL_CAMERA_PX)
+    figures = {
+        "stock": measure(maniskill_loop(args, command_SA), args),
+        "ours": with_frames(make_env, args, command_SA),
+    }
+    rate = {name: figure["steps_per_cpu_s"] for name, figure in figures.items()}
+    return {"ratio": round(rate["ours"] / rate["stock"], 2), **figures}
+
+
+def with_frames(
+    make_env: Callable[..., DecisionEnv], args: argparse.Namespace, command_SA: np.ndarray
+) -> dict[str, float]:
+    """The figures of this project's environment, and what one of its frames costs."""
+    found = measure(decision_loop(make_env, args, command_SA, CHUNK_STEPS), args)
+    often = measure(decision_loop(make_env, args, command_SA, 1), args)
+    more_ms = often["cpu_ms_per_step"] - found["cpu_ms_per_step"]  # a frame, less an 8th of one
+    return found | {"frame_cpu_ms": round(more_ms * CHUNK_STEPS / (CHUNK_STEPS - 1), 3)}
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -109,6 +141,11 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--assets", default="standin", help="folder with LIBERO's own assets; default: stand-ins")
     args = parser.parse_args()
     try:
+        if args.world == "maniskill":
+            maniskill.task_index(args.task)
+            maniskill.check_installed()
+            check_vulkan()
+            return args
         check_gl()
         if args.world == "metaworld":
             metaworld.task_index(args.task)
@@ -201,11 +238,34 @@ def metaworld_loop(args: argparse.Namespace, command_SA: np.ndarray) -> Callable
     return episode
 
 
-def our_metaworld_loop(
-    args: argparse.Namespace, command_SA: np.ndarray, chunk_steps: int, **options: Any
+def maniskill_loop(args: argparse.Namespace, command_SA: np.ndarray) -> Callable[[int], None]:
+    """ManiSkill's own environment and observations, stepped as evaluations do."""
+    import gymnasium
+    import mani_skill.envs  # noqa: F401 - registers the tasks
+
+    env = gymnasium.make(
+        f"{maniskill.TASKS[args.task].name}-v1",
+        robot_uids=ROBOT,
+        obs_mode="rgb",
+        control_mode=CONTROL_MODE,
+        sim_backend="physx_cpu",
+        render_backend="cpu",
+        sensor_configs={"width": MANISKILL_CAMERA_PX, "height": MANISKILL_CAMERA_PX},
+    )
+
+    def episode(index: int) -> None:
+        env.reset(seed=index)
+        for action_A in command_SA:
+            env.step(action_A)
+
+    return episode
+
+
+def decision_loop(
+    make_env: Callable[..., DecisionEnv], args: argparse.Namespace, command_SA: np.ndarray, chunk_steps: int
 ) -> Callable[[int], None]:
     """This project's environment, stepped as its workers do."""
-    env = MetaWorldEnv(args.task, horizon=args.steps, chunk_steps=chunk_steps, **options)
+    env = make_env(horizon=args.steps, chunk_steps=chunk_steps)
 
     def episode(index: int) -> None:
         env.reset(options={"init_state": index})

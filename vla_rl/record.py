@@ -58,13 +58,15 @@ from vla_rl.run.provenance import versions
 from vla_rl.sim.demonstration import ExpertEnv, demonstrate
 from vla_rl.sim.gl import check_gl
 from vla_rl.sim.libero import suites
+from vla_rl.sim.maniskill import tasks as maniskill
 from vla_rl.sim.metaworld import tasks as metaworld
 
 EPISODES_PER_JOB = 4  # of one task, so that a worker seldom builds another environment
 OF_EXPERTS = (
     "check suite tasks noise hesitation placement_noise_m linger_steps horizon assets camera_px workers".split()
 )
-ROBOTS = {True: ("sawyer", 80), False: ("panda", 20)}  # of Meta-World and of LIBERO: name, control steps per second
+# name and control steps per second: of Meta-World, and of LIBERO and ManiSkill
+ROBOTS = {True: ("sawyer", 80), False: ("panda", 20)}
 
 
 def main(argv: list[str]) -> None:
@@ -137,6 +139,11 @@ def check_options(options: RecordConfig) -> None:
     check_flag("successes_only", options.successes_only)
     if options.horizon is not None:
         check_count("horizon", options.horizon, 100)
+    if options.suite == maniskill.SUITE:
+        raise UserError(
+            "ManiSkill has no scripted demonstrator here (its own need mplib, which fails with numpy 2); a policy can be "
+            "recorded: checkpoint=FOLDER sim=maniskill"
+        )
     if options.suite in metaworld.SUITES:
         metaworld.check_installed()
         for name in ("placement_noise_m", "assets"):

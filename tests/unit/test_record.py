@@ -43,6 +43,7 @@ def test_the_folder_is_made_before_the_first_episode(tmp_path):
         ({"suite": "mt10", "assets": "hub"}, "assets is of LIBERO, not of Meta-World: assets=standin"),
         ({"suite": "mt10", "placement_noise_m": 0.1}, "placement_noise_m is of LIBERO, not of Meta-World"),
         ({"horizon": 0}, "horizon must be an integer >= 1, got 0 (horizon=100)"),
+        ({"suite": "tabletop"}, "ManiSkill has no scripted demonstrator here (its own need mplib"),
     ],
 )
 def test_options_of_the_other_world_are_refused(options, line, monkeypatch):

@@ -19,6 +19,10 @@ import torch
 from vla_rl.demos.demo import Demo
 from vla_rl.errors import UserError
 
+DATASETS = {
+    "metaworld": "metaworld",
+    "tabletop": "maniskill",
+}  # of suites that are not LIBERO's
 ABOUT = ("instruction", "suite", "task", "init_state")  # what a file says of each demonstration, beside its steps
 
 
@@ -62,7 +66,7 @@ def read_npz(path: Path) -> list[Demo]:
                 proprio_TP=torch.from_numpy(proprio),
                 action_TA=torch.from_numpy(action),
                 **{name: one[name] for name in ABOUT},
-                dataset=one["suite"] if one["suite"] == "metaworld" else f"libero_{one['suite']}",
+                dataset=DATASETS.get(one["suite"], f"libero_{one['suite']}"),
                 origin=f"{path}: demonstration {number}",
             )
         )

@@ -24,7 +24,9 @@ try:
 except UserError as missing:
     pytest.skip(str(missing), allow_module_level=True)
 
-pytestmark = pytest.mark.filterwarnings("default")  # ManiSkill's packages warn of their own uses of numpy and pkg_resources
+pytestmark = pytest.mark.filterwarnings(
+    "default"
+)  # ManiSkill and its packages warn of what they use themselves
 
 
 def commands(seed: int) -> np.ndarray:
