@@ -141,8 +141,8 @@ def check_options(options: RecordConfig) -> None:
         check_count("horizon", options.horizon, 100)
     if options.suite == maniskill.SUITE:
         raise UserError(
-            "ManiSkill has no scripted demonstrator here (its own need mplib, which fails with numpy 2); a policy can be "
-            "recorded: checkpoint=FOLDER sim=maniskill"
+            "ManiSkill has no scripted demonstrator here (its own need mplib, which fails with numpy 2); a policy can "
+            "be recorded: checkpoint=FOLDER sim=maniskill"
         )
     if options.suite in metaworld.SUITES:
         metaworld.check_installed()

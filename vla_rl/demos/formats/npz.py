@@ -19,10 +19,7 @@ import torch
 from vla_rl.demos.demo import Demo
 from vla_rl.errors import UserError
 
-DATASETS = {
-    "metaworld": "metaworld",
-    "tabletop": "maniskill",
-}  # of suites that are not LIBERO's
+DATASETS = {"metaworld": "metaworld", "tabletop": "maniskill"}  # of suites that are not LIBERO's
 ABOUT = ("instruction", "suite", "task", "init_state")  # what a file says of each demonstration, beside its steps
 
 

@@ -24,9 +24,7 @@ try:
 except UserError as missing:
     pytest.skip(str(missing), allow_module_level=True)
 
-pytestmark = pytest.mark.filterwarnings(
-    "default"
-)  # ManiSkill and its packages warn of what they use themselves
+pytestmark = pytest.mark.filterwarnings("default")  # ManiSkill and its packages warn of what they use themselves
 
 
 def commands(seed: int) -> np.ndarray:
