@@ -7,7 +7,7 @@ bit, after any history and in any process.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 CONTROL_MODE = "pd_ee_delta_pose"
 ACTIONS = 7
 PROPRIO = 9  # the arm's seven joints in rad, and how far each finger is open in m
-CONTROL_HZ = 20
 ROBOT = "panda"
 CAMERA = "base_camera"
 
@@ -54,7 +53,7 @@ class ManiSkillEnv(DecisionEnv):
         import gymnasium
         import mani_skill.envs  # noqa: F401 - registers the tasks
 
-        self._env = gymnasium.make(
+        self._env: Any = gymnasium.make(
             f"{TASKS[self.task].name}-v1",
             robot_uids=ROBOT,
             obs_mode="none",
