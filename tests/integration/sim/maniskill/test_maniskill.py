@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import torch
 
-from tests.integration.sim.test_pool import assert_same, command, episode, play, signaller
+from tests.integration.sim.test_pool import command, episode, play, signaller
 from vla_rl.errors import UserError
 from vla_rl.sim.maniskill.env import CAMERA, CONTROL_MODE, ManiSkillEnv
 from vla_rl.sim.maniskill.pool import ManiSkillPool
-from vla_rl.sim.maniskill.tasks import TASKS, task_index
+from vla_rl.sim.maniskill.tasks import TASKS
 from vla_rl.sim.maniskill.vulkan import check_vulkan
 from vla_rl.sim.perturb.env import PerturbedEnv
 from vla_rl.sim.perturb.registry import PERTURBATIONS, parse_perturbations
@@ -99,24 +99,6 @@ def test_a_positive_gripper_closes_and_the_hand_goes_where_it_is_sent(pick):
     assert moved_m[2] > 0.05 and abs(moved_m[:2]).max() < 0.02
 
 
-def test_trajectories_do_not_depend_on_workers_order_or_faults():
-    tasks = [task_index("PickCube"), task_index("PushCube")]
-    episodes = [episode(uid, task, uid // 2) for uid, task in enumerate([*tasks, *tasks])]
-
-    def pool(workers: int) -> ManiSkillPool:
-        return ManiSkillPool(tasks=tasks, horizon=24, camera_px=64, workers=workers)
-
-    with pool(1) as one:
-        expected = play(one, episodes)
-    with pool(2) as two:
-        found = play(two, episodes[::-1], signaller(two, signal.SIGKILL, 2))[::-1]
-        assert two.restarts == 1
-    assert [len(steps) for steps in expected] == [4] * 4  # the start, and 24 steps in chunks of 8
-    assert all(steps[3][1].sub(steps[0][1]).norm() > 0.05 for steps in expected)  # the arm has moved
-    assert not torch.equal(expected[0][0][0], expected[2][0][0])  # another placement: another picture
-    assert_same(found, expected)
-
-
 @pytest.mark.parametrize("name", ["camera_pose", "light", "initial_state"])
 def test_each_perturbation_of_the_world_changes_the_picture_and_leaves_nothing(pick, name):
     clean, _ = pick.reset(options={"init_state": 2})
@@ -138,18 +120,20 @@ def test_an_arm_that_starts_elsewhere_stays_there(pick):
     assert pick._env.agent.robot.get_qpos()[0, 0].item() == pytest.approx(started, abs=0.01)
 
 
-def test_a_perturbed_episode_is_the_same_in_another_process_and_after_its_replay(pick):
-    planned = episode(uid=5, task=task_index("PickCube"), init_state=3)
-    options = {"tasks": ["PickCube"], "horizon": 16, "camera_px": 64, "workers": 1}
-    with ManiSkillPool(**options, perturb=list(PERTURBATIONS)) as pool:
-        (found,) = play(pool, [planned], signaller(pool, signal.SIGKILL, 1))
-        assert pool.restarts == 1
+def test_episodes_do_not_depend_on_workers_order_or_faults(pick):
+    """Perturbed, so that what is drawn for an episode is compared as well; first pictures take a process many seconds."""
     here = PerturbedEnv(pick, parse_perturbations(list(PERTURBATIONS)))
-    observation, _ = here.reset(seed=planned.seed, options={"init_state": planned.init_state})
-    for decision, (frame_HWC, proprio_P, *_) in enumerate(found):
-        if decision:
-            observation, *_ = here.step(command(planned.uid, decision).numpy())
-        assert np.array_equal(observation["frame"], frame_HWC.numpy())
-        assert torch.equal(torch.from_numpy(observation["proprio"]), proprio_P)
+    episodes = [episode(uid, pick.task, init_state=uid) for uid in range(3)]
+    options = {"tasks": [pick.task], "horizon": 16, "camera_px": 64, "workers": 2}
+    with ManiSkillPool(**options, perturb=list(PERTURBATIONS)) as pool:
+        found = play(pool, episodes[::-1], signaller(pool, signal.SIGKILL, 2))[::-1]
+        assert pool.restarts == 1
+    for planned, steps in zip(episodes, found, strict=True):
+        observation, _ = here.reset(seed=planned.seed, options={"init_state": planned.init_state})
+        assert [executed for *_, executed, _ in steps] == [0, 8, 8]
+        for decision, (frame_HWC, proprio_P, *_) in enumerate(steps):
+            if decision:
+                observation, *_ = here.step(command(planned.uid, decision).numpy())
+            assert np.array_equal(observation["frame"], frame_HWC.numpy())
+            assert torch.equal(torch.from_numpy(observation["proprio"]), proprio_P)
     here._scenery.restore()
-    assert len(found) == 3
