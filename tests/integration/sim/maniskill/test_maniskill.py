@@ -121,7 +121,7 @@ def test_an_arm_that_starts_elsewhere_stays_there(pick):
 
 
 def test_episodes_do_not_depend_on_workers_order_or_faults(pick):
-    """Perturbed, so that what is drawn for an episode is compared as well; first pictures take a process many seconds."""
+    """Perturbed, so that what is drawn for an episode is compared as well."""
     here = PerturbedEnv(pick, parse_perturbations(list(PERTURBATIONS)))
     episodes = [episode(uid, pick.task, init_state=uid) for uid in range(3)]
     options = {"tasks": [pick.task], "horizon": 16, "camera_px": 64, "workers": 2}
