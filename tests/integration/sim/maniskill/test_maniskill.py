@@ -76,7 +76,9 @@ def test_states_and_pictures_are_those_of_maniskills_own_loop(env):
         render_backend="cpu",
         sensor_configs={"width": 64, "height": 64},
     ).unwrapped
-    stock._hidden_objects.clear()  # the goal of PickCube, which is drawn here
+    for goal in stock._hidden_objects:  # of PickCube, which is drawn here
+        goal.show_visual()
+    stock._hidden_objects.clear()
     stock.reset(seed=5)
     ours, _ = env.reset(options={"init_state": 5})
     for command_LA in commands(1):
