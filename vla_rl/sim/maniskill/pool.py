@@ -27,7 +27,8 @@ class ManiSkillPool(ProcessPool):
         perturb: what makes it harder, see `vla_rl.sim.perturb`: blur, occlusion, noise, camera_pose, light,
             initial_state, wording.
         workers: processes; 0 = one per core that this process may use.
-        timeout_s: an answer that takes longer means that the worker hangs; it is replaced.
+        timeout_s: an answer that takes longer means that the worker hangs; it is replaced. The first picture of a
+            process takes software Vulkan 12 s of CPU time.
 
     Example:
         >>> with ManiSkillPool(tasks=["PickCube"], workers=2) as pool:
@@ -56,7 +57,7 @@ class ManiSkillPool(ProcessPool):
         horizon: int = 50,
         perturb: Sequence[str | dict] = (),
         workers: int = 0,
-        timeout_s: float = 120.0,
+        timeout_s: float = 240.0,
     ) -> None:
         self.suite, self.horizon = suite, horizon
         indices = suite_tasks(suite, tasks)
