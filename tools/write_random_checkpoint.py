@@ -17,8 +17,8 @@ import torch
 from vla_rl.checkpoints.shipped import FOLDER
 from vla_rl.checks import check_count
 from vla_rl.errors import UserError
+from vla_rl.policy import save_trained
 from vla_rl.policy.openvla_oft.actions import STATISTICS
-from vla_rl.policy.openvla_oft.checkpoint import save_policy
 from vla_rl.policy.openvla_oft.config import PUBLISHED_7B
 from vla_rl.policy.openvla_oft.tiny import random_policy_7b
 from vla_rl.run.cli import run_entry
@@ -49,7 +49,7 @@ def write(folder: Path, layers: int, seed: int, sizes: dict[str, Any] = PUBLISHE
     text = sizes["text_config"] | {"num_hidden_layers": layers}
     policy = random_policy_7b(torch.bfloat16, seed, sizes | {"text_config": text})
     policy.take_normalisation("libero_object", str(NORMALISED_AS))
-    save_policy(policy, folder)
+    save_trained(policy, folder)
 
 
 if __name__ == "__main__":

@@ -30,16 +30,16 @@ if TYPE_CHECKING:
     from vla_rl.training.grpo_module import GRPOModule as GRPOModule
     from vla_rl.training.loggers import wandb_logger as wandb_logger
     from vla_rl.training.sft_module import SFTModule as SFTModule
-    from vla_rl.types import ActionChunk as ActionChunk
-    from vla_rl.types import Actor as Actor
-    from vla_rl.types import ChunkBatch as ChunkBatch
-    from vla_rl.types import Episode as Episode
-    from vla_rl.types import Observation as Observation
-    from vla_rl.types import Policy as Policy
-    from vla_rl.types import RolloutGroup as RolloutGroup
-    from vla_rl.types import SimulatorPool as SimulatorPool
-    from vla_rl.types import SupervisedPolicy as SupervisedPolicy
-    from vla_rl.types import Trajectory as Trajectory
+    from vla_rl.types.nouns import ActionChunk as ActionChunk
+    from vla_rl.types.nouns import ChunkBatch as ChunkBatch
+    from vla_rl.types.nouns import Episode as Episode
+    from vla_rl.types.nouns import Observation as Observation
+    from vla_rl.types.nouns import RolloutGroup as RolloutGroup
+    from vla_rl.types.nouns import Trajectory as Trajectory
+    from vla_rl.types.protocols import Actor as Actor
+    from vla_rl.types.protocols import Policy as Policy
+    from vla_rl.types.protocols import SimulatorPool as SimulatorPool
+    from vla_rl.types.protocols import SupervisedPolicy as SupervisedPolicy
 
 MODULES = {  # public name -> where it is defined
     "compose": "vla_rl.config.compose",
@@ -59,16 +59,16 @@ MODULES = {  # public name -> where it is defined
     "GRPOModule": "vla_rl.training.grpo_module",
     "wandb_logger": "vla_rl.training.loggers",
     "SFTModule": "vla_rl.training.sft_module",
-    "ActionChunk": "vla_rl.types",
-    "Actor": "vla_rl.types",
-    "ChunkBatch": "vla_rl.types",
-    "Episode": "vla_rl.types",
-    "Observation": "vla_rl.types",
-    "Policy": "vla_rl.types",
-    "RolloutGroup": "vla_rl.types",
-    "SimulatorPool": "vla_rl.types",
-    "SupervisedPolicy": "vla_rl.types",
-    "Trajectory": "vla_rl.types",
+    "ActionChunk": "vla_rl.types.nouns",
+    "Actor": "vla_rl.types.protocols",
+    "ChunkBatch": "vla_rl.types.nouns",
+    "Episode": "vla_rl.types.nouns",
+    "Observation": "vla_rl.types.nouns",
+    "Policy": "vla_rl.types.protocols",
+    "RolloutGroup": "vla_rl.types.nouns",
+    "SimulatorPool": "vla_rl.types.protocols",
+    "SupervisedPolicy": "vla_rl.types.protocols",
+    "Trajectory": "vla_rl.types.nouns",
 }
 
 __all__ = [*MODULES, "__version__"]  # pyright: ignore[reportUnsupportedDunderAll]

@@ -182,6 +182,11 @@ def share(path: Path) -> None:
         probe.unlink()
 
 
+def part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors of a state dict whose names begin with `prefix`, without it."""
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+
+
 def _wrapper(name: str, expected: Mapping[str, torch.Size]) -> str:
     """The remedy where something around the model has renamed its tensors; otherwise nothing."""
     return next((f"; {remedy}" for part, remedy in WRAPPERS.items() if name.replace(part, "") in expected), "")

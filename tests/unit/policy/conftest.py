@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from vla_rl.policy import load_pretrained, save_policy
+from vla_rl.policy import load_pretrained, save_trained
 from vla_rl.policy.openvla_oft.tiny import random_policy
 from vla_rl.types import Observation
 
@@ -82,7 +82,7 @@ def tiny_policy():
 def tiny_folder(tiny_policy, tmp_path_factory):
     """That policy as a checkpoint; tests only read it."""
     folder = tmp_path_factory.mktemp("tiny")
-    save_policy(tiny_policy, folder)
+    save_trained(tiny_policy, folder)
     return str(folder)
 
 

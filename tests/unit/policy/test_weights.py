@@ -10,7 +10,7 @@ from huggingface_hub import save_torch_state_dict
 from safetensors.torch import load_file, save_file
 
 from vla_rl.errors import UserError
-from vla_rl.policy import load_pretrained, save_policy, save_trained
+from vla_rl.policy import load_pretrained, save_trained
 from vla_rl.policy.openvla_oft.checkpoint import inspect_checkpoint
 from vla_rl.policy.weights import check_finite, save_tensors
 
@@ -98,7 +98,7 @@ def test_a_tensor_in_two_shards(copy):
 def test_permissions_are_those_of_any_other_new_file(tiny_policy, tmp_path, umask):
     before = os.umask(umask)
     try:
-        save_policy(tiny_policy, tmp_path / "checkpoint")
+        save_trained(tiny_policy, tmp_path / "checkpoint")
         save_trained(torch.nn.Linear(2, 2), tmp_path / "own")
         save_tensors({"x": torch.zeros(2)}, tmp_path / "x.safetensors")
     finally:

@@ -105,8 +105,11 @@ def test_libraries_have_owners():
 
 
 def test_types_import_torch_and_the_standard_library_alone():
-    names = {name.split(".")[0] for name in imports(ROOT / "vla_rl" / "types.py")}
-    assert names == {"__future__", "collections", "dataclasses", "typing", "torch"}
+    names = {name for path in (ROOT / "vla_rl" / "types").glob("*.py") for name in imports(path)}
+    ours = {name for name in names if name.startswith("vla_rl")}
+    assert {name for name in ours if not name.startswith("vla_rl.types.")} == set()
+    libraries = {name.split(".")[0] for name in names - ours}
+    assert libraries == {"__future__", "collections", "dataclasses", "typing", "torch"}
 
 
 def test_maths_know_types_and_torch_alone():

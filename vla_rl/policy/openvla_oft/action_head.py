@@ -19,7 +19,8 @@ from vla_rl.errors import UserError
 from vla_rl.policy.linear import Linear
 from vla_rl.policy.weights import fill
 
-HEAD_FILE, PROPRIO_FILE = "action_head--*_checkpoint.pt", "proprio_projector--*_checkpoint.pt"
+PROPRIO = "proprio_projector"  # of the model, which an L1 checkpoint keeps in a file of its own
+HEAD_FILE, PROPRIO_FILE = "action_head--*_checkpoint.pt", f"{PROPRIO}--*_checkpoint.pt"
 BLOCKS = 2
 WRAPPED = "module."  # the published files were saved from a DistributedDataParallel
 INITIAL_SCALE = 0.05  # of normalised actions in [-1, 1]

@@ -1,4 +1,4 @@
-"""A checkpoint is a folder in the published layout; this reads and writes it.
+"""A checkpoint is a folder in the published layout; this reads it (`files.save_checkpoint` writes one).
 
     config.json  preprocessor_config.json  dataset_statistics.json  tokenizer.json
     model.safetensors, or model-0000i-of-0000n.safetensors with model.safetensors.index.json
@@ -10,14 +10,10 @@ Every tensor is accounted for: one that is missing, not expected, or of another 
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import huggingface_hub
 import torch
-from torch import Tensor, nn
 
 from vla_rl.checks import check_choice
 from vla_rl.errors import UserError
@@ -25,22 +21,21 @@ from vla_rl.files import read_json, read_text
 from vla_rl.policy import adapter as adapter_files
 from vla_rl.policy.entries import check_object
 from vla_rl.policy.hub import resolve_checkpoint, what_it_is
-from vla_rl.policy.openvla_oft.action_head import HEAD_FILE, PROPRIO_FILE, WRAPPED, L1Head, read_head
+from vla_rl.policy.openvla_oft.action_head import HEAD_FILE, PROPRIO, PROPRIO_FILE, L1Head, read_head
 from vla_rl.policy.openvla_oft.actions import STATISTICS, Statistics
 from vla_rl.policy.openvla_oft.config import OpenVLAConfig, parse_config
-from vla_rl.policy.openvla_oft.l1_policy import SCALE_FILE, L1Policy, save_scale
+from vla_rl.policy.openvla_oft.files import PREPROCESSOR, TOKENIZER, CheckpointFiles
+from vla_rl.policy.openvla_oft.l1_policy import SCALE_FILE, L1Policy
 from vla_rl.policy.openvla_oft.llama import check_bidirectional
 from vla_rl.policy.openvla_oft.model import OpenVLAOFT
-from vla_rl.policy.openvla_oft.policy import CheckpointFiles, OpenVLAOFTPolicy
+from vla_rl.policy.openvla_oft.policy import OpenVLAOFTPolicy
 from vla_rl.policy.openvla_oft.vision import unused_shapes
-from vla_rl.policy.weights import ANY_WEIGHTS, INDEX, SINGLE, check_tensors, read_tensors, save_tensors, share
+from vla_rl.policy.weights import INDEX, check_tensors, read_tensors
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 ACTION_HEADS = ("tokens", "l1")
-PREPROCESSOR, TOKENIZER = "preprocessor_config.json", "tokenizer.json"
 PROCESSOR = "processor_config.json"  # of transformers 5, which writes the preprocessor's entries into it
 SENTENCEPIECE = "tokenizer.model"
-PROPRIO = "proprio_projector"
 FILM_FILE = "vision_backbone--*_checkpoint.pt"  # vision towers of a checkpoint that was trained with FiLM
 LAYOUT = "a checkpoint is a folder in the published layout (policy.checkpoint=FOLDER)"
 
@@ -121,62 +116,6 @@ def inspect_checkpoint(
         add_lora(model, **({"targets": L1_TARGETS} if l1 else {}) | lora)
         fitting_tensors(model, adapter_files.read_adapter(Path(adapter).expanduser()))
     return len(expected)
-
-
-def save_trained(policy: nn.Module, folder: str | Path, state: Mapping[str, Tensor] | None = None) -> None:
-    """Write what training changed: the adapters where there are any (`policy.adapter=`), else the whole checkpoint; of
-    a policy of one's own, what its method `save(folder, state)` writes, else its tensors.
-
-    Args:
-        state: the policy's state dict, where its own tensors are shards.
-    """
-    state = policy.state_dict() if state is None else state
-    if hasattr(policy, "save"):
-        cast(Any, policy).save(Path(folder), state)
-    elif not isinstance(policy, OpenVLAOFTPolicy):
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        save_tensors(state, Path(folder) / SINGLE)
-    elif hasattr(policy.model, "peft_config"):
-        from vla_rl.policy.lora import save_adapter
-
-        save_adapter(policy.model, Path(folder), _part(state, "model."))
-        if isinstance(policy, L1Policy):
-            save_scale(_part(state, "scale."), Path(folder))
-    else:
-        save_policy(policy, folder, state)
-
-
-def save_policy(policy: OpenVLAOFTPolicy, folder: str | Path, state: Mapping[str, Tensor] | None = None) -> None:
-    """Write a checkpoint folder, unused tensors included, of a policy without LoRA. `state`: see `save_trained`."""
-    state = policy.state_dict() if state is None else state
-    assert not hasattr(policy.model, "peft_config"), "a policy with LoRA is not a checkpoint: save_trained"
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    files = policy.files
-    tensors = _part(state, "model.") | files.unused
-    if isinstance(policy, L1Policy):
-        save_scale(_part(state, "scale."), folder)
-        for part, name in files.heads.items():
-            head = _part(state, "head." if part == "head" else f"model.{PROPRIO}.")
-            torch.save({WRAPPED + key: value for key, value in head.items()}, folder / name)
-        tensors = {name: value for name, value in tensors.items() if not name.startswith(f"{PROPRIO}.")}
-    huggingface_hub.save_torch_state_dict({k: v.contiguous() for k, v in tensors.items()}, folder)
-    for file in folder.glob(ANY_WEIGHTS):
-        share(file)
-    statistics = policy.statistics.content if policy.statistics else {}
-    for name, content in (
-        ("config.json", files.config),
-        (PREPROCESSOR, files.preprocessor),
-        (STATISTICS, statistics),
-    ):
-        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    (folder / TOKENIZER).write_text(files.tokenizer, encoding="utf-8")
-    for name, data in files.others.items():
-        (folder / name).write_bytes(data)
-
-
-def _part(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
 def _without_weights(config: OpenVLAConfig, dtype: torch.dtype) -> OpenVLAOFT:

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from vla_rl.errors import UserError
 from vla_rl.policy.openvla_oft.action_head import (
+    PROPRIO,
+    WRAPPED,
     L1Head,
     LaplaceScale,
     laplace_entropy,
@@ -21,15 +23,11 @@ from vla_rl.policy.openvla_oft.action_head import (
     laplace_quantile,
 )
 from vla_rl.policy.openvla_oft.actions import Statistics
+from vla_rl.policy.openvla_oft.files import CheckpointFiles
 from vla_rl.policy.openvla_oft.model import OpenVLAOFT
-from vla_rl.policy.openvla_oft.policy import (
-    CheckpointFiles,
-    OpenVLAOFTPolicy,
-    state_of,
-    summary,
-)
+from vla_rl.policy.openvla_oft.policy import OpenVLAOFTPolicy, state_of, summary
 from vla_rl.policy.rows import row_by_row, single_threaded
-from vla_rl.policy.weights import fill, open_shard, save_tensors
+from vla_rl.policy.weights import fill, open_shard, part, save_tensors
 from vla_rl.types import ActionChunk, ChunkBatch, Observation
 
 SCALE_FILE = "laplace_scale.safetensors"
@@ -99,6 +97,17 @@ class L1Policy(OpenVLAOFTPolicy):
         """With adapters, the released head stays; only the scale learns beside them."""
         self.head.requires_grad_(False)
 
+    def save(self, folder: Path, state: Mapping[str, Tensor]) -> None:
+        """Beside what every OpenVLA-OFT policy writes, the scale; a whole checkpoint has its heads in .pt files."""
+        if hasattr(self.model, "peft_config"):
+            super().save(folder, state)
+        else:
+            super().save(folder, {name: value for name, value in state.items() if f"model.{PROPRIO}." not in name})
+            for head, name in self.files.heads.items():
+                tensors = part(state, "head." if head == "head" else f"model.{PROPRIO}.")
+                torch.save({WRAPPED + key: value for key, value in tensors.items()}, folder / name)
+        save_tensors(part(state, "scale."), folder / SCALE_FILE)
+
     def load_scale(self, folder: Path) -> None:
         """Go on from a trained scale.
 
@@ -110,8 +119,3 @@ class L1Policy(OpenVLAOFTPolicy):
             raise UserError(f"adapter {folder} has no {SCALE_FILE}: it was not trained on an L1 checkpoint")
         with open_shard(path) as stored:
             fill(self.scale, {name: stored.get_tensor(name) for name in stored.keys()}, path)  # noqa: SIM118
-
-
-def save_scale(state: Mapping[str, Tensor], folder: Path) -> None:
-    """`state`: of the policy's scale."""
-    save_tensors(state, folder / SCALE_FILE)

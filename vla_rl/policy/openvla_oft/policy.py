@@ -6,11 +6,11 @@ trained on. The model has no dropout and no batch statistics, so train and eval 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -29,22 +29,12 @@ from vla_rl.policy.openvla_oft.actions import (
     measure_statistics,
     tokenize,
 )
+from vla_rl.policy.openvla_oft.files import CheckpointFiles, save_checkpoint
 from vla_rl.policy.openvla_oft.model import OpenVLAOFT
 from vla_rl.policy.openvla_oft.processor import Pixels, Prompts
 from vla_rl.policy.rows import row_by_row, single_threaded
+from vla_rl.policy.weights import part
 from vla_rl.types import ActionChunk, ChunkBatch, Observation, SupervisedPolicy
-
-
-@dataclass(slots=True)
-class CheckpointFiles:
-    """What a checkpoint holds beside the weights that are run, to be written back by `save_policy`."""
-
-    config: dict[str, Any]
-    preprocessor: dict[str, Any]
-    tokenizer: str
-    unused: dict[str, Tensor]  # tensors that are never run
-    others: dict[str, bytes] = field(default_factory=dict)  # files that are never read, by name
-    heads: dict[str, str] = field(default_factory=dict)  # an L1 checkpoint's .pt files, by what they hold
 
 
 class OpenVLAOFTPolicy(SupervisedPolicy):
@@ -254,6 +244,20 @@ class OpenVLAOFTPolicy(SupervisedPolicy):
                 "a policy with random weights cannot act before it has learnt from demonstrations "
                 "(python -m vla_rl.sft): policy.checkpoint=shipped:object_tiny"
             )
+
+    def save(self, folder: Path, state: Mapping[str, Tensor]) -> None:
+        """Write what training changed: the adapters where there are any, else the whole checkpoint.
+
+        Args:
+            state: the policy's state dict.
+        """
+        model_state = part(state, "model.")
+        if hasattr(self.model, "peft_config"):
+            from vla_rl.policy.lora import save_adapter  # here: peft takes seconds to import
+
+            save_adapter(self.model, folder, model_state)
+        else:
+            save_checkpoint(folder, model_state, self.files, self.statistics)
 
     @property
     def _statistics(self) -> Statistics:

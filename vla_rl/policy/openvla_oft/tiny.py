@@ -19,8 +19,9 @@ from tokenizers.processors import TemplateProcessing
 from torch import nn
 
 from vla_rl.policy.openvla_oft.config import PUBLISHED_7B, parse_config
+from vla_rl.policy.openvla_oft.files import CheckpointFiles
 from vla_rl.policy.openvla_oft.model import OpenVLAOFT
-from vla_rl.policy.openvla_oft.policy import CheckpointFiles, OpenVLAOFTPolicy
+from vla_rl.policy.openvla_oft.policy import OpenVLAOFTPolicy
 from vla_rl.policy.openvla_oft.processor import FINAL_TOKEN, PROMPT
 from vla_rl.policy.openvla_oft.vision import unused_shapes
 from vla_rl.policy.random_weights import made_where_used

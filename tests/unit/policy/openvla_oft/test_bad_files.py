@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from tests.unit.policy.conftest import make_observation
 from vla_rl.errors import UserError
-from vla_rl.policy import load_policy, load_pretrained, save_policy
+from vla_rl.policy import load_policy, load_pretrained, save_trained
 from vla_rl.policy.openvla_oft.checkpoint import inspect_checkpoint
 from vla_rl.policy.openvla_oft.config import parse_config
 from vla_rl.policy.openvla_oft.processor import Prompts
@@ -238,7 +238,7 @@ def test_the_processor_of_transformers_5(copy, tiny_policy, tmp_path):
     (copy / "processor_config.json").write_text(json.dumps(processor))
     policy = load_pretrained(copy)
     assert torch.equal(actions(policy), actions(tiny_policy))
-    save_policy(policy, tmp_path / "again")
+    save_trained(policy, tmp_path / "again")
     assert json.loads((tmp_path / "again" / PREPROCESSOR).read_text()) == preprocessor
     (copy / "processor_config.json").write_text("{}")
     with pytest.raises(UserError, match="processor_config.json: image_processor must be an object, got null"):

@@ -8,13 +8,13 @@ from safetensors.torch import load_file, save_file
 
 from tests.unit.policy.conftest import make_observation
 from vla_rl.checkpoints.shipped import shipped_folder
-from vla_rl.policy import load_policy, load_pretrained, save_policy
+from vla_rl.policy import load_policy, load_pretrained, save_trained
 
 
 @pytest.fixture(scope="module")
 def saved(tiny_policy, tmp_path_factory):
     folder = tmp_path_factory.mktemp("saved")
-    save_policy(tiny_policy, folder)
+    save_trained(tiny_policy, folder)
     return folder
 
 
@@ -33,7 +33,7 @@ def test_a_saved_policy_acts_the_same(tiny_policy, saved):
 
 
 def test_the_published_layout_is_written_back_whole(golden_policy, golden_folder, tmp_path):
-    save_policy(golden_policy, tmp_path)
+    save_trained(golden_policy, tmp_path)
     before, after = (load_file(folder / "model.safetensors") for folder in (golden_folder, tmp_path))
     assert len(before) > 100
     assert before.keys() == after.keys()
@@ -144,7 +144,7 @@ def test_an_l1_checkpoint_is_not_taken_for_a_discrete_one(copy):
 def test_files_of_other_programs_are_written_back(copy, tmp_path):
     (copy / "tokenizer_config.json").write_text("{ }")
     (copy / "tokenizer.model").write_bytes(b"\x00\xff")
-    save_policy(load_pretrained(copy), tmp_path / "again")
+    save_trained(load_pretrained(copy), tmp_path / "again")
     assert (tmp_path / "again" / "tokenizer_config.json").read_bytes() == b"{ }"
     assert (tmp_path / "again" / "tokenizer.model").read_bytes() == b"\x00\xff"
     assert {f.name for f in copy.iterdir()} == {f.name for f in (tmp_path / "again").iterdir()}

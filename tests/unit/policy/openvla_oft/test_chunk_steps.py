@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from vla_rl.errors import UserError
-from vla_rl.policy import load_policy, save_policy
+from vla_rl.policy import load_policy, save_trained
 from vla_rl.policy.memory import plan_memory
 from vla_rl.policy.openvla_oft.action_head import per_step
 from vla_rl.types import ChunkBatch, Episode, Observation, Trajectory
@@ -46,7 +46,7 @@ def test_the_number_of_slots_changes_every_prediction():
 
 def test_the_length_is_saved_with_the_policy(tmp_path):
     policy = trained(16)
-    save_policy(policy, tmp_path)
+    save_trained(policy, tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["chunk_steps"] == 16
     assert torch.equal(load_policy(str(tmp_path)).logits(SEEN), policy.logits(SEEN))
     assert load_policy(str(tmp_path), chunk_steps=8).chunk_steps == 8  # asked for

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from tests.unit.policy.conftest import INSTRUCTIONS
 from tests.unit.policy.openvla_oft.test_policy import batch_of, row
 from vla_rl.errors import UserError
-from vla_rl.policy import load_policy, load_pretrained, save_policy, save_trained
+from vla_rl.policy import load_policy, load_pretrained, save_trained
 from vla_rl.policy.openvla_oft.action_head import (
     laplace_entropy,
     laplace_log_prob,
@@ -194,7 +194,7 @@ def test_without_adapters_everything_that_is_read_learns(folder):
 
 
 def test_a_saved_checkpoint_has_the_released_files(policy, folder, tmp_path):
-    save_policy(policy, tmp_path)
+    save_trained(policy, tmp_path)
     names = {f.name for f in folder.iterdir()} | {"laplace_scale.safetensors"}
     assert {f.name for f in tmp_path.iterdir()} == names
     for name in (HEAD, PROPRIO):

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from tests.unit.policy.conftest import make_observation
 from vla_rl import export
 from vla_rl.errors import UserError
-from vla_rl.policy import load_policy, load_pretrained, save_policy, save_trained
+from vla_rl.policy import load_policy, load_pretrained, save_trained
 from vla_rl.policy.openvla_oft.merge import merge_adapter
 
 ROOT = Path(__file__).parents[4]
@@ -23,7 +23,7 @@ CHANGED = 4 + 1 + 2 * 2 * 2 + 1
 def folder(tiny_policy, tmp_path_factory):
     """Several shards, and files this project does not read."""
     folder = tmp_path_factory.mktemp("base")
-    save_policy(tiny_policy, folder)
+    save_trained(tiny_policy, folder)
     weights = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     save_torch_state_dict(weights, folder, max_shard_size="2MB", metadata={"format": "pt"})
