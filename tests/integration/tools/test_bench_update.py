@@ -13,7 +13,7 @@ from vla_rl.errors import UserError
 from vla_rl.run.cli import run_entry
 
 
-# TFLOP per row: see tests/unit/policy/test_flops.py
+# TFLOP per row: see tests/integration/policy/test_flops.py
 @pytest.mark.parametrize(("policy", "tflop"), [("openvla_oft_tiny", 0.00107), ("flow_tiny", 0.000599)])
 def test_the_small_policies_on_a_cpu(tmp_path, policy, tflop):
     argv = [f"policy={policy}", "trajectories=4", "grpo.micro_rows=12"]
