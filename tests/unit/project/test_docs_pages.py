@@ -8,8 +8,9 @@ import pytest
 
 from tests.helpers.docs_commands import ROOT
 from tools import config_reference, site_hooks
+from vla_rl.functional.statistics import MeanInterval
 from vla_rl.run.compare import Run
-from vla_rl.run.tables import comparison_tables
+from vla_rl.run.tables import comparison_tables, run_table
 
 
 def test_the_configuration_reference_is_up_to_date():
@@ -87,3 +88,20 @@ def test_the_table_of_masks_is_what_the_stored_runs_give(name, order, count):
     written = comparison_tables(runs)[0].to_markdown().split("\n\n")[0]
     for page in ("README.md", f"benchmarks/{name}/README.md"):
         assert written in (ROOT / page).read_text(encoding="utf-8"), page
+
+
+@pytest.mark.filterwarnings("ignore:the config has paths of version 0.1")
+def test_the_readmes_gain_with_a_critic_is_what_the_stored_runs_give():
+    runs = [Run.read(folder) for folder in sorted((ROOT / "benchmarks" / "masks_with_critic" / "none").iterdir())]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert run_table({"none": runs}).to_markdown() in readme
+    gains = {
+        mode: MeanInterval.of(
+            [run.summary["success_after"][mode]["rate"] - run.summary["success_before"][mode]["rate"] for run in runs]
+        )
+        for mode in ("sampled", "greedy")
+    }
+    sampled, greedy = ((f"{gain.mean:.2f}", f"[{gain.low:.2f}, {gain.high:.2f}]") for gain in gains.values())
+    text = " ".join(readme.split())
+    assert f"by {sampled[0]} on average over five seeds (95% interval {sampled[1]})" in text
+    assert f"greedy success from 0 by {' '.join(greedy)}" in text
