@@ -6,7 +6,8 @@ import pytest
 
 from vla_rl.config.schema import RecordConfig
 from vla_rl.errors import UserError
-from vla_rl.record import check_options, check_policy_options, episodes
+from vla_rl.evaluation.experts import episodes
+from vla_rl.record import check_options, check_policy_options
 
 
 @pytest.mark.parametrize(

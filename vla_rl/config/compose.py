@@ -23,7 +23,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from vla_rl.config.aliases import translate, without_gone
 from vla_rl.config.convert import to_dataclass
-from vla_rl.config.schema import GROUPS, SUPERVISED, Config, validate
+from vla_rl.config.schema import GROUPS, SUPERVISED, Config
+from vla_rl.config.validate import validate
 from vla_rl.errors import UserError, closest, did_you_mean
 
 _PACKAGE = Path(__file__).parents[1]
