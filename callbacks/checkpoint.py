@@ -32,10 +32,10 @@ class Checkpoint(LightningCheckpoint):
     replaced whole.
 
     Args:
-        keep: how many of the last checkpoints stay; the best one stays besides.
+        keep: how many of the last checkpoints are kept, in addition to the best one.
 
     Raises:
-        ValueError: a number that is no whole one or below 1.
+        ValueError: unless both are integers >= 1.
     """
 
     def __init__(self, every_iterations: int = 1, keep: int = 2) -> None:

@@ -13,7 +13,7 @@ class UserError(ValueError):
 
 
 class RunError(RuntimeError):
-    """A run cannot go on for a reason that lies outside the program: a full disk, a loss that is no number. The message
+    """A run cannot go on for a reason that lies outside the program: a full disk, a loss that is NaN. The message
     is one line, with how to go on. Entries print it without a traceback, exit code 1."""
 
 

@@ -28,7 +28,7 @@ from vla_rl.types import ChunkBatch, RolloutGroup, Trajectory
 class ChunkMask(RolloutCallback):
     """Keeps at most `budget` chunks of every trajectory.
 
-    What a subclass may use besides its arguments: `self.budget.of(len(trajectory))`, chunks to keep of a trajectory;
+    What a subclass may use beside its arguments: `self.budget.of(len(trajectory))`, chunks to keep of a trajectory;
     `self.generator(trajectory)`, its draw; `self.training_trajectories`, this rank's trajectories that are trained on;
     `self.data`, the data module.
 
@@ -37,7 +37,7 @@ class ChunkMask(RolloutCallback):
         knee: whether the mask sets `self.budget.fraction` itself when asked for `{knee: true}`.
 
     Raises:
-        ValueError: for a budget that is no whole number or below 1, or a fraction outside (0, 1].
+        ValueError: unless the budget is an integer >= 1, or its fraction in (0, 1].
         UserError: before anything is written, for a budget above the longest episode.
     """
 

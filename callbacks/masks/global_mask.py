@@ -19,7 +19,7 @@ from vla_rl.types import RolloutGroup, Trajectory
 
 
 class GlobalMask(ChunkMask):
-    """Keeps the chunks with the largest keys: the trajectories' budgets together, whoever's they are.
+    """Keeps the k chunks with the largest keys over all trajectories; k is the sum of the trajectories' budgets.
 
     A subclass says what a chunk's key is. Which chunks are kept depends on all of the iteration's trajectories, but not
     on how ranks and batches share them.

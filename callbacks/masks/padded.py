@@ -19,7 +19,7 @@ from vla_rl.types import ChunkBatch, Trajectory
 
 
 class FullPadded(RolloutCallback):
-    """Pads every trajectory to the longest episode's chunks; forward and backward are paid for all, the gradient stays.
+    """Pads every trajectory to the longest episode's chunks: forward and backward run on all, the gradient is the same.
 
     A padding row repeats a real one with no token that counts; its `chunk_N` goes on where the trajectory ended.
     Kept only to compare against: leaving the padding out, the default, loses nothing.
@@ -46,7 +46,7 @@ class RandomPadded(ChunkMask):
     """Draws `budget` of the slots of a trajectory padded to the longest episode, and keeps the real chunks among them.
 
     With 64 slots and a budget of 12 about 3 of 17 chunks are kept, and of a short trajectory sometimes none: this may
-    be what the PCM paper's random masking did. The padding itself changes no gradient and is not paid for.
+    be what the PCM paper's random masking did. The padding itself changes no gradient and is not computed.
 
     Args:
         budget: slots drawn, padding included: a number, or `{fraction: 0.19}` of the slots.

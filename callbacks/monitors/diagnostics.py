@@ -87,7 +87,7 @@ def unmasked(batch: ChunkBatch, trained: list) -> ChunkBatch:
 
 def gradient(module: GRPOModule, batch: ChunkBatch) -> Tensor | None:
     """The gradient of the batch's loss over all ranks as one vector, float32 on the host; None: nothing counts."""
-    with module.no_grad_sync():  # not inside a training step: nobody would finish the exchange
+    with module.no_grad_sync():  # outside training_step DDP's all-reduce would never complete
         if not module.compute_gradient(batch):
             return None
     gradients = [p.grad for p in module.policy.parameters() if p.grad is not None]

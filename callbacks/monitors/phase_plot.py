@@ -1,7 +1,7 @@
 """Where the chunks go: real and kept chunks per phase over the training, logged and drawn, whatever the mask.
 
 Logs, per phase of the mask's labeller and summed over ranks: `phase/real` (chunks of the trajectories trained on) and
-`phase/kept` (those the update paid for; padding belongs to no phase). Draws `figures/phase_allocation.png` and, when
+`phase/kept` (those that were trained on; padding belongs to no phase). Draws `figures/phase_allocation.png` and, when
 the mask keeps a `history` of its statistics, `divergence.png`, `phase_divergence.png` and `cumulative_divergence.png`;
 all also go to TensorBoard.
 """

@@ -63,7 +63,7 @@ class OptimConfig:
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0
     grad_clip: float = 2.0  # largest norm of the gradient
-    max_skipped_steps: int = 3  # in a row, whose loss or gradient is no number; then reinforcement learning stops
+    max_skipped_steps: int = 3  # in a row, whose loss or gradient is NaN or infinite; then reinforcement learning stops
     optimizer: Literal["adamw", "adamw8bit"] = "adamw"  # 8 bits: its moments take a quarter of the memory
 
 

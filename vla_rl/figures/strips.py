@@ -1,4 +1,4 @@
-"""Successes and failures beside each other as film strips (PCM Fig 9), with phases and what the update paid for."""
+"""Successes and failures side by side as film strips (PCM Fig 9), with phases and the chunks that were trained on."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def draw_strips(
     decision to its end, framed in the colour of its phase.
 
     Args:
-        kept: indices of the chunks that the update paid for, by uid; the others are drawn pale. None: nothing was
+        kept: indices of the chunks that were trained on, by uid; the others are drawn pale. None: nothing was
             trained on.
         label: what splits trajectories into phases.
     """

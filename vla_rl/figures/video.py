@@ -76,7 +76,7 @@ def annotate(trajectory: Trajectory, kept_K: Tensor | None = None, label: Labell
     """The frames of a video, uint8 [T, H, W, 3]: each decision, then the end.
 
     Args:
-        kept_K: indices of the chunks that the update paid for; None where nothing was trained on.
+        kept_K: indices of the chunks that were trained on; None where there was no training.
         label: what splits trajectories into phases.
     """
     phase_N = label(trajectory).tolist()

@@ -1,6 +1,6 @@
 """Which trajectories an iteration trains on, as pure functions: filters of whole groups, and down-sampling in them.
 
-Advantages are taken over the whole group first; these only decide who is paid for.
+Advantages are computed over the whole group first; these only decide which trajectories are trained on.
 """
 
 from __future__ import annotations

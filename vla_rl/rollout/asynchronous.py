@@ -24,11 +24,11 @@ STOP_S = 10  # an answer or a simulator's chunk takes less, unless it hangs
 
 
 class Cancelled(Exception):
-    """Nobody waits for these episodes any more."""
+    """The collection was cancelled: its episodes are no longer needed."""
 
 
 class AsyncRollouts:
-    """One collection at a time, in a thread; nobody else may use the pool before `wait` returns.
+    """Runs one collection at a time in a thread. The pool must not be used otherwise until `wait` returns.
 
     Args:
         temperature: of the sampling.

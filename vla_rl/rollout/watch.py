@@ -1,4 +1,4 @@
-"""`Watch`: notices when an episode is lost, so that nobody simulates the rest of it."""
+"""`Watch`: notices when an episode is lost, so that the rest of it is not simulated."""
 
 from __future__ import annotations
 

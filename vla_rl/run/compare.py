@@ -45,7 +45,7 @@ class Run:
 
     arm: str  # its mask and budget; `arms` adds what else differs
     mask: str  # its name in conf/mask, or its class
-    budget: int | None  # chunks of a trajectory; None where it is no number of chunks
+    budget: int | None  # chunks of a trajectory; None where it is not a number of chunks
     seed: int
     rows: list[dict[str, float]]  # of metrics.jsonl, one per iteration
     summary: dict[str, Any]  # summary.json

@@ -120,7 +120,7 @@ def atomic_write(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def replace_folder(folder: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` make a folder beside `folder`, then swap the two: whoever looks finds the old or the new one, whole.
+    """Let `write` make a folder beside `folder`, then swap the two: readers see the old folder or the complete new one.
 
     Where the file system cannot swap, a process killed between two renames leaves `.new` and `.old` beside it.
     """

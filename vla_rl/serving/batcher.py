@@ -1,6 +1,6 @@
 """`Batcher`: one forward of the policy for all requests that wait, in a thread of its own.
 
-While the policy computes, further requests gather; they are the next batch. Nobody waits for a batch to fill.
+While the policy computes, further requests gather; they are the next batch. No request waits for a batch to fill.
 """
 
 from __future__ import annotations

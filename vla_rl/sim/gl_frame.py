@@ -1,6 +1,6 @@
 """`python -m vla_rl.sim.gl_frame`, in a process of its own: draws one fixed frame with `$MUJOCO_GL`.
 
-A backend that cannot draw ends this process, crashes included, and nobody else.
+A backend that cannot draw, or crashes, ends this process and no other.
 """
 
 from __future__ import annotations

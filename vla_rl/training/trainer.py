@@ -32,7 +32,7 @@ def build_trainer(config: Config, folder: Path, callbacks: list[L.Callback], ite
         iterations: done by the run that goes on.
 
     Raises:
-        UserError: the devices or the strategy asked for are not to be had on this machine.
+        UserError: the devices or the strategy asked for are not available on this machine.
     """
     every = config.evaluation.every_iterations
     options = dict(
@@ -58,7 +58,7 @@ def make_trainer(config: Config, **options: Any) -> L.Trainer:
     """`config.trainer` with what the program supplies.
 
     Raises:
-        UserError: the devices or the strategy asked for are not to be had on this machine, or a launcher has started
+        UserError: the devices or the strategy asked for are not available on this machine, or a launcher has started
             another number of processes.
     """
     node = config.trainer
@@ -97,7 +97,7 @@ def check_ranks(config: Config, trainer: L.Trainer) -> None:
 @contextmanager
 def interruptible(trainer: L.Trainer) -> Iterator[None]:
     """A Ctrl-C stays a KeyboardInterrupt that says what is left of the run; Lightning's own exit says nothing. An error
-    that comes of another rank's end names that rank, and a full disk is one line whoever meets it."""
+    caused by the end of another rank names that rank, and a full disk is one line wherever it is met."""
     try:
         yield
     except OSError as e:
@@ -110,7 +110,7 @@ def interruptible(trainer: L.Trainer) -> Iterator[None]:
     except Exception as e:
         if (ended := _ended_rank(trainer)) is None:
             raise
-        raise RunError(f"{ended}; what it said is above; go on with resume={trainer.default_root_dir}") from e
+        raise RunError(f"{ended}; see its output above; go on with resume={trainer.default_root_dir}") from e
     except SystemExit as e:
         if not trainer.interrupted:
             raise
@@ -129,5 +129,5 @@ def _ended_rank(trainer: L.Trainer) -> str | None:
         except subprocess.TimeoutExpired:
             continue
         if code:
-            return f"rank {rank} (process {process.pid}) ended with exit status {code}"
+            return f"rank {rank} (process {process.pid}) exited with status {code}"
     return None

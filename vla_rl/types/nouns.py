@@ -119,7 +119,7 @@ class Trajectory:
     reward: float  # 1.0 on success, else 0.0, until a callback's `score` shapes it
     advantage_N: Tensor = field(default_factory=lambda: torch.zeros(0))  # float32; zeros until rewards are compared
     last_frame_HWC: Tensor | None = None  # uint8: after the last step, where no decision was made any more
-    last_proprio_P: Tensor | None = None  # float32: likewise
+    last_proprio_P: Tensor | None = None  # float32: after the last step, too
     stopped: bool = False  # it was ended as lost (`Episode.lost`)
 
     def __post_init__(self) -> None:
@@ -195,7 +195,7 @@ class ChunkBatch:
     trajectory_N: Tensor  # int64: index into `trajectories`
     chunk_N: Tensor  # int64: the decision's index within its trajectory
     weight_N: Tensor  # float32: importance weight of the row's tokens; 1 unless a mask corrects for its draw
-    share_N: Tensor  # float32: the tokens' contribution to the loss normaliser; 1 likewise
+    share_N: Tensor  # float32: the tokens' contribution to the loss normaliser; 1 unless a mask corrects for its draw
     trajectories: list[Trajectory] = field(default_factory=list)
     stand_in: bool = False  # no trajectory of this rank is in the step; its one row keeps the ranks in step
 

@@ -13,7 +13,7 @@ from vla_rl.types.nouns import ActionChunk, ChunkBatch, Episode, Observation
 
 
 class Actor(Protocol):
-    """Whoever decides in rollouts: a policy, a copy of one, a policy in lockstep with other ranks."""
+    """What decides in rollouts: a policy, a copy of one, or a policy in lockstep with other ranks."""
 
     def act(self, observation: Observation, seed_N: Sequence[int], temperature: float) -> ActionChunk:
         """Sample one chunk per row with its own seed. Temperature 0 decodes greedily: the most probable tokens, the

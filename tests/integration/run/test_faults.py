@@ -62,7 +62,7 @@ def test_a_rank_that_dies_ends_the_run(tmp_path):
     rank.kill()
     _, errors = program.communicate(timeout=60)
     assert program.returncode == 1
-    assert f"error: rank 1 (process {rank.pid}) ended with exit status -9; " in errors
+    assert f"error: rank 1 (process {rank.pid}) exited with status -9; " in errors
     assert not rank.is_running() or rank.status() == psutil.STATUS_ZOMBIE
     (folder,) = (tmp_path / "runs" / "pcm_object_tiny").iterdir()
     assert (folder / "config.yaml").exists()

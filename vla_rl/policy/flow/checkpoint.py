@@ -135,7 +135,7 @@ def _expected_shapes(
 
 
 def _idle_shapes(model: FlowModel) -> dict[str, tuple[int, ...]]:
-    """What a file may hold and nobody reads: output heads, and a projection of the state beside pi0.5."""
+    """Tensors that a file may hold and the model does not use: output heads, and a projection of pi0.5's state."""
     config, shapes = model.config, model.unused_shapes()
     if config.type == "pi05":
         shapes["state_proj.weight"], shapes["state_proj.bias"] = (

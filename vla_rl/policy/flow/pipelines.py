@@ -50,7 +50,7 @@ def make_pipelines(
 
 
 def steps_of(pipeline: dict[str, Any], file: str) -> list[dict[str, Any]]:
-    """The steps of a pipeline; UserError where they are none."""
+    """The steps of a pipeline; UserError unless it is a list of steps."""
     steps = pipeline.get("steps")
     if not isinstance(steps, list):
         raise UserError(f"{file} has no list of steps: copy the file that came with the weights beside them")
