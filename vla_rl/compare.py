@@ -19,17 +19,16 @@ for each run, and after each run the tables, the figures, and README.md with com
 
 from __future__ import annotations
 
+from vla_rl.config.arguments import compare_arguments
 from vla_rl.run.cli import answer_early, run_entry
 
 if __name__ == "__main__":
-    answer_early(__doc__, parse=None)  # before the imports below, which take seconds
+    answer_early(__doc__, compare_arguments)  # before the imports below, which take seconds
 
 from pathlib import Path
 
 from vla_rl.checks import check_writable_folder
-from vla_rl.config.compose import only_options, own_options
 from vla_rl.config.schema import CompareConfig, SweepConfig
-from vla_rl.errors import UserError
 from vla_rl.figures.comparison import write_figures
 from vla_rl.run.compare import Run
 from vla_rl.run.sweep import planned_runs, run_all, sweep_readme
@@ -37,25 +36,19 @@ from vla_rl.run.tables import Table, comparison_tables
 
 
 def main(argv: list[str]) -> None:
-    if argv[:1] == ["sweep"]:
-        sweep(argv[1:])
+    given, options = compare_arguments(argv)
+    if isinstance(options, SweepConfig):
+        sweep(given, options)
         return
-    folders = [argument for argument in argv if "=" not in argument or Path(argument).is_dir()]
-    options = only_options(CompareConfig, [argument for argument in argv if argument not in folders])
-    if not folders:
-        raise UserError("no run folders given: python -m vla_rl.compare runs/one runs/other")
-    tables = compare([Path(folder) for folder in folders], options)
+    tables = compare([Path(folder) for folder in given], options)
     show(tables, options)
 
 
-def sweep(argv: list[str]) -> None:
+def sweep(of_runs: list[str], options: SweepConfig) -> None:
     """Run what is missing; tables and figures of what is finished after each run."""
-    options, rest = own_options(SweepConfig, argv)
-    if not options.out:
-        raise UserError("a sweep needs a folder for its runs: out=runs/sweep")
     out = Path(options.out)
     check_writable_folder("out", out, "runs/sweep")
-    runs = planned_runs(rest, out)
+    runs = planned_runs(of_runs, out)
     finished = []
     for run, trained in run_all(runs):
         finished.append(run)

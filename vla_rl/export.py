@@ -16,10 +16,12 @@ What is merged loads wherever its base did: policy.checkpoint=FOLDER policy.lora
 
 from __future__ import annotations
 
+from vla_rl.config.compose import compose, only_options
+from vla_rl.config.schema import ExportConfig
 from vla_rl.run.cli import answer_early, run_entry
 
-if __name__ == "__main__":
-    answer_early(__doc__, parse=None)  # before the imports below, which take seconds
+if __name__ == "__main__":  # before the imports below, which take seconds
+    answer_early(__doc__, parse=lambda argv: only_options(ExportConfig, argv), confs=False)
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,9 +29,7 @@ from tempfile import TemporaryDirectory
 import torch
 
 from vla_rl.checks import check_flag, check_new_folder
-from vla_rl.config.compose import compose, only_options
 from vla_rl.config.instantiate import build
-from vla_rl.config.schema import ExportConfig
 from vla_rl.errors import UserError
 from vla_rl.policy import save_trained
 from vla_rl.policy.hub import check_repository, resolve_checkpoint, upload

@@ -29,10 +29,11 @@ Prints the success rate of every task, and the same as one line of JSON at the e
 
 from __future__ import annotations
 
+from vla_rl.config.arguments import record_arguments
 from vla_rl.run.cli import answer_early, run_entry
 
 if __name__ == "__main__":
-    answer_early(__doc__, parse=None)  # before the imports below, which take seconds
+    answer_early(__doc__, parse=lambda argv: record_arguments(argv)[1])  # before the imports below, which take seconds
 
 import json
 from contextlib import AbstractContextManager, nullcontext
@@ -41,7 +42,6 @@ from pathlib import Path
 from typing import Any
 
 from vla_rl.checks import check_count, check_flag, check_number
-from vla_rl.config.compose import compose, only_options, own_options, with_conf
 from vla_rl.config.instantiate import check
 from vla_rl.config.schema import Config, RecordConfig
 from vla_rl.demos.demo import Demo
@@ -61,17 +61,13 @@ ROBOTS = {True: ("sawyer", 80), False: ("panda", 20)}
 
 
 def main(argv: list[str]) -> None:
-    if any(argument.partition("=")[0] in ("conf", "checkpoint") for argument in argv):
-        options, rest = own_options(RecordConfig, argv)
-        config = compose(with_conf(rest))
+    options, config = record_arguments(argv)
+    if config:
         check(config)
-        check_options(options)
+    check_options(options)
+    if config:
         check_policy_options(options)
-        record(options, config)
-    else:
-        options = only_options(RecordConfig, argv)
-        check_options(options)
-        record(options)
+    record(options, config)
 
 
 def record(options: RecordConfig, config: Config | None = None) -> None:

@@ -118,6 +118,8 @@ def _run(command: Command, how: str, arguments: list[str], monkeypatch: pytest.M
         patched.setattr("vla_rl.config.supervised.compose", composed)
         patched.setattr("vla_rl.run.sweep.compose", composed)  # of a sweep's first run
         patched.setattr("vla_rl.config.compose.only_options", understood_options)
+        patched.setattr("vla_rl.config.arguments.compose", composed)
+        patched.setattr("vla_rl.config.arguments.only_options", understood_options)
         patched.setattr(argparse.ArgumentParser, "parse_args", parsed)
         patched.setattr("sys.argv", arguments)
         patched.chdir(ROOT)

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from vla_rl.config.compose import compose, conf_names, group_names, to_yaml
 from vla_rl.config.instantiate import check_early
@@ -27,14 +28,15 @@ PRINT_CONFIG = "--print-config"
 _PACKAGE = Path(__file__).parents[1]
 
 
-def answer_early(about: str, parse: Callable[[list[str]], Config] | None = compose) -> None:
-    """Answer what needs no imports of seconds, and exit: help, `--print-config`, and most mistakes in a config.
+def answer_early(about: str, parse: Callable[[list[str]], Any] | None = compose, *, confs: bool = True) -> None:
+    """Answer what needs no imports of seconds, and exit: help, `--print-config`, and most mistakes in the arguments.
 
     A verb calls this between its light and its heavy imports. Where there is nothing to answer, it returns.
 
     Args:
         about: what the verb does, for `--help` (the module's docstring).
-        parse: from the arguments to the config; None for a verb that takes no conf.
+        parse: from the arguments to the config, or to the verb's own options; None where they are not checked here.
+        confs: whether the verb takes `conf=` and the config's keys, so that `--help` names them.
     """
     _make_alone()
     by_lightning = end_with_launcher()
@@ -43,11 +45,13 @@ def answer_early(about: str, parse: Callable[[list[str]], Config] | None = compo
         check_rank_variables(by_lightning=by_lightning)
         _check_packages()
         if {"-h", "--help"} & set(argv):
-            print(help_text(about))
+            print(help_text(about) if confs else about.strip())
             sys.exit(0)
         if parse is None:
             return
-        config = parse([argument for argument in argv if argument != PRINT_CONFIG])
+        config = parse([argument for argument in argv if not (confs and argument == PRINT_CONFIG)])
+        if not isinstance(config, Config):
+            return
         check_early(config)
         if PRINT_CONFIG in argv:
             print(to_yaml(config), end="")

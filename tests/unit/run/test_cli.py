@@ -88,10 +88,30 @@ def test_a_mistake_is_answered_before_heavy_imports(verb):
         assert errors.count("\n") == 1
 
 
-def test_an_option_of_evaluate_is_checked_as_early():
-    ((code, _, errors),) = answers(["evaluate", TINY, "decoding=gredy"])
-    assert code == 2
-    assert "decoding must be one of greedy, sampled" in errors
+OWN_OPTIONS = {
+    f"evaluate {TINY} decoding=gredy": "decoding must be one of greedy, sampled",
+    "record nois=0.1": "unknown key 'nois'; did you mean 'noise'?",
+    f"record {TINY} mask.budgte=3": "did you mean 'budget'?",
+    "compare tabel=text": "unknown key 'tabel'; did you mean 'table'?",
+    "compare": "no run folders given",
+    "compare sweep seed=1": "a sweep needs a folder for its runs",
+    "export adaptor=x": "unknown key 'adaptor'; did you mean 'adapter'?",
+    f"serve {TINY} prot=1": "did you mean 'port'?",
+}
+
+
+def test_a_mistake_in_a_verbs_own_options_is_answered_as_early():
+    found = answers(*(line.split() for line in OWN_OPTIONS))
+    for (code, printed, errors), message in zip(found, OWN_OPTIONS.values(), strict=True):
+        assert (code, printed) == (2, "")
+        assert message in errors
+
+
+def test_the_help_of_a_verb_that_takes_no_conf_names_none():
+    ((code, printed, _),) = answers(["export", "--help"])
+    assert code == 0
+    assert "push=OWNER/NAME" in printed
+    assert "conf=" not in printed
 
 
 def test_print_config_prints_a_conf_that_gives_the_same_and_runs_nothing(tmp_path):
