@@ -34,7 +34,7 @@ class ManiSkillCamera:
         self.model = SimpleNamespace(
             cam_pos=np.array([pose.p], dtype=np.float64),
             cam_quat=np.array([pose.q], dtype=np.float64),
-            light_dir=np.array([_direction(light.pose.q) for light in self._lights]),
+            light_dir=np.array([_direction(light.entity_pose.q) for light in self._lights]),
             light_diffuse=np.array([light.color[:3] for light in self._lights], dtype=np.float64),
             light_ambient=none_N3,  # SAPIEN's lights have one colour; its ambient light is the headlight's
             light_specular=none_N3.copy(),
@@ -75,7 +75,7 @@ class ManiSkillCamera:
         self._camera.set_local_pose(sapien.Pose(model.cam_pos[0], model.cam_quat[0]))
         for light, towards_3, colour_3 in zip(self._lights, model.light_dir, model.light_diffuse, strict=True):
             light.color = colour_3
-            light.pose = sapien.Pose(light.pose.p, sapien.math.shortest_rotation(FORWARD, towards_3))
+            light.entity_pose = sapien.Pose(light.entity_pose.p, sapien.math.shortest_rotation(FORWARD, towards_3))
         self._render.ambient_light = model.vis.headlight.ambient
         self._applied = self._look()
 
