@@ -43,6 +43,14 @@ class DecisionEnv(gymnasium.Env):
             }
         )
 
+    def _wanted_start(self, options: dict[str, Any] | None, states: int = 2**31) -> tuple[int, np.ndarray | None]:
+        """What the options of `reset` ask for: `init_state`, or one of `states` that is drawn, and `arm_offset_rad`."""
+        options = options or {}
+        init_state = options.get("init_state")
+        if init_state is None:
+            init_state = int(self.np_random.integers(states))
+        return init_state, options.get("arm_offset_rad")
+
     @abstractmethod
     def _control(self, action_A: np.ndarray, *, sample: bool) -> bool:
         """One control step; whether the task is solved now.

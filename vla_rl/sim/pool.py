@@ -12,7 +12,7 @@ import os
 import resource
 import time
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import connection
 from typing import Any, cast
@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from vla_rl.checks import check_count, check_number
-from vla_rl.errors import UserError
+from vla_rl.errors import UserError, did_you_mean
+from vla_rl.machine import cores
 from vla_rl.sim.worker import Failure, Frames, MakeEnv, Outcome, Start, Worker
 from vla_rl.types import Episode, SlotEvent
 
@@ -74,7 +75,7 @@ class ProcessPool:
         init_states: how many initial states a task has; None = as many as there are seeds.
         camera_px: height and width of the environment's frames.
         images: pictures on a frame's channels.
-        workers: processes, and slots.
+        workers: processes, and slots; 0 = one per core that this process may use.
         timeout_s: an answer that takes longer (building an environment included) means that the worker hangs.
     """
 
@@ -91,6 +92,7 @@ class ProcessPool:
         workers: int,
         timeout_s: float,
     ) -> None:
+        workers = workers or cores()
         self.tasks, self.max_chunks, self.slots = tasks, max_chunks, workers
         self.chunk_steps, self.init_states = chunk_steps, init_states
         self.restarts = 0  # workers replaced so far
@@ -275,6 +277,26 @@ def checked_tasks(tasks: Any, index: Callable[[Any], int], example: str) -> list
     if not indices or len(set(indices)) < len(indices):
         raise UserError(f"sim.tasks must name at least one task and none twice, got {list(tasks)}: sim.tasks={example}")
     return indices
+
+
+def named_task(task: int | str, indices: Mapping[str, int], *, version: str, none: str, allowed: str) -> int:
+    """The index of a task that is given by its index, or by its name with or without the version behind it.
+
+    Args:
+        indices: of all tasks, by name.
+        version: as names may end, such as -v3.
+        none, allowed: for the message.
+
+    Raises:
+        UserError: no such task.
+    """
+    name = str(task).removesuffix(version)
+    if isinstance(task, str) and name in indices:
+        return indices[name]
+    if isinstance(task, int | np.integer) and not isinstance(task, bool) and 0 <= task < len(indices):
+        return int(task)
+    hint = did_you_mean(name, indices) if isinstance(task, str) else "."
+    raise UserError(f"{none} {task!r}{hint} Allowed: {allowed}")
 
 
 def _check_open_files(workers: int) -> None:

@@ -171,10 +171,8 @@ class LiberoEnv(DecisionEnv):
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[dict, dict]:
         super().reset(seed=seed)
-        options = options or {}
-        init_state, offset_rad = options.get("init_state"), options.get("arm_offset_rad")
-        if init_state is None:
-            init_state = int(self.np_random.integers(2**31 if self._states is None else len(self._states)))
+        states = 2**31 if self._states is None else len(self._states)
+        init_state, offset_rad = self._wanted_start(options, states)
         state = self._initial_state(init_state)
         if offset_rad is not None:
             state = state.copy()

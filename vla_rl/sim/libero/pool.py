@@ -10,7 +10,6 @@ from typing import Any
 
 from vla_rl.checks import check_choice, check_count, check_flag
 from vla_rl.errors import UserError
-from vla_rl.machine import cores
 from vla_rl.sim.gl import check_gl
 from vla_rl.sim.libero import suites
 from vla_rl.sim.libero.env import ROBOT_GEOMS, STEPPINGS, LiberoEnv, check_placement_noise
@@ -114,7 +113,7 @@ class LiberoPool(ProcessPool):
             init_states=None if placement_noise_m else _init_states(suite, tasks),
             camera_px=camera_px,
             images=2 if wrist_camera else 1,
-            workers=workers or cores(),
+            workers=workers,
             timeout_s=timeout_s,
         )
 

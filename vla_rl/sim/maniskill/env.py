@@ -68,10 +68,7 @@ class ManiSkillEnv(DecisionEnv):
 
     def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[dict, dict]:
         super().reset(seed=seed)
-        options = options or {}
-        init_state, offset_rad = options.get("init_state"), options.get("arm_offset_rad")
-        if init_state is None:
-            init_state = int(self.np_random.integers(2**31))
+        init_state, offset_rad = self._wanted_start(options)
         self._env.reset(seed=init_state)
         if offset_rad is not None:
             robot = self._env.agent.robot

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from importlib import metadata
 from typing import Any
 
-from vla_rl.machine import cores
 from vla_rl.sim.maniskill.env import ManiSkillEnv
 from vla_rl.sim.maniskill.tasks import SUITE, TASKS, check_installed, suite_tasks
 from vla_rl.sim.maniskill.vulkan import REMEDY, check_vulkan
@@ -80,6 +79,6 @@ class ManiSkillPool(ProcessPool):
             max_chunks=math.ceil(horizon / chunk_steps),
             chunk_steps=chunk_steps,
             camera_px=camera_px,
-            workers=workers or cores(),
+            workers=workers,
             timeout_s=timeout_s,
         )

@@ -9,10 +9,8 @@ import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from vla_rl.errors import UserError, did_you_mean
-from vla_rl.sim.pool import checked_tasks
+from vla_rl.errors import UserError
+from vla_rl.sim.pool import checked_tasks, named_task
 
 NEEDED = "mani-skill==3.0.1"
 SUITE = "tabletop"  # ManiSkill's own name of the group
@@ -44,16 +42,8 @@ def task_index(task: int | str) -> int:
     Raises:
         UserError: no such task.
     """
-    name = str(task).removesuffix("-v1")
-    if isinstance(task, str) and name in _INDEX:
-        return _INDEX[name]
-    if isinstance(task, int | np.integer) and not isinstance(task, bool) and 0 <= task < len(TASKS):
-        return int(task)
-    hint = did_you_mean(name, _INDEX) if isinstance(task, str) else "."
-    raise UserError(
-        f"no ManiSkill task {task!r}{hint} Allowed: {', '.join(_INDEX)}, or 0..{len(TASKS) - 1}; e.g. "
-        "sim.tasks=[PickCube,PushCube]"
-    )
+    allowed = f"{', '.join(_INDEX)}, or 0..{len(TASKS) - 1}; e.g. sim.tasks=[PickCube,PushCube]"
+    return named_task(task, _INDEX, version="-v1", none="no ManiSkill task", allowed=allowed)
 
 
 def suite_tasks(suite: str, tasks: Sequence[int | str] | None) -> list[int]:

@@ -68,10 +68,7 @@ class MetaWorldEnv(DecisionEnv):
         import mujoco  # here: after `check_gl`
 
         super().reset(seed=seed)
-        options = options or {}
-        init_state, offset_rad = options.get("init_state"), options.get("arm_offset_rad")
-        if init_state is None:
-            init_state = int(self.np_random.integers(2**31))
+        init_state, offset_rad = self._wanted_start(options)
         self._place(init_state, self._hand_start_3)
         if offset_rad is not None:
             self._place(init_state, self._hand_start_3 + self._hand_shift(offset_rad))

@@ -9,7 +9,6 @@ from importlib import metadata
 from typing import Any
 
 from vla_rl.checks import check_flag
-from vla_rl.machine import cores
 from vla_rl.sim.gl import check_gl
 from vla_rl.sim.metaworld.env import LONGEST, MetaWorldEnv
 from vla_rl.sim.metaworld.tasks import TASKS, check_installed, suite_tasks
@@ -82,6 +81,6 @@ class MetaWorldPool(ProcessPool):
             max_chunks=math.ceil(horizon / chunk_steps),
             chunk_steps=chunk_steps,
             camera_px=camera_px,
-            workers=workers or cores(),
+            workers=workers,
             timeout_s=timeout_s,
         )

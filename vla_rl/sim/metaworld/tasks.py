@@ -12,10 +12,8 @@ import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from vla_rl.errors import UserError, did_you_mean
-from vla_rl.sim.pool import checked_tasks
+from vla_rl.sim.pool import checked_tasks, named_task
 
 NEEDED = "metaworld==3.0.0"
 DIFFICULTIES = ("easy", "medium", "hard", "very_hard")
@@ -117,16 +115,8 @@ def task_index(task: int | str) -> int:
     Raises:
         UserError: no such task.
     """
-    name = str(task).removesuffix("-v3")
-    if isinstance(task, str) and name in _INDEX:
-        return _INDEX[name]
-    if isinstance(task, int | np.integer) and not isinstance(task, bool) and 0 <= task < len(TASKS):
-        return int(task)
-    hint = did_you_mean(name, _INDEX) if isinstance(task, str) else "."
-    raise UserError(
-        f"Meta-World has no task {task!r}{hint} Allowed: 0..{len(TASKS) - 1}, or a name such as reach, door-open; e.g. "
-        "sim.tasks=[reach,door-open]"
-    )
+    allowed = f"0..{len(TASKS) - 1}, or a name such as reach, door-open; e.g. sim.tasks=[reach,door-open]"
+    return named_task(task, _INDEX, version="-v3", none="Meta-World has no task", allowed=allowed)
 
 
 def suite_tasks(suite: str, tasks: Sequence[int | str] | None) -> list[int]:

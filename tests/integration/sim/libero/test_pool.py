@@ -80,6 +80,6 @@ def test_a_file_missing_in_the_assets_is_named(file, tmp_path):
 
 
 def test_default_workers_are_the_cores_that_may_be_used(monkeypatch):
-    monkeypatch.setattr("vla_rl.sim.libero.pool.cores", lambda: 3)
+    monkeypatch.setattr("vla_rl.sim.pool.cores", lambda: 3)
     with LiberoPool() as pool:
         assert pool.slots == 3
