@@ -242,12 +242,7 @@ def _checked(file: Path, read: Callable[[Path], Any]) -> Any:
     """`read(file)`; a file that is missing or damaged is one line."""
     try:
         return read(file)
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        RecursionError,
-    ) as e:  # pyarrow's errors are ValueErrors, KeyErrors and OSErrors
+    except (OSError, ValueError, KeyError, RecursionError) as e:  # the first three: also those of pyarrow
         refuse(file, e if file.exists() else "no such file")
 
 

@@ -235,8 +235,8 @@ def build_policy(
     else:
         with torch.device("meta"):
             model = build_model(config)
-    if weights and folder:
-        read_weights(folder, model, files, DTYPES[dtype])
+        if weights and folder:
+            read_weights(folder, model, files, DTYPES[dtype])
     policy = kind(model, processors, files, sampled(steps), chunk_steps)
     if folder and isinstance(policy, LearntNoisePolicy):
         policy.load_noise(folder)
