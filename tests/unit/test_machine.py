@@ -1,8 +1,11 @@
-"""Limits of containers, from trees of files as the kernel shows them."""
+"""Limits of containers, from trees of files as the kernel shows them; memory that goes back to the system."""
 
 from __future__ import annotations
 
 import os
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -72,3 +75,33 @@ def test_version_1_without_limits(machine):
         }
     )
     assert (cores(root), memory_bytes(root)) == (8, 2**36)
+
+
+# 40 blocks of 8 MiB, a small one above each that stays; freed, how much of them the process still has, in MiB
+KEEPS = """
+import ctypes
+from vla_rl.machine import return_freed_memory
+{call}
+c = ctypes.CDLL(None)
+c.malloc.restype, c.malloc.argtypes, c.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+rss = lambda: int(open("/proc/self/statm").read().split()[1]) * 4096 // 2**20
+c.free(c.malloc(31 * 2**20))  # from now on glibc takes blocks up to this size from its heap
+before, blocks = rss(), []
+for _ in range(40):
+    blocks.append(c.malloc(8 * 2**20))
+    ctypes.memset(blocks[-1], 1, 8 * 2**20)
+    c.malloc(2**16)
+for block in blocks:
+    c.free(block)
+print(rss() - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries return memory by rules of their own")
+def test_freed_blocks_go_back_to_the_system():
+    def kept(call: str) -> int:
+        command = [sys.executable, "-c", KEEPS.format(call=call)]
+        return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+    assert kept("return_freed_memory()") < 20
+    assert kept("") > 200

@@ -7,10 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
-from vla_rl.distributed.collectives import all_reduce_sum
-from vla_rl.functional.statistics import MeanInterval, SuccessRate
+from vla_rl.distributed.collectives import gather_lists
+from vla_rl.functional.statistics import MeanInterval, SuccessRate, clusters_of
 from vla_rl.rollout.datamodule import RolloutDataModule
 from vla_rl.rollout.epoch import HeldoutBatch
 from vla_rl.rollout.plan import heldout_episodes
@@ -21,12 +19,16 @@ class WindowResult:
     """Episodes of one window."""
 
     window: int  # control steps executed of each chunk
-    episodes: int
+    states: tuple[tuple[int, int], ...]  # successes and episodes of each pair of task and initial state
     steps: tuple[int, ...]  # control steps of each success, sorted
 
     @property
+    def episodes(self) -> int:
+        return sum(episodes for _, episodes in self.states)
+
+    @property
     def success(self) -> SuccessRate:
-        return SuccessRate.of(len(self.steps), self.episodes)
+        return SuccessRate.of_clusters(self.states)
 
     @property
     def mean_steps(self) -> float:
@@ -51,11 +53,14 @@ class WindowResult:
         return line
 
     def to_dict(self) -> dict[str, Any]:
-        return {"window": self.window, "episodes": self.episodes, "steps": list(self.steps)}
+        return {"window": self.window, "states": [list(state) for state in self.states], "steps": list(self.steps)}
 
     @classmethod
     def from_dict(cls, content: dict[str, Any]) -> WindowResult:
-        return cls(content["window"], content["episodes"], tuple(content["steps"]))
+        steps = content["steps"]
+        if "states" not in content:  # of a version that took each episode for a state of its own
+            content = content | {"states": [(int(n < len(steps)), 1) for n in range(content["episodes"])]}
+        return cls(content["window"], tuple((won, of) for won, of in content["states"]), tuple(steps))
 
 
 def measure_windows(
@@ -74,10 +79,7 @@ def measure_windows(
         for episode in planned:
             episode.window = window
         trajectories, _ = data.run(HeldoutBatch(decoding, planned))
-        succeeded_S = torch.zeros(data.max_chunks_of(1) + 1, dtype=torch.float64)  # by control steps
-        for t in (t for t in trajectories if t.success):
-            succeeded_S[t.steps] += 1
-        count_S = all_reduce_sum(succeeded_S, data.attached_trainer).long()
-        steps = torch.arange(len(count_S)).repeat_interleave(count_S)
-        found.append(WindowResult(window, len(planned), tuple(steps.tolist())))
+        steps = dict(gather_lists([(t.episode.uid, t.steps) for t in trajectories if t.success], data.attached_trainer))
+        states = clusters_of([(e.task, e.init_state) for e in planned], [e.uid in steps for e in planned])
+        found.append(WindowResult(window, tuple(states), tuple(sorted(steps.values()))))
     return found

@@ -7,6 +7,7 @@ from typing import Any
 
 from vla_rl.checks import check_choice, check_count
 from vla_rl.errors import UserError
+from vla_rl.machine import return_freed_memory
 from vla_rl.policy.adapter import check_lora_of_adapter
 from vla_rl.policy.cache import VisionCache
 from vla_rl.policy.linear import compute_in_float32, slow_in_bfloat16
@@ -75,6 +76,8 @@ def load_policy(
         policy = load_pretrained(checkpoint, dtype=dtype, unnorm_key=unnorm_key, action_head=action_head)
     if slow_in_bfloat16():
         compute_in_float32(policy)
+        if dtype == "bfloat16":
+            return_freed_memory()  # it was asked for to save memory
     if chunk_steps is not None:
         policy.set_chunk_size(chunk_steps)
     if quantization is not None:

@@ -19,7 +19,7 @@ from vla_rl.functional.statistics import SuccessRate
 
 
 def test_what_is_said_of_a_window():
-    result = WindowResult(window=8, episodes=4, steps=(90, 96, 97))
+    result = WindowResult(window=8, states=((1, 1), (1, 1), (0, 1), (1, 1)), steps=(90, 96, 97))
     assert result.success == SuccessRate.of(3, 4)
     assert result.mean_steps == pytest.approx(283 / 3)
     # deviations -4.333 1.667 2.667: variance 28.667 / 2, of the mean a third of that; t(.975, 2) = 4.302653
@@ -27,16 +27,27 @@ def test_what_is_said_of_a_window():
     assert result.calls == pytest.approx((12 + 12 + 13) / 3)  # 96 is 12 windows exactly
     assert WindowResult.from_dict(json.loads(json.dumps(result.to_dict()))) == result
     assert str(result).endswith("(3/4), 94.3 +- 9.4 steps and 12.3 calls of a success")
-    one = WindowResult(window=8, episodes=4, steps=(90,))
+    one = WindowResult(window=8, states=((1, 4),), steps=(90,))
     assert str(one).endswith("(1/4), 90.0 steps and 12.0 calls of a success")  # nothing to take a spread of
 
 
+def test_several_episodes_of_a_state_do_not_count_as_independent():
+    twice = WindowResult(window=8, states=((2, 2), (2, 2), (1, 2), (0, 2)), steps=(90, 91, 92, 93, 94))
+    assert twice.success == SuccessRate.of_clusters([(2, 2), (2, 2), (1, 2), (0, 2)])
+    assert twice.success.wilson_low < SuccessRate.of(5, 8).wilson_low
+
+
+def test_what_a_former_version_stored():
+    old = WindowResult.from_dict({"window": 8, "episodes": 4, "steps": [90, 96, 97]})
+    assert (old.success, old.steps) == (SuccessRate.of(3, 4), (90, 96, 97))
+
+
 def test_a_window_without_success():
-    result = WindowResult(window=8, episodes=2, steps=())
+    result = WindowResult(window=8, states=((0, 2),), steps=())
     assert math.isnan(result.mean_steps)
     assert math.isnan(result.steps_margin)
     assert math.isnan(result.calls)
-    assert str(result) == "window 8: success 0.000 [0.000, 0.658] (0/2)"
+    assert str(result) == "window 8: success 0.000 [0.000, 0.793] (0/2)"  # of one state
 
 
 def test_before_between_and_after_on_the_same_heldout_episodes(tmp_path, capsys):
@@ -48,7 +59,8 @@ def test_before_between_and_after_on_the_same_heldout_episodes(tmp_path, capsys)
     content = json.loads((tmp_path / "windows.json").read_text())
     assert list(content) == times
     for when in times:
-        assert [(r["window"], r["episodes"]) for r in content[when]] == [(1, 10), (2, 10)]
+        assert [(r["window"], sum(of for _, of in r["states"])) for r in content[when]] == [(1, 10), (2, 10)]
+        assert all(sum(won for won, _ in r["states"]) == len(r["steps"]) for r in content[when])
         assert all(4 <= s <= 12 for r in content[when] for s in r["steps"])
     keys = [(e.task, e.init_state, e.seed) for e in pool.started]
     # after S_base; after the first of two iterations of 20 episodes; and at the end
@@ -87,7 +99,7 @@ def test_the_report_changes_nothing(tmp_path):
 
 
 def test_figures_of_extremes(tmp_path):
-    none, one = WindowResult(8, 5, ()), WindowResult(8, 5, (90,))
+    none, one = WindowResult(8, ((0, 1),) * 5, ()), WindowResult(8, ((1, 1), *((0, 1),) * 4), (90,))
     for n, figure in enumerate(
         [draw_steps(none, none), draw_steps(one, one), draw_windows({"before": [none], "after": [one]})]
     ):
