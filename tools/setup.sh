@@ -27,8 +27,10 @@ fi
 "$python" -m venv "$venv" || fail "no virtual environment could be made; on Debian: sudo apt-get install python3-venv"
 pip() { "$venv/bin/python" -m pip "$@" --quiet --disable-pip-version-check; }
 echo "setup: installing packages into $venv (some minutes the first time)"
-pip install --constraint constraints.txt --editable ".[dev]"
-pip install --constraint constraints.txt --no-deps hf-libero openpi-client
+pip install --no-compile --constraint constraints.txt --editable ".[dev]"
+pip install --no-compile --constraint constraints.txt --no-deps hf-libero openpi-client
+# pip would compile 20,000 modules on one core, which takes a minute; a few are written for another Python
+"$venv/bin/python" -W ignore -m compileall -qq -j 0 "$venv/lib" || true
 "$venv/bin/python" -c 'import torch, lightning, mujoco, robosuite' ||
     fail "the packages are installed but do not import (see above)"
 echo "setup: done"
