@@ -14,7 +14,7 @@ SOURCES := vla_rl callbacks tools tests
 fit: setup
 	$(VENV)/bin/python -m vla_rl.fit conf=ppo_object_tiny $(ARGS)
 
-test: lint types  # the documentation is built by a test
+test: lint  # a test checks the types, another builds the documentation
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered $(FLOOR) $(ARGS)
 
 test-gpu: setup
