@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,12 @@ def golden_config(folder: Path) -> dict[str, Any]:
 
 
 def golden_weights(folder: Path) -> dict[str, Tensor]:
-    """Every tensor of the published file, by its name there."""
+    """Every tensor of the published file, by its name there; the tensors are shared, and only read."""
+    return dict(_drawn_weights(folder))
+
+
+@cache
+def _drawn_weights(folder: Path) -> dict[str, Tensor]:
     stored = json.loads((folder / "state_dict_shapes.json").read_text())
     return {name: _weight(name, shape, stored["seed"]) for name, shape in stored["shapes"].items()}
 
