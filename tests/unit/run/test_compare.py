@@ -3,6 +3,7 @@
 import json
 import re
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -22,13 +23,19 @@ from vla_rl.run.tables import comparison_tables
 ROOT = Path(__file__).parents[3]
 
 
+@cache
+def mask_node(options: str) -> dict | None:
+    """What a config file says of `mask=...`."""
+    return compose(["conf=pcm_object_tiny", *options.split()]).mask
+
+
 def write_run(
     folder, *, mask="mask=pcm", seed=1, rates=(0.2, 0.4, 0.6, 0.8), after=(8, 10), update_s=1.0, config=None, **extra
 ):
     """A run folder as vla_rl.fit leaves it."""
     folder.mkdir(parents=True)
-    node = compose(["conf=pcm_object_tiny", *mask.split()]).mask
-    (folder / "config.yaml").write_text(yaml.safe_dump({"mask": node, "seed": seed} | (config or {})))
+    content = {"mask": mask_node(mask), "seed": seed} | (config or {})
+    (folder / "config.yaml").write_text(yaml.safe_dump(content))
     rows = [
         {"iteration": i, "rollout/success": rate, "time/rollout_s": 3.0, "time/update_s": update_s,
          "chunks/kept": 50.0, "chunks/real": 200.0} | extra
