@@ -16,6 +16,8 @@ from vla_rl.functional.sampling import (
     systematic_sample,
 )
 
+pytestmark = pytest.mark.no_cover  # the same few lines, thousands of times
+
 VALUE_N = torch.tensor([3.0, 2, 3, 2, 1, 0, 1, 0, -2, -1, -3, 5], dtype=torch.float64)
 
 

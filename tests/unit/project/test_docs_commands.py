@@ -39,6 +39,7 @@ def test_the_search_finds_them():
     assert {command.page for command in FOUND} >= {"README.md", "quick_start.md", "checkpoints.md", "methods.md"}
 
 
+@pytest.mark.no_cover  # the same lines for every command
 @pytest.mark.filterwarnings("ignore:.*found in sys.modules.*")  # a program that a test has imported already
 @pytest.mark.parametrize("command", FOUND, ids=str)
 def test_the_program_takes_it(command, my_pkg, monkeypatch):
