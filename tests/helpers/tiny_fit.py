@@ -44,9 +44,9 @@ def start_fit(folder: Path, *overrides: str, conf: str = CONF) -> subprocess.Pop
     )
 
 
-def fit(folder: Path, *overrides: str, conf: str = CONF) -> str:
+def fit(folder: Path, *overrides: str) -> str:
     """Run it to its end; what it printed."""
-    program = start_fit(folder, *overrides, conf=conf)
+    program = start_fit(folder, *overrides)
     printed, errors = program.communicate()
     assert program.returncode == 0, errors
     assert errors == ""

@@ -142,7 +142,7 @@ def test_an_error_in_the_copy_ends_the_run(tmp_path):
 
 def test_the_small_policy_in_the_simulator_and_what_a_ctrl_c_leaves(tmp_path):
     nothing_else = ["evaluation.sampled_episodes=0", "evaluation.greedy_episodes=0", "iterations=1000"]
-    program = tiny_fit.start_fit(tmp_path / "run", *nothing_else, AHEAD)
+    program = tiny_fit.start_fit(tmp_path / "run", *nothing_else, "sim.workers=1", AHEAD)
     while not (line := program.stdout.readline()).startswith("iteration 2/"):
         assert line, program.stderr.read()
     simulators = psutil.Process(program.pid).children(recursive=True)

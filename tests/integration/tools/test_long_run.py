@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 
-from tests.helpers.tiny_fit import ROOT
+from tests.helpers.toy_fit import Fork
+from tools import long_run
+from vla_rl.run.cli import run_entry
 
 
-def test_it_reports_every_block():
+def test_it_reports_every_block(tmp_path):
     toy = [
         "conf=pcm_object_tiny",
         "policy._target_=tests.helpers.toy.ToyPolicy",
         "sim._target_=tests.helpers.toy.ToyPool",
     ]
-    command = [sys.executable, "tools/long_run.py", "--episodes", "150", *toy]
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    *lines, last = done.stdout.splitlines()
+    program = Fork(lambda: run_entry(long_run.main, ["--episodes", "150", *toy]), tmp_path)
+    assert program.wait() == 0, program.errors
+    *lines, last = program.printed.splitlines()
     assert [line.split(":")[0] for line in lines] == ["episodes 100", "episodes 150"]
     report = json.loads(last)
     assert report["episodes"] == 150

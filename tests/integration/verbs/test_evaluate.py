@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import av
@@ -14,7 +12,6 @@ import pytest
 import torch
 from matplotlib.image import imread
 
-from tests.helpers.tiny_fit import ROOT
 from tests.helpers.toy_fit import Fork
 from vla_rl import evaluate, fit
 from vla_rl.policy import load_policy, save_trained
@@ -24,10 +21,10 @@ TINY = "conf=pcm_object_tiny"
 
 
 def run(folder: Path, *arguments: str) -> str:
-    command = [sys.executable, "-m", "vla_rl.evaluate", TINY, *arguments, f"run_dir={folder}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    argv = [TINY, *arguments, f"run_dir={folder}"]
+    program = Fork(lambda: run_entry(evaluate.main, argv), folder.with_suffix(".log"))
+    assert program.wait() == 0, program.errors
+    return program.printed
 
 
 @pytest.fixture(scope="module")
@@ -40,9 +37,7 @@ def runs(tmp_path_factory) -> tuple[Path, Path, str]:
     both = f"checkpoint=[shipped:object_tiny,{root / 'spoilt'}]"
     arguments = [both, "init_states=[10000,10003]", "videos.first=1", "sim.horizon=144"]
     printed = run(root / "one", *arguments, "sim.workers=2")
-    argv = [TINY, *arguments, f"run_dir={root / 'two'}", "sim.workers=1"]
-    again = Fork(lambda: run_entry(evaluate.main, argv), root)  # it has imported everything already
-    assert again.wait() == 0, again.errors
+    run(root / "two", *arguments, "sim.workers=1")
     return root / "one", root / "two", printed
 
 

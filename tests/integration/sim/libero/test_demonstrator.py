@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.helpers.toy_fit import Fork
 from vla_rl import record
 from vla_rl.errors import UserError
+from vla_rl.run.cli import run_entry
 from vla_rl.sim.demonstration import demonstrate
 from vla_rl.sim.libero.demonstrator import (
     Body,
@@ -23,7 +22,6 @@ from vla_rl.sim.libero.demonstrator import (
     entry_point,
 )
 
-ROOT = Path(__file__).parents[4]
 LINGER_STEPS = 6
 
 
@@ -145,11 +143,11 @@ def test_the_same_seed_gives_the_same_demonstration(demo, env):
     assert (again.frame_THWC == demo.frame_THWC).all()
 
 
-def test_the_verb_checks_success_and_prints_json_last():
-    command = [sys.executable, "-m", "vla_rl.record", "check=true", "tasks=[5]", "episodes_per_task=2"]
-    done = subprocess.run([*command, "workers=1"], cwd=ROOT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    row = json.loads(done.stdout.splitlines()[-1])["tasks"]["5"]
+def test_the_verb_checks_success_and_prints_json_last(tmp_path):
+    argv = ["check=true", "tasks=[5]", "episodes_per_task=2", "workers=1"]
+    program = Fork(lambda: run_entry(record.main, argv), tmp_path)
+    assert program.wait() == 0, program.errors
+    row = json.loads(program.printed.splitlines()[-1])["tasks"]["5"]
     assert (row["episodes"], row["successes"], row["failed_init_states"]) == (2, 2, [])
 
 
