@@ -122,10 +122,16 @@ def test_libero_pros_tasks_have_the_index_that_liberos_have(tmp_path, monkeypatc
             (package / "liberopro" / kind / suite).mkdir(parents=True)
             for task in tasks:
                 shutil.copy(SUITE / f"{NAMES[0]}.bddl", package / "liberopro" / kind / suite / f"{task}.{suffix}")
+    # LIBERO's own file as the first task's, and as that of the second with other words
+    own, varied = suites.bddl_file("object", 4), package / "liberopro" / "bddl_files" / "libero_object_swap"
+    shutil.copy(own, varied / f"{names[0]}.bddl")
+    (varied / f"{names[1]}.bddl").write_text(own.read_text().replace("Pick the ketchup", "Grab ketchup"))
     (package / "__init__.py").touch()
     monkeypatch.syspath_prepend(str(tmp_path))
     importlib.invalidate_caches()
     assert suites.task_names("pro:object_swap") == names
+    assert suites.language("pro:object_swap", 0) == suites.language("object", 4)
+    assert suites.language("pro:object_swap", 1) == "grab ketchup and place it in the basket"
     assert suites.task_names("pro:libero_goal_milk") == ["a", "b"]
     assert suites.bddl_file("pro:object_swap", 3).parent.name == "libero_object_swap"
     assert suites.language("pro:goal_milk", 0) == "put the milk in the basket"  # from the file: others say it otherwise
