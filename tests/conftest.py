@@ -4,8 +4,16 @@ A run repeats to the bit only with as many threads as before, and tests compare 
 of it, which have one (an OpenMP team does not survive a fork). It is faster, too: two test processes share the cores.
 """
 
+import gc
 import os
 
 import vla_rl  # noqa: F401  # sets how long OpenMP threads spin, which like the next is read when torch is imported
 
 os.environ["OMP_NUM_THREADS"] = "1"
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays, so the garbage collector need not search it again: robosuite has it search
+    everything whenever a simulator is built."""
+    gc.collect()
+    gc.freeze()
