@@ -21,10 +21,12 @@ def test_arrays_and_scalars_come_back_as_they_were():
         "state": np.array([0.5, -1.25], np.float32),
         "flags": np.array([True, False]),
         "one": np.float32(2.5),
+        "columns first": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+        "big-endian": np.array([1.0, 2.0], ">f4"),
         "nested": [{"text": "stove", "none": None, "empty": np.zeros((0, 7))}],
     }
     received = unpack(pack(sent))
-    for name in ("image", "state", "flags"):
+    for name in ("image", "state", "flags", "columns first", "big-endian"):
         assert received[name].dtype == sent[name].dtype
         assert np.array_equal(received[name], sent[name])
     assert type(received["one"]) is np.float32
@@ -136,6 +138,9 @@ BAD_OBSERVATIONS = {
     "a negative seed": (observation(seed=-1), "'seed' must be an integer >= 0"),
     "a seed of text": (observation(seed="1"), "'seed' must be an integer >= 0"),
     "a huge seed": (observation(seed=2**63), "'seed' must be an integer >= 0"),
+    "a seed of true": (observation(seed=True), "'seed' must be an integer >= 0 .* got True"),
+    "a state of flags": (observation(**{STATE: np.ones(8, bool)}), r"array of 8 numbers, got bool \[8\]"),
+    "what is long is shown in part": (observation(prompt=["x"] * 1000), r"got .{60}\.\.\.$"),
 }
 
 
