@@ -56,7 +56,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def _parsed(path: Path, text: str) -> Any:
     try:
         return json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as e:
+    except (ValueError, RecursionError) as e:  # ValueError: also a number of thousands of digits
         raise UserError(f"{path} is not valid JSON ({e}): download or copy it again") from e
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from types import NoneType
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -14,13 +15,22 @@ from vla_rl.errors import UserError
 
 NOOP = 1e-4  # norm of a motion that is none, as in the scripts that made the published data sets
 RANGE = 1.0 + 1e-3  # largest command that is taken; a file's rounding may exceed 1 a little
+# what files say of an episode: by field, the types that are taken, and how a message calls them
+FACTS: dict[str, tuple[tuple[type, ...], str]] = {
+    "instruction": ((str,), "text"),
+    "suite": ((str, NoneType), "text or null"),
+    "task": ((int, NoneType), "an integer or null"),
+    "init_state": ((int, NoneType), "an integer or null"),
+    "seed": ((int, NoneType), "an integer or null"),
+    "success": ((bool,), "true or false"),
+}
 
 
 class Camera(Protocol):
     """The stored pictures of one camera during one episode."""
 
-    def read(self, steps: Sequence[int]) -> np.ndarray:
-        """Those of the given control steps (any order, repeats allowed), uint8 [n, H, W, 3] as they are stored."""
+    def read(self, steps: Sequence[int]) -> list[np.ndarray]:
+        """Those of the given control steps (any order, repeats allowed), as they are stored."""
         ...
 
 
@@ -44,14 +54,15 @@ class StoredFrames:
         return len(self.steps)
 
     def __getitem__(self, rows: Sequence[int]) -> Tensor:
-        """uint8 [n, H, W, C], as the simulator would have rendered them."""
+        """uint8 [n, H, W, C], as the simulator would have rendered them.
+
+        Raises:
+            UserError: a picture cannot be read, or they are not square RGB pictures of one size.
+        """
         wanted = self.steps[list(rows)].tolist()
         pictures = [camera.read(wanted) for camera in self.cameras]
-        sizes = {picture.shape[1:3] for picture in pictures}
-        if len(sizes) > 1 or any(height != width for height, width in sizes):
-            found = ", ".join(f"{height} x {width}" for height, width in sorted(sizes))
-            raise UserError(f"{self.origin}: pictures must be square and of one size, got {found} pixels (sft.cameras)")
-        frame = np.concatenate(pictures, axis=-1)
+        check_pictures([(one.dtype, one.shape) for of_camera in pictures for one in of_camera], self.origin)
+        frame = np.concatenate([np.stack(of_camera) for of_camera in pictures], axis=-1)
         return torch.from_numpy(np.ascontiguousarray(frame[:, ::-1, ::-1] if self.turned else frame))
 
 
@@ -85,8 +96,26 @@ class Demo:
         )
 
 
+def check_pictures(pictures: Iterable[tuple[Any, tuple[int, ...]]], origin: str) -> None:
+    """Raise UserError unless all pictures, each told by dtype and shape, are square RGB pictures of one size."""
+    found = {(str(dtype), tuple(shape)) for dtype, shape in pictures}
+    px = next(iter(found))[1][:1]
+    if px == (0,) or found != {("uint8", (*px, *px, 3))}:
+        got = ", ".join(f"{dtype} {list(shape)}" for dtype, shape in sorted(found))
+        raise UserError(
+            f"{origin}: pictures must be square and of one size, uint8 [px, px, 3], got {got} (sft.cameras=[NAME,...])"
+        )
+
+
 def check_demo(demo: Demo) -> None:
-    """Raise UserError unless every row has numbers that can be learnt from."""
+    """Raise UserError unless the episode is told in the right types, and every row has numbers that can be learnt
+    from."""
+    for name, (kinds, called) in FACTS.items():
+        value = getattr(demo, name)
+        if type(value) not in kinds:  # `isinstance` would take True for 1
+            raise UserError(f"{demo.origin}: {name} must be {called}, got {value!r}: drop that episode")
+    if not demo.instruction.strip():
+        raise UserError(f"{demo.origin}: the instruction is empty: drop that episode")
     for name, value in (("action", demo.action_TA), ("state", demo.proprio_TP)):
         if len(value) != len(demo.frame_THWC) or len(value) == 0:
             raise UserError(

@@ -40,11 +40,14 @@ def load_demos(
             other.
     """
     layout = layout or Layout()
-    demos = [demo for demo in _read(_resolve(path), layout) if demo.success]
-    if not demos:
-        raise UserError(f"no demonstration in {path} succeeds: record others with python -m vla_rl.record")
-    for demo in demos:
+    found = _read(_resolve(path), layout)
+    for demo in found:
         check_demo(demo)
+    demos = [demo for demo in found if demo.success]
+    if not demos:
+        what = "no demonstration in {} succeeds" if found else "there is no demonstration in {}"
+        raise UserError(f"{what.format(path)}: record others with python -m vla_rl.record")
+    for demo in demos:
         for name in ("action_TA", "proprio_TP"):
             width, first = getattr(demo, name).shape[1], getattr(demos[0], name).shape[1]
             if width != first:

@@ -19,6 +19,7 @@ from vla_rl.files import read_json
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 ANY_WEIGHTS = "model*.safetensors"  # single or a shard
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 DTYPES = ("F64", "F32", "F16", "BF16")  # as safetensors names them
 # Part of a tensor's name -> how it came there.
 WRAPPERS = {
@@ -103,12 +104,12 @@ def open_shard(path: Path) -> Iterator[Any]:
     """A safetensors file, opened.
 
     Raises:
-        UserError: the file is damaged or cut short.
+        UserError: the file is damaged or cut short, or cannot be opened.
     """
     try:
         with safe_open(path, framework="pt") as stored:
             yield stored
-    except SafetensorError as e:
+    except (SafetensorError, OSError) as e:
         raise UserError(f"{path} is damaged or cut short ({e}): download or copy it again") from e
 
 
@@ -122,11 +123,13 @@ def shard_files(folder: Path) -> list[Path]:
     names = [SINGLE]
     if index.exists():
         weight_map = read_json(index).get("weight_map")
-        if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        listed = list(weight_map.values()) if isinstance(weight_map, dict) else []
+        if not listed or not all(isinstance(name, str) for name in listed):
             raise UserError(f"{index} has no weight_map: it has to name each tensor's file")
-        names = sorted(set(weight_map.values()))
+        names = sorted(set(listed))
+    present = {file.name for file in folder.iterdir()}  # a path out of the folder is none of them
     for name in names:
-        if not (folder / name).exists():
+        if name not in present:
             raise UserError(f"checkpoint {folder} has no {name}; a checkpoint's weights are safetensors files")
     more = sorted(file.name for file in folder.glob(ANY_WEIGHTS) if file.name not in names)
     if more:
@@ -159,7 +162,11 @@ def fill(module: nn.Module, stored: Any, path: Path) -> None:
 
 
 def check_finite(name: str, tensor: Tensor, path: Path) -> None:
-    """Raise UserError where a tensor of `path` holds NaN or infinity: every action would be the same nonsense."""
+    """Raise UserError where a tensor of `path` is no plain tensor of floating point, or holds NaN or infinity: every
+    action would be the same nonsense."""
+    if tensor.dtype not in FLOATS or tensor.layout != torch.strided or tensor.is_meta:
+        kind = f"{tensor.dtype} ({tensor.layout}, {tensor.device})".replace("torch.", "")
+        raise UserError(f"{path}: tensor {name!r} is {kind}: save the weights in bfloat16 or float32")
     lowest_and_highest = torch.stack(tensor.aminmax()) if tensor.numel() else tensor  # NaN if any value is
     if not lowest_and_highest.isfinite().all():
         raise UserError(f"{path}: tensor {name!r} holds NaN or infinite values; take weights from before they appeared")

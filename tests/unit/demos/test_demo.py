@@ -1,4 +1,8 @@
+import io
 import json
+import struct
+import zipfile
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -98,6 +102,12 @@ def test_a_value_that_is_not_finite_is_refused_with_its_file(tmp_path, name):
         ({"about": np.array('{"steps": 3}')}, "'about' must be a list of objects"),
         ({"about": np.array('[{"steps": 3}]')}, "'about' must be a list of objects with steps, instruction, suite"),
         ({"about": np.array("no json")}, "is not a file of demonstrations"),
+        ({"about": np.array("[" * 100_000)}, "is not a file of demonstrations .*recursion"),
+        ({"about": np.array([{"steps": 3}], dtype=object)}, "Object arrays cannot be loaded"),
+        ({"frame_delta": np.zeros((3, 4, 5, 3), np.uint8)}, r"square RGB pictures, got \[3, 4, 5, 3\]"),
+        ({"frame_delta": np.zeros((3, 4, 4, 4), np.uint8)}, r"square RGB pictures, got \[3, 4, 4, 4\]"),
+        ({"frame_delta": np.zeros((3, 4, 4, 0), np.uint8)}, r"square RGB pictures, got \[3, 4, 4, 0\]"),
+        ({"frame_delta": np.zeros((3, 0, 0, 3), np.uint8)}, r"square RGB pictures, got \[3, 0, 0, 3\]"),
     ],
 )
 def test_arrays_that_do_not_fit(tmp_path, change, message):
@@ -117,6 +127,58 @@ def test_the_steps_of_a_demonstration_are_counted(tmp_path, steps):
     np.savez(path, **arrays | {"about": np.array(json.dumps([about | {"steps": steps}]))})
     with pytest.raises(UserError, match=r"demos.npz .* 'steps' of each demonstration must be an integer of at least 1"):
         load_demos(path)
+
+
+def set_in_zip(bit_or_method, *, local, central):
+    """The same number in every header of the archive."""
+
+    def changed(data):
+        for signature, place in ((b"PK\x03\x04", local), (b"PK\x01\x02", central)):
+            at = data.find(signature)
+            while at >= 0:
+                data[at + place] = bit_or_method
+                at = data.find(signature, at + 1)
+
+    return changed
+
+
+def npy_header(text):
+    """An archive whose array 'about' has this header."""
+
+    def changed(data):
+        file = io.BytesIO()
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("about.npy", b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text)
+        data[:] = file.getvalue()
+
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (set_in_zip(1, local=6, central=8), "encrypted"),
+        (set_in_zip(97, local=8, central=10), "compression method is not supported"),
+        (npy_header(b"{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000, 7)}\n"), "Unable to allocate"),
+        (npy_header(b"{'descr': '<f4', \n"), "EOF in multi-line statement"),
+    ],
+    ids=["encrypted", "another method", "a promise of 25 TiB", "half a header"],
+)
+def test_a_damaged_archive(tmp_path, damage, message):
+    save_demos(tmp_path / "demos.npz", [make_demo(3)])
+    data = bytearray((tmp_path / "demos.npz").read_bytes())
+    damage(data)
+    (tmp_path / "demos.npz").write_bytes(data)
+    with pytest.raises(UserError, match=f"demos.npz is not a file of demonstrations .*{message}") as raised:
+        load_demos(tmp_path / "demos.npz")
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("suite", [["object"], {}, 5])
+def test_a_suite_that_is_no_name(tmp_path, suite):
+    save_demos(tmp_path / "demos.npz", [replace(make_demo(3), suite=suite)])
+    with pytest.raises(UserError, match=r"demos.npz: demonstration 0: suite must be text or null, got"):
+        load_demos(tmp_path / "demos.npz")
 
 
 def test_files_of_another_kind(tmp_path):

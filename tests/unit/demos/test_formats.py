@@ -6,17 +6,22 @@ noted when the samples were written.
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
+import struct
+import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from vla_rl.demos.demo import Demo, StoredFrames, check_demo, moving_steps
 from vla_rl.demos.formats import tfrecord
-from vla_rl.demos.formats.layout import Layout
+from vla_rl.demos.formats.layout import Layout, decode_picture
 from vla_rl.demos.formats.video import VideoCamera
 from vla_rl.demos.load import first_of_each_task, load_demos
 from vla_rl.errors import UserError
@@ -207,7 +212,7 @@ def test_a_video_is_decoded_from_where_it_is_needed(tmp_path, monkeypatch):
                 yield frame
 
     monkeypatch.setattr("vla_rl.demos.formats.video._open", lambda path, process: Counted(av.open(str(path))))
-    found = camera.read([153, 12, 155])
+    found = np.stack(camera.read([153, 12, 155]))
     assert np.abs(found[:, 16, 16, 0].astype(int) - [153, 12, 155]).max() <= 2
     assert decoded == [10, 11, 12, 150, 151, 152, 153, 154, 155]
 
@@ -271,6 +276,38 @@ def mix_rows(path):
     pq.write_table(pq.read_table(path).take([0, 5, 1, 2, 3, 4, 6, 7, 8, 9]), path)
 
 
+def set_column(name, change, kind=None):
+    """All cells of a column, as a list, changed."""
+
+    def changed(path):
+        table = pq.read_table(path)
+        at, cells = table.column_names.index(name), pa.array(change(table[name].to_pylist()), kind)
+        pq.write_table(table.set_column(at, name, cells), path)
+
+    return changed
+
+
+def promise(length):
+    """The first record says that it has so many bytes, and its header is undamaged."""
+
+    def changed(path):
+        header = struct.pack("<Q", length)
+        checksum = struct.pack("<I", tfrecord.masked_crc32c(header))
+        path.write_bytes(header + checksum + path.read_bytes()[12:])
+
+    return changed
+
+
+def declare(name, shape, dtype="f8"):
+    """A data set that says it has this shape, and holds nothing."""
+
+    def declared(file):
+        del file[name]
+        file.create_dataset(name, shape, dtype, chunks=True)
+
+    return change_hdf5(declared)
+
+
 def damage_pictures(path):
     """The PNG of the first row is cut to 20 bytes."""
     table = pq.read_table(path)
@@ -298,8 +335,10 @@ def replace_data(name, make):
     return change_hdf5(replaced)
 
 
-DATA, INFO = "data/chunk-000/file-000.parquet", "meta/info.json"
+DATA, INFO, ABOUT = "data/chunk-000/file-000.parquet", "meta/info.json", "meta/vla_rl.json"
 EPISODES, MP4 = "meta/episodes/chunk-000/file-000.parquet", "videos/observation.images.image/chunk-000/file-000.mp4"
+LISTS = pa.list_(pa.float32())
+RECORDED = {"suite": "object", "task": 0, "init_state": 0, "seed": 1, "success": True}
 DAMAGE = {
     "a truncated HDF5": (HDF5, HDF5_FILE, cut, "truncated"),
     "a text": (HDF5, HDF5_FILE, lambda path: path.write_text("no HDF5"), "cannot be read"),
@@ -315,7 +354,50 @@ DAMAGE = {
     "one step alone": (HDF5, HDF5_FILE, change_hdf5(
         lambda f: [f["data/demo_0"].pop("actions"), f["data/demo_0"].create_dataset("actions", data=np.zeros((5, 0)))]
     ), "action must hold numbers for each row"),
+    "complex actions": (HDF5, HDF5_FILE, replace_data("data/demo_1/actions", lambda a: a + 1j), "/data/demo_1/actions"
+                        r" cannot be read \(it must hold numbers \[rows, up to 1000\], got complex128 \[5, 7\]"),
+    "actions of text": (HDF5, HDF5_FILE, replace_data("data/demo_1/actions", lambda a: a.astype("S3")), "got .*S3"),
+    "a promise of many rows": (HDF5, HDF5_FILE, declare("data/demo_1/actions", (10**10, 7)), "5 and 10000000000 rows"),
+    "a promise of many columns": (
+        HDF5, HDF5_FILE, declare("data/demo_1/obs/ee_states", (5, 10**9)), r"ee_states .*float64 \[5, 1000000000\]",
+    ),
+    "a promise of large pictures": (HDF5, HDF5_FILE, declare("data/demo_1/obs/agentview_rgb", (5, 9**6, 9**6, 4), "u1"),
+                                    r"demo_1: pictures must be square .*uint8 \[531441, 531441, 4\]"),
+    "pictures of floats": (HDF5, HDF5_FILE, replace_data("data/demo_1/obs/agentview_rgb", lambda a: a / 255.0),
+                           r"demo_1: pictures must be .* uint8 \[px, px, 3\], got float64 \[128, 128, 3\], uint8"),
+    "a group in place of pictures": (HDF5, HDF5_FILE, change_hdf5(
+        lambda f: [f["data/demo_1/obs"].pop("agentview_rgb"), f["data/demo_1/obs"].create_group("agentview_rgb")]
+    ), "demo_1: the policy reads 2 images per decision, and 1 cameras are named"),
+    "an instruction of nothing": (
+        HDF5, HDF5_FILE, change_hdf5(lambda f: f["data"].attrs.modify("problem_info", '{"language_instruction": ""}')),
+        "demo_0: the instruction is empty",
+    ),
     "a truncated parquet": (VIDEO, DATA, cut, "cannot be read"),
+    "actions of several lengths": (  # 6 and 8 numbers are 7 on average
+        VIDEO, DATA, set_column("action", lambda v: [v[0][:6], [*v[1], 0.0], *v[2:]], LISTS), "action .*hold 6, 7, 8 n",
+    ),
+    "a row without an action": (
+        VIDEO, DATA, set_column("action", lambda v: [None, v[1] + v[1], *v[2:]], LISTS), "action .*14, 7, None n",
+    ),
+    "a task of text": (VIDEO, DATA, set_column("task_index", lambda v: ["a"] * len(v)), "task_index .*integers"),
+    "a task that is missing": (
+        VIDEO, DATA, set_column("task_index", lambda v: [None, *v[1:]], pa.int64()), "task_index .*integers are miss",
+    ),
+    "a task between two": (VIDEO, DATA, set_column("task_index", lambda v: [0.5] * len(v)), "task_index .*integers"),
+    "a time of text": (VIDEO, DATA, set_column("timestamp", lambda v: ["a"] * len(v)), "timestamp .*numbers"),
+    "a time that is no number": (
+        VIDEO, DATA, set_column("timestamp", lambda v: [float("nan"), *v[1:]]), "timestamp .*numbers are missing",
+    ),
+    "times that fall": (VIDEO, DATA, set_column("timestamp", lambda v: v[::-1]), "episode 0 .*do not rise by 1/20 s"),
+    "a video that begins nowhere": (
+        VIDEO, EPISODES, set_column("videos/observation.images.image/from_timestamp", lambda v: [float("nan")] * 2),
+        "from_timestamp is nan",
+    ),
+    "a path that is too long": (VIDEO, INFO, lambda path: change_json(path, data_path="a" * 5000), "name too long"),
+    "a number of many digits": (VIDEO, INFO, lambda path: path.write_text("9" * 5000), "Exceeds the limit"),
+    "no record of the episodes": (VIDEO, ABOUT, lambda path: path.write_text("[]"), "TypeError: list indices"),
+    "a record of one episode": (VIDEO, ABOUT, lambda path: path.write_text(json.dumps({"episodes": [RECORDED]})),
+                                "it tells of 1 episodes, and there are 2"),
     "a missing parquet": (VIDEO, DATA, Path.unlink, "no such file"),
     "a parquet with fewer rows": (VIDEO, DATA, drop_rows, "episode 1 .*3 rows of the 5"),
     "a parquet whose episodes are mixed": (VIDEO, DATA, mix_rows, "episode 0 .*its rows do not follow one another"),
@@ -336,6 +418,8 @@ DAMAGE = {
     "a shard cut at a record": (RLDS, SHARD, lambda path: keep_record(path, 1), "1 records of the 2 that dataset_info"),
     "a wrong length": (RLDS, SHARD, lambda path: flip(path, 0), "the record at byte 0 is damaged"),
     "a damaged payload": (RLDS, SHARD, lambda path: flip(path, 14), "cannot be read"),
+    "a record of 2^63 bytes": (RLDS, SHARD, promise(2**63), "cut off inside the record at byte 0"),
+    "a record of 10^12 bytes": (RLDS, SHARD, promise(10**12), "cut off inside the record at byte 0"),
     "a missing shard": (
         RLDS, SHARD, lambda path: path.rename(path.with_name(path.name.replace("00001", "00002"))), "no such file",
     ),
@@ -397,6 +481,20 @@ def test_wrong_values_in_the_meta_files_of_version_2(file, values, message, tmp_
         load_demos(tmp_path / "set", BOTH)
 
 
+def test_an_episode_that_is_listed_twice(tmp_path):
+    shutil.copytree(VIDEO, tmp_path / "set")
+    set_column("episode_index", lambda v: [0, 0])(tmp_path / "set" / EPISODES)
+    with pytest.raises(UserError, match=r"meta/info.json cannot be read \(the other files list an episode twice\)"):
+        load_demos(tmp_path / "set", BOTH)
+
+
+def test_a_file_without_demonstrations(tmp_path):
+    shutil.copy(HDF5 / HDF5_FILE, tmp_path / "a.hdf5")
+    change_hdf5(lambda f: [f["data"].pop(name) for name in list(f["data"])])(tmp_path / "a.hdf5")
+    with pytest.raises(UserError, match="^there is no demonstration in .*a.hdf5: record others"):
+        load_demos(tmp_path / "a.hdf5")
+
+
 def test_a_task_that_the_meta_files_lack(tmp_path):
     path = write_v2(tmp_path / "set", PICTURES) / "meta" / "tasks.jsonl"
     path.write_text(json.dumps({"task_index": 1, "task": DRAWER}) + "\n")
@@ -411,6 +509,106 @@ def test_a_damaged_picture_is_found_when_it_is_read(tmp_path):
     assert frames[[1]].shape == (1, 64, 64, 3)
     with pytest.raises(UserError, match=f"{DATA}: observation.images.image of row 0 cannot be read"):
         frames[[0]]
+
+
+def png(width, height):
+    """A PNG whose header says this size, with a few pixels."""
+    parts = {
+        b"IHDR": struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0),
+        b"IDAT": zlib.compress(bytes(99)),
+        b"IEND": b"",
+    }
+    chunks = (struct.pack(">I", len(v)) + k + v + struct.pack(">I", zlib.crc32(k + v)) for k, v in parts.items())
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def encoded(kind):
+    file = io.BytesIO()
+    Image.new("RGB", (4, 4)).save(file, kind)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "neither PNG nor JPEG"),
+        (encoded("PNG")[:40], "neither PNG nor JPEG"),
+        (encoded("GIF"), "neither PNG nor JPEG"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n", "neither PNG nor JPEG"),
+        (png(2049, 4), r"2049 x 4 pixels, and at most 2048 are read"),
+        (png(10**5, 10**5), "10000000000 pixels"),
+    ],
+    ids=["empty", "cut", "GIF", "a program", "wide", "a bomb"],
+)
+def test_pictures_that_are_not_read(data, message):
+    with pytest.raises(UserError, match=rf"^a.parquet: row 3 cannot be read \(.*{message}") as raised:
+        decode_picture(data, "a.parquet: row 3")
+    assert "\n" not in str(raised.value)
+    assert decode_picture(encoded("JPEG"), "").shape == decode_picture(encoded("PNG"), "").shape == (4, 4, 3)
+
+
+def test_a_number_of_more_than_64_bits(tmp_path):
+    inside = b"\xff" * 9 + b"\x7f"  # ten groups of seven bits
+    for field in (1, 3, 2, 1, 1):  # packed, an Int64List, of the feature, of the map's entry, of the features
+        inside = bytes([field << 3 | 2, len(inside)]) + inside
+    header = struct.pack("<Q", len(inside))
+    checksum = struct.pack("<I", tfrecord.masked_crc32c(header))
+    (tmp_path / "a.tfrecord").write_bytes(header + checksum + inside + bytes(4))
+    with pytest.raises(UserError, match=r"a.tfrecord cannot be read \(a number has more than 64 bits\)"):
+        load_demos(tmp_path / "a.tfrecord")
+
+
+class Pictures:
+    """A camera with these pictures."""
+
+    def __init__(self, *pictures):
+        self.pictures = pictures
+
+    def read(self, steps):
+        return [self.pictures[step] for step in steps]
+
+
+SQUARE = np.zeros((4, 4, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("cameras", "got"),
+    [
+        ([Pictures(SQUARE, SQUARE[:2, :2])], r"uint8 \[2, 2, 3\], uint8 \[4, 4, 3\]"),
+        ([Pictures(SQUARE, SQUARE), Pictures(SQUARE, SQUARE[:2, :2])], r"uint8 \[2, 2, 3\], uint8 \[4, 4, 3\]"),
+        ([Pictures(SQUARE[:2], SQUARE[:2])], r"uint8 \[2, 4, 3\]"),
+        ([Pictures(SQUARE[:0, :0], SQUARE[:0, :0])], r"uint8 \[0, 0, 3\]"),
+        ([Pictures(SQUARE[..., :1], SQUARE[..., :1])], r"uint8 \[4, 4, 1\]"),
+        ([Pictures(SQUARE[..., 0], SQUARE[..., 0])], r"uint8 \[4, 4\]"),
+        ([Pictures(SQUARE / 255.0, SQUARE / 255.0)], r"float64 \[4, 4, 3\]"),
+    ],
+)
+def test_pictures_are_square_and_of_one_size(cameras, got):
+    with pytest.raises(UserError, match=rf"^made up: pictures must be square .*, got {got} \(sft.cameras"):
+        StoredFrames(cameras, np.arange(2), False, "made up")[[0, 1]]
+    assert StoredFrames([Pictures(SQUARE)] * 2, np.arange(1), False, "")[[0, 0]].shape == (2, 4, 4, 6)
+
+
+@pytest.mark.parametrize(
+    ("fact", "message"),
+    [
+        ({"instruction": 5}, "instruction must be text, got 5"),
+        ({"instruction": None}, "instruction must be text, got None"),
+        ({"instruction": " "}, "the instruction is empty"),
+        ({"suite": ["object"]}, "suite must be text or null"),
+        ({"task": "0"}, "task must be an integer or null, got '0'"),
+        ({"task": True}, "task must be an integer or null, got True"),
+        ({"init_state": 1.5}, "init_state must be an integer or null, got 1.5"),
+        ({"seed": "1"}, "seed must be an integer or null"),
+        ({"success": "no"}, "success must be true or false, got 'no'"),
+        ({"success": None}, "success must be true or false, got None"),
+    ],
+)
+def test_what_is_said_of_an_episode(fact, message):
+    demo = made([[0.5] * 7])
+    check_demo(demo)
+    with pytest.raises(UserError, match=f"^made up: {message}.*: drop that episode$"):
+        check_demo(replace(demo, **fact))
 
 
 def test_files_of_two_formats_in_a_folder(tmp_path):

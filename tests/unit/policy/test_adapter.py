@@ -110,6 +110,12 @@ def test_an_adapter_of_another_base(tiny_folder, adapter):
         load_policy(tiny_folder, lora=LORA, adapter=str(adapter))
 
 
+def test_factors_of_whole_numbers(tiny_folder, adapter):
+    tensors = load_file(adapter / TENSORS)
+    save_file({name: value.long() for name, value in tensors.items()}, adapter / TENSORS)
+    all_refuse(tiny_folder, adapter, f"{TENSORS}: tensor .* is int64 .*save the weights in bfloat16 or float32")
+
+
 def test_adapters_on_layers_that_are_never_run_are_left_out(tiny_folder, adapter, adapted):
     """PEFT's "all-linear" adapts the towers' last blocks and the attention pool, too."""
     tower = "base_model.model.vision_backbone"

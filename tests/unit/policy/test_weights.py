@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -90,8 +91,47 @@ def test_a_tensor_in_two_shards(copy):
     files = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
     (copy / INDEX).write_text(json.dumps({"weight_map": files}))
     both_refuse(copy, "is in two files, one of them model-00002-of-00002.safetensors")
-    (copy / INDEX).write_text(json.dumps({"weight_map": {"a": None}}))
-    both_refuse(copy, "has no weight_map")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"weight_map": {"a": None}}, "has no weight_map"),
+        ({"weight_map": ["a"]}, "has no weight_map"),
+        ({"weight_map": {}}, "has no weight_map"),
+        ({}, "has no weight_map"),
+        ({"weight_map": {"a": ""}}, "has no ; a checkpoint's weights are safetensors files"),
+        ({"weight_map": {"a": "."}}, "has no [.]; a checkpoint's"),
+        ({"weight_map": {"a": "../copy/model.safetensors"}}, "has no [.][.]/copy/model.safetensors"),
+        ({"weight_map": {"a": "a" * 5000}}, "has no aaa"),
+    ],
+)
+def test_an_index_that_names_no_file(copy, content, message):
+    (copy / INDEX).write_text(json.dumps(content))
+    both_refuse(copy, message)
+
+
+@pytest.mark.parametrize("damage", [Path.mkdir, Path.touch, lambda path: path.symlink_to("nowhere")])
+def test_a_weight_file_that_cannot_be_opened(copy, damage):
+    (copy / SINGLE).unlink()
+    damage(copy / SINGLE)
+    both_refuse(copy, f"{SINGLE} is damaged or cut short")
+
+
+@pytest.mark.parametrize(
+    ("tensor", "kind"),
+    [
+        (torch.ones(2, dtype=torch.int64), "int64"),
+        (torch.ones(2, dtype=torch.bool), "bool"),
+        (torch.ones(2, dtype=torch.complex64), "complex64"),
+        (torch.ones(2).to(torch.float8_e4m3fn), "float8_e4m3fn"),
+        (torch.ones(2).to_sparse(), r"float32 \(sparse_coo, cpu\)"),
+        (torch.ones(2, device="meta"), r"float32 \(strided, meta\)"),
+    ],
+)
+def test_values_that_are_no_floating_point(tensor, kind, tmp_path):
+    with pytest.raises(UserError, match=f"w.pt: tensor 'x' is {kind}.*: save the weights in bfloat16 or float32"):
+        check_finite("x", tensor, tmp_path / "w.pt")
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o077])

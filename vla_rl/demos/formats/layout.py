@@ -11,9 +11,11 @@ from types import ModuleType
 from typing import NoReturn
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from vla_rl.errors import UserError, did_you_mean
+
+LARGEST_PX = 2048  # width or height of a picture
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +77,21 @@ def refuse(where: object, what: object) -> NoReturn:
 
 
 def decode_picture(data: bytes, where: object) -> np.ndarray:
-    """PNG or JPEG to uint8 [H, W, 3]."""
+    """PNG or JPEG to uint8 [H, W, 3].
+
+    Raises:
+        UserError: it is damaged, another format, or larger than `LARGEST_PX`.
+    """
     try:
-        return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as e:
+        picture = Image.open(io.BytesIO(data), formats=("PNG", "JPEG"))  # reads the header alone
+        if max(picture.size) > LARGEST_PX:
+            refuse(where, f"{picture.width} x {picture.height} pixels, and at most {LARGEST_PX} are read")
+        return np.asarray(picture.convert("RGB"))
+    except UserError:
+        raise
+    except UnidentifiedImageError:  # whose message is of Python's objects
+        refuse(where, "neither PNG nor JPEG")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
         refuse(where, e)
 
 

@@ -72,8 +72,11 @@ def read_lerobot(root: Path, layout: Layout) -> list[Demo]:
         raise
     except (LookupError, TypeError, AttributeError, ValueError, ArithmeticError) as e:
         refuse(root / INFO, f"{type(e).__name__}: {e}")
+    if len({episode.index for episode in episodes}) < len(episodes):
+        refuse(root / INFO, "the other files list an episode twice")
     _check_videos(episodes, fps)
-    chosen = _DataSet(root, cameras, state, action, fps, task_of, layout.turned is not False, _recorded(root))
+    recorded = _recorded(root, len(episodes))
+    chosen = _DataSet(root, cameras, state, action, fps, task_of, layout.turned is not False, recorded)
     demos: list[Demo] = []
     files: dict[Path, list[_Episode]] = {}
     for episode in episodes:
@@ -105,8 +108,9 @@ def _read_file(chosen: _DataSet, file: Path, episodes: list[_Episode]) -> Iterat
     missing = [name for name in names if name not in table.column_names]
     if missing:
         refuse(file, f"it has no column {missing[0]!r}")
-    episode_of, task_of_row, second_of = (table[name].to_numpy() for name in names[:3])
-    values = {name: _matrix(file, table[name]) for name in [chosen.action, *chosen.state]}
+    episode_of, task_of_row = (_column(file, table, name, "integers") for name in names[:2])
+    second_of = _column(file, table, "timestamp", "numbers")
+    values = {name: _matrix(file, table, name) for name in [chosen.action, *chosen.state]}
     for episode in episodes:
         origin = f"{file}: episode {episode.index}"
         rows = np.flatnonzero(episode_of == episode.index)
@@ -118,6 +122,8 @@ def _read_file(chosen: _DataSet, file: Path, episodes: list[_Episode]) -> Iterat
         if task not in chosen.task_of:
             refuse(origin, f"no task {task} in the meta files")
         time_T = second_of[rows].astype(np.float64)
+        if (np.abs(np.diff(time_T) * chosen.fps - 1) > 0.5).any():
+            refuse(origin, f"its timestamps do not rise by 1/{chosen.fps:g} s")
         stored: list[Camera] = []
         for key in chosen.cameras:
             if key in episode.videos:
@@ -136,13 +142,28 @@ def _read_file(chosen: _DataSet, file: Path, episodes: list[_Episode]) -> Iterat
         )
 
 
-def _matrix(file: Path, column: Any) -> np.ndarray:
+def _column(file: Path, table: Any, name: str, what: str) -> np.ndarray:
+    """A column of `integers` or `numbers`, all of them finite."""
+    values = table[name].to_numpy()  # with an empty cell, of another type or NaN
+    kinds = {"integers": "iu", "numbers": "iuf"}[what]
+    if values.dtype.kind not in kinds or not np.isfinite(values).all():
+        refuse(f"{file}: {name}", f"{what} are missing")
+    return values
+
+
+def _matrix(file: Path, table: Any, name: str) -> np.ndarray:
     """A column of lists of one length, float32 [rows, dimensions]."""
     try:
-        flat = column.combine_chunks().flatten().to_numpy(zero_copy_only=False)
-        return flat.reshape(len(column), -1).astype(np.float32)
-    except (AttributeError, TypeError, ValueError) as e:
-        refuse(file, e)
+        lists = table[name].combine_chunks()
+        lengths = set(require("pyarrow.compute").list_value_length(lists).to_pylist())
+        if None in lengths or len(lengths) > 1:
+            refuse(f"{file}: {name}", f"its rows hold {', '.join(map(str, sorted(lengths, key=str)))} numbers")
+        flat = lists.flatten().to_numpy(zero_copy_only=False)
+        return flat.reshape(len(lists), -1).astype(np.float32)
+    except UserError:
+        raise
+    except (AttributeError, TypeError, ValueError, NotImplementedError) as e:
+        refuse(f"{file}: {name}", e)
 
 
 def _usual(names: Sequence[str], have: Sequence[str], where: Path, option: str) -> list[str]:
@@ -166,21 +187,27 @@ def _episodes_v3(root: Path, info: dict[str, Any], filmed: list[str]) -> Iterato
             for key in filmed:
                 place = {part: row[f"videos/{key}/{part}"] for part in ("chunk_index", "file_index")}
                 path = root / info["video_path"].format(video_key=key, **place)
-                videos[key] = (path, float(row[f"videos/{key}/from_timestamp"]))
+                start = float(row[f"videos/{key}/from_timestamp"])
+                if not math.isfinite(start):
+                    refuse(file, f"videos/{key}/from_timestamp is {start}")
+                videos[key] = (path, start)
             data = root / info["data_path"].format(chunk_index=chunk, file_index=number)
             yield _Episode(*_numbers(file, row), data, videos)
 
 
-def _recorded(root: Path) -> dict[int, dict[str, Any]]:
+def _recorded(root: Path, episodes: int) -> dict[int, dict[str, Any]]:
     """By episode: seed, success and origin, of a data set that this project recorded."""
     file = root / ABOUT
     if not file.exists():
         return {}
-    described = _checked(file, lambda path: json.loads(path.read_text(encoding="utf-8"))["episodes"])
+    described = _checked(file, lambda path: json.loads(path.read_text(encoding="utf-8")))
     try:
-        return {index: {name: one[name] for name in PER_EPISODE} for index, one in enumerate(described)}
+        found = {index: {name: one[name] for name in PER_EPISODE} for index, one in enumerate(described["episodes"])}
     except (KeyError, TypeError) as e:
         refuse(file, f"{type(e).__name__}: {e}")
+    if len(found) != episodes:
+        refuse(file, f"it tells of {len(found)} episodes, and there are {episodes}")
+    return found
 
 
 def _episodes_v2(root: Path, info: dict[str, Any], filmed: list[str]) -> Iterator[_Episode]:
@@ -242,8 +269,10 @@ def _checked(file: Path, read: Callable[[Path], Any]) -> Any:
     """`read(file)`; a file that is missing or damaged is one line."""
     try:
         return read(file)
+    except FileNotFoundError:
+        refuse(file, "no such file")
     except (OSError, ValueError, KeyError, RecursionError) as e:  # the first three: also those of pyarrow
-        refuse(file, e if file.exists() else "no such file")
+        refuse(file, e)
 
 
 def _check_videos(episodes: Sequence[_Episode], fps: float) -> None:
@@ -267,8 +296,8 @@ class ParquetCamera:
     first: int
     root: Path  # of the data set: a picture may lie in a file of its own
 
-    def read(self, steps: Sequence[int]) -> np.ndarray:
-        return np.stack([self._picture(self.first + step) for step in steps])
+    def read(self, steps: Sequence[int]) -> list[np.ndarray]:
+        return [self._picture(self.first + step) for step in steps]
 
     def _picture(self, row: int) -> np.ndarray:
         where = f"{self.file}: {self.column} of row {row}"

@@ -83,8 +83,9 @@ def _demo(shard: Path, origin: str, features: dict[str, Feature], layout: Layout
     if not isinstance(instructions, list) or not instructions:
         refuse(origin, "it has no steps/language_instruction")
     rows = len(instructions)
-    if any(len(observed[name]) != rows for name in cameras):
-        refuse(origin, f"it has {rows} steps and {len(observed[cameras[0]])} pictures")
+    for name in cameras:
+        if len(observed[name]) != rows:
+            refuse(origin, f"it has {rows} steps and {len(observed[name])} pictures {name}")
     stored: list[Camera] = [ShardCamera(shard, places(observed[name])) for name in cameras]
     return Demo(
         frame_THWC=StoredFrames(stored, np.arange(rows), layout.turned is not False, origin),
@@ -135,12 +136,12 @@ class ShardCamera:
     shard: Path
     place_T2: np.ndarray
 
-    def read(self, steps: Sequence[int]) -> np.ndarray:
+    def read(self, steps: Sequence[int]) -> list[np.ndarray]:
         found = []
         for step in steps:
             offset, length = self.place_T2[step].tolist()
             found.append(decode_picture(_read(self.shard, Place(offset, length)), f"{self.shard}: picture {step}"))
-        return np.stack(found)
+        return found
 
 
 def _read(shard: Path, place: Place) -> bytes:

@@ -7,6 +7,7 @@ copied: the answer says where in the file they lie.
 
 from __future__ import annotations
 
+import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -36,18 +37,20 @@ def read_records(path: Path) -> Iterator[dict[str, Feature]]:
     Raises:
         ValueError: the file is cut off or damaged.
     """
+    size = path.stat().st_size
     with path.open("rb") as file:
         while header := file.read(HEADER.size):
-            begin = file.tell()
+            begin = file.tell() - len(header)
             if len(header) < HEADER.size:
                 raise ValueError(f"it is cut off at byte {begin}")
             length, checksum = HEADER.unpack(header)
             if masked_crc32c(header[:8]) != checksum:
-                raise ValueError(f"the record at byte {begin - HEADER.size} is damaged")
+                raise ValueError(f"the record at byte {begin} is damaged")
+            if length > size - begin - HEADER.size - FOOTER:
+                raise ValueError(f"it is cut off inside the record at byte {begin}")
             payload = file.read(length)
-            if len(payload) < length or len(file.read(FOOTER)) < FOOTER:
-                raise ValueError(f"it is cut off inside the record at byte {begin - HEADER.size}")
-            yield _example(payload, begin)
+            file.seek(FOOTER, os.SEEK_CUR)
+            yield _example(payload, begin + HEADER.size)
 
 
 def masked_crc32c(data: bytes) -> int:
@@ -127,4 +130,6 @@ def _varint(payload: bytes, at: int) -> tuple[int, int]:
         number |= (byte & 127) << shift
         at, shift = at + 1, shift + 7
         if byte < 128:
+            if number >> 64:
+                raise ValueError("a number has more than 64 bits")
             return number, at

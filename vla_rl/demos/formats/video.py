@@ -31,13 +31,13 @@ class VideoCamera:
     time_T: np.ndarray
     fps: float
 
-    def read(self, steps: Sequence[int]) -> np.ndarray:
+    def read(self, steps: Sequence[int]) -> list[np.ndarray]:
         wanted = sorted(set(steps), key=lambda step: self.time_T[step])
         try:
             found = self._decode(wanted)
         except (av.FFmpegError, OSError, IndexError) as e:
             refuse(self.path, e)
-        return np.stack([found[step] for step in steps])
+        return [found[step] for step in steps]
 
     def _decode(self, wanted: list[int]) -> dict[int, np.ndarray]:
         """Pictures by step; `wanted` is in the order of time."""

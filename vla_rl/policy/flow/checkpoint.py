@@ -36,6 +36,7 @@ from vla_rl.policy.weights import check_finite, check_tensors, open_shard, read_
 
 CONFIG, TOKENIZER = "config.json", "tokenizer.json"
 PREFIX = "model."
+COUNTS = (torch.int32, torch.int64)  # how many values statistics are of, which lerobot keeps beside them
 TOWER = ".vision_tower.vision_model."  # of pi0 and pi0.5, or without its second level
 OUTPUT_HEAD = ("paligemma.lm_head.weight", "vlm.lm_head.weight")  # of the language model
 # what a checkpoint of one of the two is called that the other reads under its own name
@@ -209,7 +210,8 @@ def read_statistics(folder: Path, pipeline: dict[str, Any], file: str) -> dict[s
         with open_shard(path) as stored:
             statistics |= {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118, not a dict
         for name, value in statistics.items():
-            check_finite(name, value, path)
+            if value.dtype not in COUNTS:
+                check_finite(name, value, path)
     return statistics
 
 

@@ -17,11 +17,11 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from tokenizers import Tokenizer
 from torch import Tensor
 
 from vla_rl.errors import UserError
 from vla_rl.policy.flow.model import Inputs
+from vla_rl.policy.tokenizer import read_tokenizer
 from vla_rl.types import Observation
 
 STATE_BINS = 256
@@ -133,7 +133,7 @@ class Processors:
         self.kind, self.cameras, self.missing, self.picture_px = kind, tuple(cameras), missing, picture_px
         self.proprio_dims, self.action_dims = proprio_dims, action_dims
         self.state, self.action, self.state_width, self.prompt = state, action, state_width, prompt
-        self._tokenizer = read_tokenizer(tokenizer, vocabulary)
+        self._tokenizer = read_tokenizer(tokenizer, vocabulary, sample="Task:\n", special_tokens=True)
         bos = None if kind == "smolvla" else self._tokenizer.token_to_id(BOS)
         self._before = [] if bos is None else [bos]  # pi0 and pi0.5 begin with it, SmolVLA does not
         self._ids: dict[str, list[int]] = {}  # an evaluation asks for the same few prompts thousands of times
@@ -305,22 +305,3 @@ def resize_with_padding(image_NCHW: Tensor, height: int, width: int, *, centred:
     down, right = height - new_h, width - new_w
     top, left = (down // 2, right // 2) if centred else (down, right)
     return F.pad(resized.clip(0, 1), (left, right - left, top, down - top))
-
-
-def read_tokenizer(content: str, vocabulary: int) -> Tokenizer:
-    """The tokenizer of a tokenizer.json, without padding and truncation of its own.
-
-    Raises:
-        UserError: it is none, or has more tokens than a model with `vocabulary` embeds.
-    """
-    try:
-        tokenizer = Tokenizer.from_str(content)
-        tokenizer.no_padding()
-        tokenizer.no_truncation()
-        tokenizer.encode("Task:\n")  # some mistakes show only now
-    except Exception as e:  # the library has no type of its own
-        raise UserError(f"tokenizer.json is no tokenizer ({e}): download or copy it again") from e
-    largest = max(tokenizer.get_vocab().values())
-    if largest >= vocabulary:
-        raise UserError(f"tokenizer.json has ids up to {largest}, the model embeds {vocabulary} alone: is it its own?")
-    return tokenizer

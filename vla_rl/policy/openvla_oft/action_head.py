@@ -116,7 +116,7 @@ def read_head(folder: Path, pattern: str, module: nn.Module) -> str:
     try:
         stored = torch.load(files[0], map_location="cpu", weights_only=True)
     except Exception as e:  # torch names a damaged archive by half a dozen types
-        first = str(e).splitlines()[0]
+        first = next(iter(str(e).splitlines()), type(e).__name__)
         raise UserError(f"{files[0]} is damaged or is no file of weights ({first}): download or copy it again") from e
     if isinstance(stored, dict):
         stored = {str(name).removeprefix(WRAPPED): value for name, value in stored.items()}

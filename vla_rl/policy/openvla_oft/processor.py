@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from vla_rl.errors import UserError
 from vla_rl.policy.entries import check_numbers, check_positive
 from vla_rl.policy.openvla_oft.config import BOS_ID, STOP_ID, OpenVLAConfig
+from vla_rl.policy.tokenizer import read_tokenizer
 
 PROMPT = "In: What action should the robot take to {instruction}?\nOut:"
 FINAL_TOKEN = "▁"  # id 29871 of Llama-2: the published prompts end in it
@@ -77,23 +78,13 @@ class Prompts:
 
 
 def _tokenizer(content: str, config: OpenVLAConfig) -> Tokenizer:
-    try:
-        tokenizer = Tokenizer.from_str(content)
-        tokenizer.no_padding()
-        tokenizer.no_truncation()
-        tokenizer.post_processor = None
-        tokenizer.encode(PROMPT)  # some mistakes show only now
-    except Exception as e:  # the library has no type of its own
-        raise UserError(f"tokenizer.json is no tokenizer ({e}): download or copy it again") from e
+    tokenizer = read_tokenizer(content, config.llama.vocab, sample=PROMPT, special_tokens=False)
     if tokenizer.token_to_id(FINAL_TOKEN) is None:
         raise UserError(f"tokenizer.json has no token {FINAL_TOKEN!r}, which every prompt ends in: is it a Llama-2's?")
     for token, model_id in (("<s>", BOS_ID), ("</s>", STOP_ID)):
         own_id = tokenizer.token_to_id(token)
         if own_id not in (None, model_id):
             raise UserError(f"tokenizer.json: the id of {token!r} is {own_id}, the model's is {model_id}")
-    largest = max(tokenizer.get_vocab().values())
-    if largest >= config.llama.vocab:
-        raise UserError(f"tokenizer.json has ids up to {largest}, the model embeds {config.llama.vocab} alone")
     return tokenizer
 
 

@@ -16,7 +16,6 @@ from vla_rl.policy.flow.processors import (
     Processors,
     PromptRules,
     pad_columns,
-    read_tokenizer,
     resize_with_padding,
     state_bins,
 )
@@ -187,10 +186,3 @@ def test_the_first_token_of_pi(case):
         begins = kind != "smolvla" or adds_it_itself
         assert (ids[0, 0] == 256) == begins
         assert mask.sum() == 2 + begins
-
-
-def test_no_tokenizer():
-    with pytest.raises(UserError, match="tokenizer.json is no tokenizer"):
-        read_tokenizer("{}", 256)
-    with pytest.raises(UserError, match="ids up to 255, the model embeds 255 alone"):
-        read_tokenizer(byte_tokenizer(), 255)
