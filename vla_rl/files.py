@@ -15,12 +15,14 @@ def read_text(path: Path) -> str:
     """A text file's content; a byte order mark is skipped.
 
     Raises:
-        UserError: it is no UTF-8.
+        UserError: it is no UTF-8, or cannot be opened.
     """
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as e:
         raise UserError(f"{path} is not text in UTF-8 ({e}): download or copy it again") from e
+    except OSError as e:
+        raise UserError(f"{path} cannot be opened ({e.strerror}): download or copy it again") from e
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -35,6 +35,19 @@ def test_one_line_names_the_file(read, content, message, tmp_path):
         read(tmp_path / "file")
 
 
+@pytest.mark.parametrize("read", [read_text, read_json, read_json_lines, read_yaml])
+def test_a_folder_in_place_of_a_file(read, tmp_path):
+    with pytest.raises(UserError, match=rf"^{tmp_path} cannot be opened \(Is a directory\): download or copy"):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize("read", [read_json, read_json_lines])
+def test_a_number_of_too_many_digits(read, tmp_path):
+    (tmp_path / "file").write_text("9" * 5000)
+    with pytest.raises(UserError, match=r"file is not valid JSON \(Exceeds the limit"):
+        read(tmp_path / "file")
+
+
 # YAML looks for a key in the rest of the line, which takes seconds in a long one
 @pytest.mark.parametrize(("read", "level"), [(read_json, b"["), (read_json_lines, b"["), (read_yaml, b"[\n")])
 def test_what_is_nested_too_deeply_is_not_valid(read, level, tmp_path):
