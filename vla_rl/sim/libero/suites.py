@@ -134,19 +134,24 @@ def language(suite: str, task: int) -> str:
     """The instruction: of LIBERO's own tasks as its benchmark gives it, from the file's name less the scene's prefix;
     of others as the file says it.
 
-    LIBERO's files word some otherwise than their names ("pick the soup", "pick up the soup"). Where a file of
-    LIBERO-Pro says what one of LIBERO's says, the words are not what it varies, and they are those of LIBERO's task.
+    LIBERO's files word some otherwise than their names ("pick the soup", "pick up the soup"), and policies know the
+    latter. A file that says what one of LIBERO's says has the instruction of LIBERO's task.
     """
     check_task(suite, task)
-    name = task_names(suite)[task]
     if suite in SUITES:
-        return re.sub(r"^[A-Z_]*SCENE\d+_", "", name).replace("_", " ")
+        return re.sub(r"^[A-Z_]*SCENE\d+_", "", task_names(suite)[task]).replace("_", " ")
     said = problem(suite, task).instruction
-    if not is_pro(suite):
-        return said
-    base = pro_base(suite)
-    usual = {problem(base, own).instruction: language(base, own) for own in range(len(_own_names(base)))}
-    return usual.get(said, said)
+    return _liberos_words().get(said, said)
+
+
+@functools.cache
+def _liberos_words() -> dict[str, str]:
+    """The instruction of LIBERO's task by what its file says."""
+    return {
+        problem(suite, task).instruction: language(suite, task)
+        for suite in SUITES
+        for task in range(len(_own_names(suite)))
+    }
 
 
 def problem(suite: str, task: int) -> bddl.Problem:
