@@ -59,8 +59,8 @@ def _read_demo(path: Path, name: str, group: Any, instruction: str, layout: Layo
     numbers = [group[action], *(obs[key] for key in state)]
     for stored in numbers:  # before anything is read: a damaged file may promise any size
         if stored.dtype.kind not in "fiu" or stored.ndim != 2 or stored.shape[1] > LARGEST_WIDTH:
-            refuse(f"{path}: {stored.name}", f"it must hold numbers [rows, up to {LARGEST_WIDTH}], got "
-                                             f"{stored.dtype} {list(stored.shape)}")  # fmt: skip
+            got = f"{stored.dtype} {list(stored.shape)}"
+            refuse(f"{path}: {stored.name}", f"it must hold numbers [rows, up to {LARGEST_WIDTH}], got {got}")
     check_pictures([(obs[key].dtype, obs[key].shape[1:]) for key in cameras], origin)
     lengths = {len(data) for data in [*numbers, *(obs[key] for key in cameras)]}
     if len(lengths) > 1:
