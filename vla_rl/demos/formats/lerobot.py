@@ -155,7 +155,7 @@ def _matrix(file: Path, table: Any, name: str) -> np.ndarray:
     """A column of lists of one length, float32 [rows, dimensions]."""
     try:
         lists = table[name].combine_chunks()
-        lengths = set(require("pyarrow.compute").list_value_length(lists).to_pylist())
+        lengths = require("pyarrow.compute").list_value_length(lists).unique().to_pylist()
         if None in lengths or len(lengths) > 1:
             refuse(f"{file}: {name}", f"its rows hold {', '.join(map(str, sorted(lengths, key=str)))} numbers")
         flat = lists.flatten().to_numpy(zero_copy_only=False)

@@ -139,19 +139,20 @@ def language(suite: str, task: int) -> str:
     """
     check_task(suite, task)
     if suite in SUITES:
-        return re.sub(r"^[A-Z_]*SCENE\d+_", "", task_names(suite)[task]).replace("_", " ")
+        return _instruction_in(task_names(suite)[task])
     said = problem(suite, task).instruction
     return _liberos_words().get(said, said)
+
+
+def _instruction_in(name: str) -> str:
+    return re.sub(r"^[A-Z_]*SCENE\d+_", "", name).replace("_", " ")
 
 
 @functools.cache
 def _liberos_words() -> dict[str, str]:
     """The instruction of LIBERO's task by what its file says."""
-    return {
-        problem(suite, task).instruction: language(suite, task)
-        for suite in SUITES
-        for task in range(len(_own_names(suite)))
-    }
+    tasks = (task for suite in SUITES for task in _tasks(suite))
+    return {bddl.read_problem(task.bddl).instruction: _instruction_in(task.name) for task in tasks}
 
 
 def problem(suite: str, task: int) -> bddl.Problem:
