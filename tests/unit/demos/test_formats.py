@@ -29,6 +29,7 @@ from vla_rl.errors import UserError
 h5py = pytest.importorskip("h5py", reason="optional: pip install 'vla-rl[data]'")
 pq = pytest.importorskip("pyarrow.parquet", reason="optional: pip install 'vla-rl[data]'")
 pa = pytest.importorskip("pyarrow")
+pytest.importorskip("google_crc32c", reason="optional: pip install 'vla-rl[data]'")
 
 SAMPLES = Path(__file__).parents[2] / "samples"
 HDF5, VIDEO, PICTURES, RLDS = (SAMPLES / n for n in ("libero_hdf5", "lerobot_v3", "lerobot_v3_images", "rlds"))
@@ -298,6 +299,21 @@ def promise(length):
     return changed
 
 
+def write_record(path, payload):
+    """One record alone, whose checksums are right."""
+    length, stored = struct.pack("<Q", len(payload)), lambda data: struct.pack("<I", tfrecord.masked_crc32c(data))
+    path.write_bytes(length + stored(length) + payload + stored(payload))
+
+
+def flip_bit_of_picture(path):
+    """The lowest bit of a byte in the middle of the last picture of the last record."""
+    _, features = tfrecord.read_records(path)
+    picture = features["steps/observation/wrist_image"][-1]
+    content = bytearray(path.read_bytes())
+    content[picture.offset + picture.length // 2] ^= 1
+    path.write_bytes(content)
+
+
 def declare(name, shape, dtype="f8"):
     """A data set that says it has this shape, and holds nothing."""
 
@@ -414,23 +430,28 @@ DAMAGE = {
     "another camera's video": (
         VIDEO, MP4, lambda path: shutil.copy(path.parents[5] / "short.mp4", path), "its episodes end at 0.50 s",
     ),
-    "a shard cut off": (RLDS, SHARD, lambda path: cut(path, 0.8), r"cut off inside the record at byte \d{5}"),
+    "a shard cut off": (RLDS, SHARD, lambda path: cut(path, 0.8), r"record 1, at byte \d{5}, is cut off"),
+    "a shard cut off in a header": (RLDS, SHARD, lambda path: keep_record(path, 1, 11), r"record 1, .*, is cut off"),
+    "a shard without its last byte": (RLDS, SHARD, lambda path: keep_record(path, 2, -1), r"record 1, .*, is cut off"),
     "a shard cut at a record": (RLDS, SHARD, lambda path: keep_record(path, 1), "1 records of the 2 that dataset_info"),
-    "a wrong length": (RLDS, SHARD, lambda path: flip(path, 0), "the record at byte 0 is damaged"),
-    "a damaged payload": (RLDS, SHARD, lambda path: flip(path, 14), "cannot be read"),
-    "a record of 2^63 bytes": (RLDS, SHARD, promise(2**63), "cut off inside the record at byte 0"),
-    "a record of 10^12 bytes": (RLDS, SHARD, promise(10**12), "cut off inside the record at byte 0"),
+    "a wrong length": (RLDS, SHARD, lambda path: flip(path, 0), "record 0, at byte 0, is damaged: its length"),
+    "another bit of a picture": (RLDS, SHARD, flip_bit_of_picture, r"record 1, at byte \d{5}, is damaged: its content"),
+    "a damaged checksum": (RLDS, SHARD, lambda path: flip(path, -1), r"record 1, .*, is damaged: its content"),
+    "a payload that is no message": (RLDS, SHARD, lambda path: write_record(path, b"\x0a\x7f"), "beyond its message"),
+    "a record of 2^63 bytes": (RLDS, SHARD, promise(2**63), "record 0, at byte 0, is cut off"),
+    "a record of 10^12 bytes": (RLDS, SHARD, promise(10**12), "record 0, at byte 0, is cut off"),
     "a missing shard": (
         RLDS, SHARD, lambda path: path.rename(path.with_name(path.name.replace("00001", "00002"))), "no such file",
     ),
 }  # fmt: skip
 
 
-def keep_record(path, count):
+def keep_record(path, count, more=0):
+    """The first records, and as many bytes more of the next one."""
     content, end = path.read_bytes(), 0
     for _ in range(count):
         end += 16 + int.from_bytes(content[end : end + 8], "little")
-    path.write_bytes(content[:end])
+    path.write_bytes(content[: end + more])
 
 
 @pytest.fixture(scope="module")
@@ -551,9 +572,7 @@ def test_a_number_of_more_than_64_bits(tmp_path):
     inside = b"\xff" * 9 + b"\x7f"  # ten groups of seven bits
     for field in (1, 3, 2, 1, 1):  # packed, an Int64List, of the feature, of the map's entry, of the features
         inside = bytes([field << 3 | 2, len(inside)]) + inside
-    header = struct.pack("<Q", len(inside))
-    checksum = struct.pack("<I", tfrecord.masked_crc32c(header))
-    (tmp_path / "a.tfrecord").write_bytes(header + checksum + inside + bytes(4))
+    write_record(tmp_path / "a.tfrecord", inside)
     with pytest.raises(UserError, match=r"a.tfrecord cannot be read \(a number has more than 64 bits\)"):
         load_demos(tmp_path / "a.tfrecord")
 
@@ -640,6 +659,9 @@ def test_a_package_that_is_missing_is_named(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "h5py", None)
     with pytest.raises(UserError, match=r"read with h5py, which is not installed: pip install 'vla-rl\[data\]'"):
         load_demos(HDF5)
+    monkeypatch.setitem(__import__("sys").modules, "google_crc32c", None)
+    with pytest.raises(UserError, match=r"read with google_crc32c, which is not installed: pip install 'vla-rl\[data"):
+        load_demos(RLDS / SHARD)
 
 
 def made(actions, instruction="do it"):

@@ -1,21 +1,23 @@
 """TFRecord files of `tf.train.Example`, read without tensorflow.
 
-A record is its length (u64), a checksum of that (u32), the payload, a checksum of the payload (u32), little-endian. The
-payload is a protocol buffer: a map from names to lists of bytes, floats or integers. Byte strings (pictures) are not
-copied: the answer says where in the file they lie.
+A record is its length (u64), a checksum of that (u32), the payload, a checksum of the payload (u32), little-endian.
+Both checksums are compared. The payload is a protocol buffer: a map from names to lists of bytes, floats or integers.
+Byte strings (pictures) are not copied: the answer says where in the file they lie.
 """
 
 from __future__ import annotations
 
-import os
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 
-HEADER, FOOTER = struct.Struct("<QI"), 4
+from vla_rl.demos.formats.layout import require
+
+HEADER, FOOTER = struct.Struct("<QI"), struct.Struct("<I")
 BYTES_LIST, FLOAT_LIST, INT64_LIST = 1, 2, 3  # field numbers of tf.train.Feature
 VARINT, FIXED64, LENGTH_DELIMITED, FIXED32 = 0, 1, 2, 5  # wire types of protocol buffers
 
@@ -36,20 +38,25 @@ def read_records(path: Path) -> Iterator[dict[str, Feature]]:
 
     Raises:
         ValueError: the file is cut off or damaged.
+        UserError: the package that computes checksums is not installed.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
-        while header := file.read(HEADER.size):
-            begin = file.tell() - len(header)
+        for number in count():
+            begin, header = file.tell(), file.read(HEADER.size)
+            if not header:
+                return
+            where = f"record {number}, at byte {begin},"
             if len(header) < HEADER.size:
-                raise ValueError(f"it is cut off at byte {begin}")
+                raise ValueError(f"{where} is cut off")
             length, checksum = HEADER.unpack(header)
             if masked_crc32c(header[:8]) != checksum:
-                raise ValueError(f"the record at byte {begin} is damaged")
-            if length > size - begin - HEADER.size - FOOTER:
-                raise ValueError(f"it is cut off inside the record at byte {begin}")
+                raise ValueError(f"{where} is damaged: its length does not have the checksum that is stored")
+            if length > size - begin - HEADER.size - FOOTER.size:
+                raise ValueError(f"{where} is cut off")
             payload = file.read(length)
-            file.seek(FOOTER, os.SEEK_CUR)
+            if (masked_crc32c(payload),) != FOOTER.unpack(file.read(FOOTER.size)):
+                raise ValueError(f"{where} is damaged: its content does not have the checksum that is stored")
             yield _example(payload, begin + HEADER.size)
 
 
@@ -60,12 +67,7 @@ def masked_crc32c(data: bytes) -> int:
         >>> hex(masked_crc32c(b"123456789"))  # of the CRC 0xe3069283
         '0xc7858f9b'
     """
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc ^= byte
-        for _ in range(8):
-            crc = (crc >> 1) ^ (0x82F63B78 if crc & 1 else 0)
-    crc ^= 0xFFFFFFFF
+    crc = require("google_crc32c").value(data)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
