@@ -14,6 +14,8 @@ line: swaps of whole groups (`mask=random`) first, single values after them, wha
 from __future__ import annotations
 
 from dataclasses import asdict, fields
+from functools import cache
+from io import StringIO
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -207,12 +209,19 @@ def _group_node(group: str, value: str | Tree) -> Tree | None:
 
 def _read(path: Path) -> Tree:
     try:
-        loaded = OmegaConf.load(path)
+        tree = _loaded(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as e:
         raise UserError(f"{path} is not valid YAML: {_first_line(e)}") from e
-    if not isinstance(loaded, DictConfig):
+    if tree is None:
         raise UserError(f"{path} must hold 'key: value' lines")
-    return _todays(OmegaConf.to_container(loaded, resolve=False))
+    return _todays(tree)
+
+
+@cache
+def _loaded(text: str) -> Any:
+    """A file's content, None if it is no mapping; kept, as the runs of a sweep or a comparison extend the same files."""
+    loaded = OmegaConf.load(StringIO(text))
+    return OmegaConf.to_container(loaded, resolve=False) if isinstance(loaded, DictConfig) else None
 
 
 def _apply(tree: Tree, arguments: list[tuple[str, Any]]) -> Tree:
@@ -230,10 +239,20 @@ def _apply(tree: Tree, arguments: list[tuple[str, Any]]) -> Tree:
 
 def _resolve(tree: Tree) -> Tree:
     """Fill in `${...}` references."""
+    if not _refers(tree):
+        return tree  # most of them: OmegaConf needs 15 ms to find out
     try:
         return cast(Tree, OmegaConf.to_container(OmegaConf.create(tree), resolve=True))
     except OmegaConfBaseException as e:
         raise UserError(f"{getattr(e, 'full_key', None) or 'config'}: {_first_line(e)}") from e
+
+
+def _refers(tree: Any) -> bool:
+    if isinstance(tree, dict):
+        return any(map(_refers, tree.values()))
+    if isinstance(tree, list):
+        return any(map(_refers, tree))
+    return isinstance(tree, str) and "${" in tree
 
 
 def _require_given(value: Any, key: str) -> None:
