@@ -61,15 +61,15 @@ def outcome(trajectory: Trajectory) -> str:
     return "success" if trajectory.success else "failure"
 
 
-def upright(frame_HWC: Tensor) -> np.ndarray:
-    """The outside camera's picture as a person holds it: the simulator gives the bottom row first."""
-    return frame_HWC[..., :3].flip(0).contiguous().numpy()
+def upright(frame_HWC: Tensor, turned: bool) -> np.ndarray:
+    """The outside camera's picture as a person holds it; for `turned` see `vla_rl.types.Trajectory`."""
+    return frame_HWC[..., :3].flip((0, 1) if turned else 0).contiguous().numpy()
 
 
 def pictures(trajectory: Trajectory) -> list[np.ndarray]:
     """What the policy saw at each decision, and where the episode ended, upright."""
     last = [] if trajectory.last_frame_HWC is None else [trajectory.last_frame_HWC]
-    return [upright(frame_HWC) for frame_HWC in [*trajectory.frame_NHWC, *last]]
+    return [upright(frame_HWC, trajectory.turned) for frame_HWC in [*trajectory.frame_NHWC, *last]]
 
 
 def annotate(trajectory: Trajectory, kept_K: Tensor | None = None, label: Labeller = trajectory_phases) -> np.ndarray:

@@ -45,6 +45,7 @@ class _Recording:
     """An episode under way."""
 
     episode: Episode
+    turned: bool
     instruction: str = ""
     frames: list[Tensor] = field(default_factory=list)
     proprios: list[Tensor] = field(default_factory=list)
@@ -100,6 +101,7 @@ class _Recording:
             last_frame_HWC=last_frame_HWC,
             last_proprio_P=last_proprio_P,
             stopped=stopped,
+            turned=self.turned,
         )
 
 
@@ -131,7 +133,7 @@ def collect(
             index, episode = pending.popleft()
             slot = pool.preferred_slot(sorted(free), episode)
             free.remove(slot)
-            busy[slot] = (index, _Recording(episode))
+            busy[slot] = (index, _Recording(episode, getattr(pool, "turned", False)))
             pool.start(slot, episode)
         tick = time.perf_counter()
         events = pool.wait()

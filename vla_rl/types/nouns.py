@@ -121,6 +121,7 @@ class Trajectory:
     last_frame_HWC: Tensor | None = None  # uint8: after the last step, where no decision was made any more
     last_proprio_P: Tensor | None = None  # float32: after the last step, too
     stopped: bool = False  # it was ended as lost (`Episode.lost`)
+    turned: bool = False  # the frames are turned by 180 degrees; else they have the bottom row first, as MuJoCo renders
 
     def __post_init__(self) -> None:
         if not len(self.advantage_N):

@@ -123,7 +123,10 @@ class SlotEvent:
 
 
 class SimulatorPool(Protocol):
-    """Simulators behind slots. Only `wait` blocks."""
+    """Simulators behind slots. Only `wait` blocks.
+
+    One with `turned = True` gives frames that are turned by 180 degrees, and not with the bottom row first alone.
+    """
 
     slots: int  # episodes that can be under way at once
     tasks: list[int]

@@ -62,8 +62,10 @@ def test_what_is_left_out_may_be_forgotten_at_once():
 
 
 def test_pictures_stand_upright():
-    picture = upright(torch.arange(2 * 1 * 6, dtype=torch.uint8).view(2, 1, 6))
-    assert picture.tolist() == [[[6, 7, 8]], [[0, 1, 2]]]  # rows turned over; the wrist's picture left out
+    frame = torch.arange(2 * 2 * 6, dtype=torch.uint8).view(2, 2, 6)  # channels 3 to 5 are the wrist's
+    first, second, third, fourth = [0, 1, 2], [6, 7, 8], [12, 13, 14], [18, 19, 20]
+    assert upright(frame, turned=False).tolist() == [[third, fourth], [first, second]]
+    assert upright(frame, turned=True).tolist() == [[fourth, third], [second, first]]
 
 
 def test_a_frame_per_chunk_and_one_of_the_end():

@@ -36,6 +36,15 @@ def test_a_trajectory_ends_with_its_episode():
         assert not trajectory.gripper_closed_NL[~trajectory.executed_NL].any()
 
 
+def test_it_says_whether_the_frames_are_turned():
+    class TurnedPool(ToyPool):
+        turned = True
+
+    for pool in (ToyPool(), TurnedPool()):
+        (trajectory,), _ = collect(pool, ToyPolicy(), episodes(1), temperature=1.0)
+        assert trajectory.turned == isinstance(pool, TurnedPool)
+
+
 def test_windows_limit_what_is_executed():
     trajectories, _ = collect(ToyPool(), ToyPolicy(), episodes(3, window=1), temperature=1.0)
     assert all(t.executed_N.max() == 1 for t in trajectories)

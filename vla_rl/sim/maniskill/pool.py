@@ -36,6 +36,7 @@ class ManiSkillPool(ProcessPool):
     """
 
     idle_A = (0.0,) * 6 + (-1.0,)  # a command that stands still, with an open gripper
+    turned = True
     remedy = f"pip install 'vla-rl[maniskill]', and a Vulkan driver: {REMEDY}"
 
     @staticmethod

@@ -36,6 +36,7 @@ class MetaWorldPool(ProcessPool):
     """
 
     idle_A = (0.0, 0.0, 0.0, -1.0)  # a command that stands still, with an open gripper
+    turned = True
     remedy = "pip install 'vla-rl[metaworld]'"
 
     @staticmethod
