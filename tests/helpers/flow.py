@@ -23,6 +23,7 @@ from vla_rl.policy.flow.model import FlowModel
 from vla_rl.policy.flow.pi import Pi
 from vla_rl.policy.flow.policy import FlowPolicy, Noise
 from vla_rl.policy.flow.smolvla import SmolVLA
+from vla_rl.types import Observation
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SETS = ("pi0_tiny", "pi05_tiny", "smolvla_tiny")
@@ -129,3 +130,10 @@ def toy_flow_policy(train: str = "all", dtype: str = "float32", noise: str = "sd
     command = torch.rand(100, 7, generator=generator) * 2 - 1
     policy.fit_normalisation("toy", command, torch.rand(100, 8, generator=generator))
     return trained_part(policy, train, DTYPES[dtype])
+
+
+def observe(rows: int = 2) -> Observation:
+    """What so many robots see, one instruction each."""
+    generator = torch.Generator().manual_seed(rows)
+    frame = torch.randint(0, 256, (rows, 40, 40, 3), dtype=torch.uint8, generator=generator)
+    return Observation(frame, torch.rand(rows, 8, generator=generator), ["open it", "close the drawer"][:rows])

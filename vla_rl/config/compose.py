@@ -219,7 +219,7 @@ def _read(path: Path) -> Tree:
 
 @cache
 def _loaded(text: str) -> Any:
-    """A file's content, None if it is no mapping; kept, as the runs of a sweep or a comparison extend the same files."""
+    """A file's content, None if it is no mapping; kept, as the runs of a sweep extend the same files."""
     loaded = OmegaConf.load(StringIO(text))
     return OmegaConf.to_container(loaded, resolve=False) if isinstance(loaded, DictConfig) else None
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.unit.policy.conftest import make_observation
+from tests.helpers.policies import make_observation
 from vla_rl.policy.memory import plan_memory
 from vla_rl.policy.openvla_oft.load import load_policy
 

@@ -38,7 +38,7 @@ SLOTS = {  # beside those that the conf fills
     "random_padded": "callbacks.RandomPadded",
 }
 PARTS = {"Budget", "ChunkMask", "Critic", "GlobalMask", "StepBaseline", "WeightedMask"}  # of others; in no slot
-# a run has one source of advantages: critic/ and test_distillation.py in tests/unit/callbacks run these
+# a run has one source of advantages: critic/ and test_distillation.py in callbacks/ run these
 OTHERS = {"Distillation", "HeadCritic"}
 ARGUMENTS = [
     *("iterations=2", "rollout.groups=3", "mask=pcm", "mask.budget=3", "mask.refresh_every=1"),

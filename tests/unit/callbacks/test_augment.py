@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from callbacks.augment import Augment, Lamp
-from tests.unit.training.test_grpo_module import fit
+from tests.helpers.toy_training import fit
 from vla_rl.types import Episode
 
 

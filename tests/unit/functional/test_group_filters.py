@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.helpers.toy import ToyPolicy, ToyPool
+from tests.helpers.toy_training import Rewards
 from vla_rl.config.schema import EvaluationConfig, GRPOConfig, RolloutConfig
 from vla_rl.errors import UserError
 from vla_rl.functional.advantages import ADVANTAGES
@@ -86,18 +87,6 @@ def data_module(*, rank=0, world=1, callbacks=(), groups=5, **grpo):
 
 def trained_uids(epoch):
     return sorted(t.episode.uid for batch in epoch for t in batch.trajectories if batch.token_mask_NLA.any())
-
-
-class Rewards(RolloutCallback):
-    """The same rewards for every group."""
-
-    def __init__(self, *rewards):
-        self.rewards = rewards
-
-    def score(self, groups):
-        for group in groups:
-            for trajectory, reward in zip(group.trajectories, self.rewards, strict=True):
-                trajectory.reward = reward
 
 
 def only_the_first(group):

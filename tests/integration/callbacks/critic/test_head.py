@@ -10,8 +10,8 @@ from callbacks.masks.advantage_mask import AdvantageMask
 from tests.helpers.make import make_trajectory
 from tests.helpers.toy import L as STEPS
 from tests.helpers.toy import ToyPolicy, ToyPool
-from tests.unit.functional.test_group_filters import Rewards
-from tests.unit.training.test_grpo_module import fit as fit_toy
+from tests.helpers.toy_training import Rewards
+from tests.helpers.toy_training import fit as fit_toy
 from vla_rl.errors import UserError
 from vla_rl.policy.value_head import ValueHead
 

@@ -10,10 +10,9 @@ from callbacks.masks.pcm import PCM
 from callbacks.masks.random_mask import RandomMask
 from callbacks.masks.single_phase import SinglePhase
 from tests.helpers.make import DIMS, STEPS, MadeData, make_trajectory, random_groups, train
+from tests.helpers.toy_training import Recorder, Rewards
+from tests.helpers.toy_training import fit as fit_toy
 from tests.unit.callbacks.masks.test_masks import alone, kept_of, lengths, phase_group
-from tests.unit.functional.test_group_filters import Rewards
-from tests.unit.training.test_grpo_module import Recorder
-from tests.unit.training.test_grpo_module import fit as fit_toy
 from vla_rl.distributed.seeding import seeded_generator
 from vla_rl.errors import UserError
 from vla_rl.functional.losses import token_weight

@@ -5,8 +5,8 @@ import torch
 
 from callbacks.masks.advantage_mask import AdvantageMask, GlobalAdvantage
 from tests.helpers.make import MadeData, make_trajectory, train
+from tests.helpers.toy_training import fit as fit_toy
 from tests.unit.callbacks.masks.test_masks import kept_of
-from tests.unit.training.test_grpo_module import fit as fit_toy
 from vla_rl.distributed.seeding import seeded_generator
 from vla_rl.errors import UserError
 from vla_rl.functional.sampling import top_chunks, top_inclusion

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from tests.unit.policy.conftest import make_observation
+from tests.helpers.policies import make_observation
 from vla_rl.errors import UserError
 from vla_rl.policy.openvla_oft.actions import (
     Bounds,

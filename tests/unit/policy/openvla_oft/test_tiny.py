@@ -1,6 +1,6 @@
 import torch
 
-from tests.unit.policy.conftest import make_observation
+from tests.helpers.policies import make_observation
 from vla_rl.policy.openvla_oft.tiny import random_policy_7b, tiny_config
 
 

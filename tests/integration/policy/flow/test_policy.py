@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from tests.helpers.flow import SETS, write_folder
-from tests.unit.policy.flow.test_checkpoint import observe
+from tests.helpers.flow import SETS, observe, write_folder
 from vla_rl.config.schema import GRPOConfig, OptimConfig
 from vla_rl.errors import UserError
 from vla_rl.functional.flow import times

@@ -9,8 +9,7 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from tests.unit.policy.conftest import INSTRUCTIONS
-from tests.unit.policy.openvla_oft.test_policy import batch_of, row
+from tests.helpers.policies import INSTRUCTIONS, batch_of, row
 from vla_rl.errors import UserError
 from vla_rl.policy import load_policy, load_pretrained, save_trained
 from vla_rl.policy.openvla_oft.action_head import (

@@ -8,20 +8,13 @@ import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 
-from tests.helpers.flow import GOLDEN, SETS, golden_arrays, golden_model, golden_weights, write_folder
+from tests.helpers.flow import GOLDEN, SETS, golden_arrays, golden_model, golden_weights, observe, write_folder
 from vla_rl.errors import UserError
 from vla_rl.policy import save_trained
 from vla_rl.policy.flow.load import load_flow_policy
 from vla_rl.policy.flow.model import Inputs
-from vla_rl.types import Observation
 
 PI05 = "pi05_tiny"
-
-
-def observe(rows=2):
-    generator = torch.Generator().manual_seed(rows)
-    frame = torch.randint(0, 256, (rows, 40, 40, 3), dtype=torch.uint8, generator=generator)
-    return Observation(frame, torch.rand(rows, 8, generator=generator), ["open it", "close the drawer"][:rows])
 
 
 def velocity(model):

@@ -6,7 +6,7 @@ import torch
 from huggingface_hub import save_torch_state_dict
 from safetensors.torch import load_file, save_file
 
-from tests.unit.policy.conftest import make_observation
+from tests.helpers.policies import make_observation
 from vla_rl.checkpoints.shipped import shipped_folder
 from vla_rl.policy import load_policy, load_pretrained, save_trained
 

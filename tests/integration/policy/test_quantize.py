@@ -3,8 +3,7 @@ import importlib
 import pytest
 import torch
 
-from tests.unit.policy.conftest import make_observation
-from tests.unit.policy.openvla_oft.test_policy import batch_of
+from tests.helpers.policies import batch_of, make_observation
 from vla_rl.errors import UserError
 from vla_rl.policy import load_policy, load_pretrained, save_trained
 from vla_rl.policy.flow.load import load_flow_policy

@@ -3,34 +3,9 @@ from dataclasses import fields
 import pytest
 import torch
 
-from tests.unit.policy.conftest import make_observation, make_tiny_policy
+from tests.helpers.policies import batch_of, make_observation, make_tiny_policy, row
 from vla_rl.policy.openvla_oft.policy import sample
-from vla_rl.types import ActionChunk, ChunkBatch, Observation, Policy, Trajectory
-
-
-def row(observation, n):
-    return Observation(
-        observation.frame_NHWC[n : n + 1], observation.proprio_NP[n : n + 1], observation.instruction_N[n : n + 1]
-    )
-
-
-def batch_of(observation, chunk):
-    """The rows that were acted on, as training sees them: one trajectory per row."""
-    trajectories = [
-        Trajectory(
-            episode=None,
-            instruction=observation.instruction_N[n],
-            frame_NHWC=observation.frame_NHWC[n : n + 1],
-            proprio_NP=observation.proprio_NP[n : n + 1],
-            actions=chunk.rows(slice(n, n + 1)),
-            gripper_closed_NL=chunk.command_NLA[n : n + 1, :, -1] > 0,
-            executed_N=torch.tensor([8]),
-            success=True,
-            reward=1.0,
-        )
-        for n in range(len(chunk))
-    ]
-    return ChunkBatch.from_trajectories(trajectories)
+from vla_rl.types import ActionChunk, Policy
 
 
 @pytest.fixture(scope="module")

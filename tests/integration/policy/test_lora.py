@@ -2,7 +2,7 @@ import peft
 import pytest
 import torch
 
-from tests.unit.policy.conftest import make_observation
+from tests.helpers.policies import make_observation
 from vla_rl.policy import load_policy, save_trained
 
 LORA = {"r": 4, "alpha": 8}

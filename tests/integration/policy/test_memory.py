@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from tests.unit.policy.conftest import make_observation, make_tiny_policy
+from tests.helpers.policies import make_observation, make_tiny_policy
 from vla_rl.errors import UserError
 from vla_rl.policy.activations import SavedBytes
 from vla_rl.policy.memory import MemoryPlan, plan_memory

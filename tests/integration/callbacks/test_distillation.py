@@ -7,7 +7,7 @@ import torch
 
 from callbacks.distillation import Distillation
 from tests.helpers.toy import ToyPolicy, ToyPool
-from tests.unit.training.test_grpo_module import fit
+from tests.helpers.toy_training import fit
 from vla_rl.errors import UserError
 from vla_rl.rollout.callback import RolloutCallback
 from vla_rl.types import ChunkBatch

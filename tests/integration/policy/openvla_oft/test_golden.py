@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from tests.unit.policy.conftest import GOLDEN
+from tests.helpers.policies import GOLDEN
 from vla_rl.policy import load_pretrained
 from vla_rl.policy.openvla_oft.actions import detokenize
 from vla_rl.policy.openvla_oft.config import TIMM_TOWERS, parse_config

@@ -7,7 +7,7 @@ from huggingface_hub import save_torch_state_dict
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from tests.unit.policy.conftest import make_observation
+from tests.helpers.policies import make_observation
 from vla_rl import export
 from vla_rl.errors import UserError
 from vla_rl.policy import load_policy, load_pretrained, save_trained

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from tests.unit.policy.conftest import make_observation
+from tests.helpers.policies import make_observation
 from vla_rl.errors import UserError
 from vla_rl.policy import load_policy, load_pretrained, save_trained
 from vla_rl.policy.openvla_oft.checkpoint import inspect_checkpoint

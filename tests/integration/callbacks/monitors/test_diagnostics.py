@@ -9,8 +9,7 @@ from callbacks.masks.pcm import PCM
 from callbacks.masks.random_mask import RandomMask
 from callbacks.monitors.diagnostics import Diagnostics
 from callbacks.monitors.memory import ActivationMemory
-from tests.unit.functional.test_group_filters import Rewards
-from tests.unit.training.test_grpo_module import fit
+from tests.helpers.toy_training import Rewards, fit
 from vla_rl.functional.phases import PHASES
 from vla_rl.policy.activations import SavedBytes
 
