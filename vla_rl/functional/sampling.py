@@ -13,7 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-NODES = 1024  # of the quadrature in `plackett_luce_inclusion`: errors stay below 1e-4
+NODES = 1024  # of the quadrature in `plackett_luce_inclusion`
+MOST_STRETCH = 10.0  # of its nodes; more would leave none where the integrand is, beside weights a thousandfold smaller
 
 
 def select_chunks(weight_N: Tensor, budget: int, generator: torch.Generator) -> Tensor:
@@ -47,7 +48,8 @@ def plackett_luce_inclusion(weight_N: Tensor, budget: int) -> Tensor:
 
         pi_k = integral over u in (0, 1) of P(fewer than `budget` of j != k have 1 - u^(w_j / w_k) succeed) du
 
-    a Poisson-binomial tail, summed up here by dynamic programming at the nodes of a midpoint rule.
+    a Poisson-binomial tail, summed up here by dynamic programming at the nodes of a midpoint rule. Errors stay below
+    1e-5 where weights differ by up to tenfold, and below 1e-3 beyond.
 
     Returns:
         float64 [N]; they add up to min(budget, chunks of positive weight).
@@ -65,7 +67,7 @@ def plackett_luce_inclusion(weight_N: Tensor, budget: int) -> Tensor:
         same = (weight_N == weight).nonzero().squeeze(1)
         others = weight_N[drawable].tolist()
         others.remove(float(weight))
-        stretch = max(1.0, float(weight) / min(others))
+        stretch = min(max(1.0, float(weight) / min(others)), MOST_STRETCH)
         before = torch.zeros(NODES, budget, dtype=torch.float64)  # P(0, 1, ... budget - 1 others come before)
         before[:, 0] = 1.0
         for other in others:

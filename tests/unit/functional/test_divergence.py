@@ -14,6 +14,7 @@ from vla_rl.functional.divergence import (
     flat_chunk,
     harmonic_weight,
     mean_divergence,
+    visits,
 )
 from vla_rl.functional.phases import labels, time_quantile
 from vla_rl.types import RolloutGroup
@@ -52,6 +53,11 @@ class TestVector:
         flat = mean_divergence(groups, alone, label=one_phase, vector=flat_chunk)
         assert float(flat[0, 0]) == pytest.approx(2**0.5)
 
+    def test_only_executed_steps_count(self):
+        up, down = make_trajectory([0], uid=0, last_steps=4), make_trajectory([0], uid=1, success=False)
+        up.actions.action_NLA[0, :4, 0], up.actions.action_NLA[0, 4:, 0] = 1.0, -1.0  # the other four never ran
+        assert float(mean_divergence([RolloutGroup([up, down])], alone, label=one_phase)[0, 0]) == 1.0
+
 
 class TestDebias:
     def test_takes_the_noise_of_both_means_away(self):
@@ -64,11 +70,12 @@ class TestDebias:
         assert debiased_divergence(vector_ND, phase_N, success_N, trajectory_N, 1).tolist() == pytest.approx([15**0.5])
 
     def test_a_trajectory_is_one_unit_however_many_chunks_it_has(self):
-        # the first success has chunks 0 and 4, mean 2: both successes have mean 2
-        vector_ND = torch.tensor([[0.0], [4.0], [2.0], [5.0], [5.0]])
+        # the first success has chunks 0 and 4, mean 2: means 2 and 4 (mean 3, variance 2) against 9 and 9
+        vector_ND = torch.tensor([[0.0], [4.0], [4.0], [9.0], [9.0]])
         phase_N, trajectory_N = torch.zeros(5, dtype=torch.int64), torch.tensor([0, 0, 1, 2, 3])
         success_N = torch.tensor([True, True, True, False, False])
-        assert debiased_divergence(vector_ND, phase_N, success_N, trajectory_N, 1).tolist() == [3.0]
+        debiased = debiased_divergence(vector_ND, phase_N, success_N, trajectory_N, 1)
+        assert debiased.tolist() == pytest.approx([35**0.5])  # 36 - 2/2 - 0/2
 
     def test_never_below_zero_and_unknown_with_a_single_trajectory(self):
         noisy = torch.tensor([[0.0], [2.0], [0.0], [2.0]])
@@ -106,6 +113,12 @@ class TestGroupWeights:
         harmonic = mean_divergence(groups, alone, label=one_phase, group_weight=harmonic_weight)
         assert float(equal[0, 0]) == pytest.approx(2.5 * 6**0.5, rel=1e-6)
         assert float(harmonic[0, 0]) == pytest.approx((0.5 * 1 + 1 * 4) / 1.5 * 6**0.5, rel=1e-6)
+
+    def test_a_trajectory_visits_a_phase_once_however_many_chunks_it_has_there(self):
+        # successes: trajectory 0 in phase 0 twice, 1 in both phases; failures: 2 in phase 0 alone
+        phase_N, trajectory_N = torch.tensor([0, 0, 0, 1, 0]), torch.tensor([0, 0, 1, 1, 2])
+        successes_F, failures_F = visits(phase_N, trajectory_N < 2, trajectory_N, 2)
+        assert (successes_F.tolist(), failures_F.tolist()) == ([2, 1], [1, 0])
 
 
 def test_any_labeller_may_split_the_trajectory():

@@ -8,7 +8,17 @@ import torch
 from tests.helpers.make import make_trajectory
 from vla_rl.distributed.seeding import seeded_generator
 from vla_rl.functional.divergence import collapse, divergence, keep_probability
-from vla_rl.functional.phases import PHASES, chunk_action, gripper_fraction, label_phases, trajectory_phases
+from vla_rl.functional.phases import (
+    PHASES,
+    action_change,
+    chunk_action,
+    grasp_time,
+    gripper_fraction,
+    gripper_strict,
+    label_phases,
+    time_quantile,
+    trajectory_phases,
+)
 from vla_rl.functional.sampling import select_chunks
 
 NAN = math.nan
@@ -30,6 +40,8 @@ class TestPhases:
             ("0 0 0 0", "aaaa", "aaaa"),
             ("0 .625 .5 0", "aAAa", "aAAa"),  # gripping, but no sustained grip: the rest stays approach
             ("1 1", "AA", "AA"),
+            ("0 0 .75 0", "aaAR", "PPAR"),  # just sustained
+            ("1 0 0 0 0", "ARRRt", "ARRRt"),  # gripping from the start
         ],
     )
     def test_labels(self, fractions, strict, positional):
@@ -46,6 +58,38 @@ class TestPhases:
         assert trajectory_phases(trajectory).tolist() == [0, 1, 1, 1, 2, 2, 3]
         trajectory.success = True  # the outcome is no part of it
         assert trajectory_phases(trajectory).tolist() == [0, 1, 1, 1, 2, 2, 3]
+
+    def test_to_the_letter_pre_grasp_needs_a_tenth_of_closing_steps(self):
+        trajectory = make_trajectory([0, 1, 8, 8, 0])  # 0 and 1/8 before the grip
+        assert gripper_strict(trajectory).tolist() == [0, 1, 2, 2, 3]
+        assert trajectory_phases(trajectory).tolist() == [1, 1, 2, 2, 3]
+
+
+class TestOtherLabellers:
+    def test_time_quantile(self):
+        assert time_quantile(make_trajectory([0] * 10)).tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+        assert time_quantile(make_trajectory([0] * 3)).tolist() == [0, 1, 3]
+
+    @pytest.mark.parametrize(
+        ("action", "expected"),
+        [
+            ([0.0, 0.0, 1.0, 1.1, 1.6, 1.6], [0, 0, 2, 1, 2, 1]),  # changes 0 0 1 .1 .5 0, ranks 0 1 5 3 4 2
+            ([0.0, 0.5, 0.6, 0.9, 1.8, 2.5], [0, 1, 0, 1, 2, 2]),  # changes 0 .5 .1 .3 .9 .7, ranks 0 3 1 2 5 4
+        ],
+    )
+    def test_action_change(self, action, expected):
+        assert action_change(make_trajectory([0] * 6, action=action)).tolist() == expected
+
+    def test_the_distance_from_the_first_chunk_that_grips(self):
+        """A few closing steps are no grip; a second grip changes nothing."""
+        names = [
+            grasp_time.phases[n] for n in grasp_time(make_trajectory([0, 0, 0, 0, 0, 3, 8, 8, 0, 0, 8, 0])).tolist()
+        ]
+        assert names == [
+            *["earlier"] * 3, "3_before", "2_before", "1_before", "closing", "1_after", "2_after", "3_after",
+            *["later"] * 2,
+        ]  # fmt: skip
+        assert grasp_time(make_trajectory([0, 3, 0])).tolist() == [0, 0, 0]
 
 
 class TestDivergence:

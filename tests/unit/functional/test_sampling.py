@@ -3,12 +3,14 @@
 import pytest
 import torch
 
+from vla_rl.distributed.seeding import seeded_generator
 from vla_rl.functional.divergence import cumulative_share, knee
 from vla_rl.functional.losses import token_weight
 from vla_rl.functional.sampling import (
     ESTIMATORS,
     plackett_luce_inclusion,
     proportional_inclusion,
+    systematic_sample,
     top_threshold,
 )
 
@@ -29,6 +31,21 @@ class TestPlackettLuce:
         for budget in (1, 4, 11, 12, 20):
             assert float(plackett_luce_inclusion(WEIGHTS, budget).sum()) == pytest.approx(min(budget, 12), abs=1e-3)
 
+    @pytest.mark.parametrize(
+        ("weights", "budget", "expected", "error"),
+        [
+            # both small ones are drawn with 2 * .1/1.2 * .1/1.1 = 1/66: the large one otherwise, they share the rest
+            ([1.0, 0.1, 0.1], 2, [65 / 66, 67 / 132, 67 / 132], 1e-5),
+            ([1.0, 1e-3], 1, [1 / 1.001, 1e-3 / 1.001], 1e-3),
+            ([1.0, 1e-4, 1e-4], 2, [1.0, 0.5, 0.5], 1e-3),  # but for 2e-8
+            ([1.0, 1.0, 1e-5], 2, [1.0, 1.0, 2e-5], 1e-3),
+            ([1.0, 0.3, 0.1], 3, [1.0, 1.0, 1.0], 0.0),
+        ],
+    )
+    def test_weights_of_other_sizes(self, weights, budget, expected, error):
+        inclusion_N = plackett_luce_inclusion(torch.tensor(weights), budget)
+        assert inclusion_N.tolist() == pytest.approx(expected, abs=error, rel=0)
+
     def test_weight_zero_is_never_drawn(self):
         assert plackett_luce_inclusion(torch.tensor([1.0, 0.0, 1.0, 2.0]), 2)[1] == 0
         assert plackett_luce_inclusion(torch.tensor([0.0, 0.0]), 2).tolist() == [0, 0]
@@ -45,6 +62,17 @@ class TestProportional:
         inclusion_N = proportional_inclusion(torch.tensor([4.0, 2, 1, 1]), 2)
         assert inclusion_N.tolist() == [1.0, 0.5, 0.25, 0.25]
         assert proportional_inclusion(torch.tensor([0.0, 1.0]), 5).tolist() == [0, 1]
+
+
+def test_a_systematic_draw_takes_the_chunks_that_hold_the_ticks():
+    """Probabilities .5 .5 .25 .75 on a line, edges .5 1 1.25 2: u and u + 1 fall into chunks 0 2, 0 3 or 1 3."""
+    seen = set()
+    for seed in range(12):
+        u = float(torch.rand((), generator=seeded_generator(seed), dtype=torch.float64))
+        drawn = systematic_sample(torch.tensor([0.5, 0.5, 0.25, 0.75]), seeded_generator(seed)).tolist()
+        assert drawn == ([0, 2] if u < 0.25 else [0, 3] if u < 0.5 else [1, 3])
+        seen.add(tuple(drawn))
+    assert len(seen) == 3
 
 
 class TestEstimators:

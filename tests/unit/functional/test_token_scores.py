@@ -23,9 +23,9 @@ def test_token_score_is_the_squared_gradient_with_respect_to_the_logits():
 
 
 def test_chunks_count_executed_steps_alone():
-    value_NLA = torch.tensor([[[1.0, 2.0], [3.0, 4.0]], [[1.0, 3.0], [99.0, 99.0]]])
+    value_NLA = torch.tensor([[[1.0, 2.0, 3.0], [3.0, 4.0, 5.0]], [[1.0, 3.0, 2.0], [99.0] * 3]])
     executed_N = torch.tensor([2, 1])
-    assert chunk_entropy(value_NLA, executed_N).tolist() == [2.5, 2.0]
-    # -2 * sqrt(10) and -2 * sqrt(4), positive
+    assert chunk_entropy(value_NLA, executed_N).tolist() == [3.0, 2.0]
+    # -2 * sqrt(18) and -2 * sqrt(6), positive
     advantage_N = torch.tensor([-2.0, -2.0])
-    assert chunk_score_norm(value_NLA, executed_N, advantage_N).tolist() == pytest.approx([2 * 10**0.5, 4.0])
+    assert chunk_score_norm(value_NLA, executed_N, advantage_N).tolist() == pytest.approx([2 * 18**0.5, 2 * 6**0.5])

@@ -9,7 +9,7 @@ from tests.helpers.toy_training import fit as fit_toy
 from tests.unit.callbacks.masks.test_masks import kept_of
 from vla_rl.distributed.seeding import seeded_generator
 from vla_rl.errors import UserError
-from vla_rl.functional.sampling import top_chunks, top_inclusion
+from vla_rl.functional.sampling import TOP, top_chunks, top_inclusion
 from vla_rl.rollout.callback import RolloutCallback
 from vla_rl.types import RolloutGroup
 
@@ -54,6 +54,16 @@ def test_ht_draws_in_proportion_and_divides_by_the_probability():
     weight_K, share_K = mask.loss_weights(trajectory, torch.tensor([0, 2]))
     assert weight_K.tolist() == [1, 4]
     assert share_K.tolist() == [2, 2]  # tokens of the trajectory over those kept
+    trajectory.executed_N[-1] = 2  # of 8: 26 steps, 10 of them in the first and the last chunk
+    assert mask.loss_weights(trajectory, torch.tensor([0, 3]))[1].tolist() == pytest.approx([2.6, 2.6])
+    assert [values.tolist() for values in mask.loss_weights(trajectory, torch.tensor([], dtype=torch.int64))] == [
+        [],
+        [],
+    ]
+
+
+def test_by_default_nothing_is_drawn():
+    assert AdvantageMask().estimator is TOP
 
 
 def test_the_iterations_largest_are_kept_over_all_trajectories(tmp_path):

@@ -37,6 +37,9 @@ def test_the_knee_is_taken_at_each_refresh(tmp_path):
     other = PCM(budget={"knee": True})
     other.load_state_dict(pcm.state_dict())
     assert other.budget.of(10) == 5
+    share = PCM(budget={"fraction": 0.2})
+    share.update([phase_group(approach=1.0, active_grip=4.0)], alone)
+    assert share.budget.of(10) == 2  # nobody asked for the knee
 
 
 @pytest.mark.parametrize(
@@ -52,6 +55,11 @@ def test_the_knee_is_taken_at_each_refresh(tmp_path):
         (
             {"fraction": 0.5, "chunks": 3},
             "mask.budget takes one of chunks, fraction and knee, got fraction, chunks "
+            "(mask.budget=12, or mask=pcm mask.budget.fraction=0.19)",
+        ),
+        (
+            {},
+            "mask.budget takes one of chunks, fraction and knee, got none "
             "(mask.budget=12, or mask=pcm mask.budget.fraction=0.19)",
         ),
         (

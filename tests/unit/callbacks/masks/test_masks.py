@@ -7,7 +7,9 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from callbacks.masks.base import ChunkMask
+from callbacks.masks.advantage_mask import AdvantageMask, GlobalAdvantage
+from callbacks.masks.base import ChunkMask, labeller_of
+from callbacks.masks.global_mask import GlobalPCM, ScoreNorm
 from callbacks.masks.padded import FullPadded
 from callbacks.masks.pcm import PCM
 from callbacks.masks.random_mask import RandomMask
@@ -16,6 +18,8 @@ from tests.helpers.make import MadeData, MadeModule, made_trainer, make_trajecto
 from vla_rl.distributed.seeding import seeded_generator
 from vla_rl.errors import UserError
 from vla_rl.functional.divergence import mean_divergence
+from vla_rl.functional.phases import PHASES, time_quantile, trajectory_phases
+from vla_rl.functional.sampling import ESTIMATORS
 from vla_rl.types import RolloutGroup
 
 NAN = math.nan
@@ -26,6 +30,23 @@ class First(ChunkMask):
 
     def choose(self, trajectory, generator):
         return torch.arange(self.budget.of(len(trajectory)))
+
+
+class Late(ChunkMask):
+    """Leaves out the first `budget` chunks, of a trajectory that has more."""
+
+    def choose(self, trajectory, generator):
+        return torch.arange(self.budget.of(len(trajectory)), len(trajectory))
+
+
+class Weighs(First):
+    """Chunk k counts k + 1 times, and 2 k + 1 times in the divisor."""
+
+    def update(self, groups, reduce):
+        self.groups = len(groups)
+
+    def loss_weights(self, trajectory, kept_K):
+        return kept_K + 1, 2 * kept_K + 1
 
 
 class Nothing(ChunkMask):
@@ -122,6 +143,21 @@ class TestBase:
         kept = kept_of(train(tmp_path, First(2), OtherFirst(3)))
         assert all(chunks == [0, 1] for chunks in kept.values())  # the second mask would have kept chunk 2
 
+    def test_a_second_mask_counts_by_the_chunks_own_numbers(self, tmp_path):
+        kept = kept_of(train(tmp_path, Late(3), OtherFirst(4)))
+        assert kept and all(chunks == [3] for chunks in kept.values())  # 3 and on, and 0 to 3
+
+    def test_it_says_how_much_each_kept_chunk_counts_and_learns_from_all_groups(self, tmp_path):
+        mask = Weighs(3)
+        for batch in train(tmp_path, mask).seen:
+            assert torch.equal(batch.weight_N, batch.chunk_N + 1.0) and len(batch) > 9
+            assert torch.equal(batch.share_N, 2.0 * batch.chunk_N + 1)
+        assert mask.groups == 2
+
+    def test_the_runs_labeller_is_that_of_its_first_mask(self):
+        assert labeller_of([]) is trajectory_phases
+        assert labeller_of([L.Callback(), PCM(labeller="time_quantile"), RandomMask()]) is time_quantile
+
     def test_a_batch_left_empty_keeps_one_row_without_weight(self, tmp_path):
         module = train(tmp_path, Nothing(budget=1))
         assert [len(rows) for rows in module.rows_seen()] == [1, 1]
@@ -140,6 +176,9 @@ class TestBase:
 
         with pytest.raises(UserError, match=r"above the 64 chunks .* mask.budget=64 is the most"):
             train(tmp_path, RandomMask(budget=65), data=MadeData(no_rollout, max_chunks=64))
+        for mask in (PCM, SinglePhase, GlobalPCM, ScoreNorm, AdvantageMask, GlobalAdvantage):
+            with pytest.raises(UserError, match="mask.budget=64 is the most"):
+                mask(budget=65).check_run(MadeData(max_chunks=64), [])
         train(tmp_path, RandomMask(budget=15), data=MadeData(max_chunks=15))
 
 
@@ -221,6 +260,15 @@ class TestPCM:
         pcm.update([phase_group(approach=0.0)], alone)
         assert pcm.keep_prob == [1.0] * 5
 
+    def test_what_is_not_known_is_not_logged(self):
+        pcm = PCM(budget=1)
+        pcm.update([], alone)
+        assert pcm.metrics() == {f"pcm/keep_prob/{phase}": 1.0 for phase in PHASES}
+
+    def test_draws_and_counts_as_its_estimator_says(self):
+        assert PCM().estimator is ESTIMATORS["paper"]
+        assert PCM(estimator="hajek").estimator is ESTIMATORS["hajek"]
+
     def test_keeps_by_the_weight_of_the_phase(self):
         pcm = PCM(budget=1)
         pcm.keep_prob = [0.1, 0.1, 1.0, 0.1, 0.1]
@@ -301,6 +349,7 @@ class TestRandomMask:
         counts = torch.cat([mask.choose(trajectory, seeded_generator(i)) for i in range(draws)]).bincount(minlength=5)
         # each chunk is among the 2 of 5 with probability .4; 4 standard errors: 4 * sqrt(.24 / 2000) = .044
         assert (counts / draws - 0.4).abs().max() < 0.044
+        assert mask.inclusion(trajectory).tolist() == [0.4] * 5
 
 
 class TestFullPadded:
