@@ -10,6 +10,9 @@ VENV := .venv
 FLOOR := $(if $(ARGS),,--cov-fail-under=93)
 SOURCES := vla_rl callbacks tools tests
 
+# what Python has compiled once it need not compile again
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: setup fit test test-gpu lint types docs
 fit: setup
 	$(VENV)/bin/python -m vla_rl.fit conf=ppo_object_tiny $(ARGS)

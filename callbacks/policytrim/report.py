@@ -43,6 +43,8 @@ class TrimReport(RolloutCallback):
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         trim = _trim(trainer)
+        if trim and trim.trimming and trim.extended and EXTENDED not in self.results:
+            self._measure(EXTENDED, trainer)  # now and not when stage 1 ended, which may be when training ends
         reduction = trim.reduction if trim and trim.trimming else None
         own: list[tuple[float, float, float]] = []
         for group in epoch_of(trainer).groups:
@@ -52,11 +54,6 @@ class TrimReport(RolloutCallback):
                 if t.success:
                     own.append((t.steps, t.reward, penalty))
         self._scores = gather_lists(own, trainer)
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        trim = _trim(trainer)
-        if trim and trim.trimming and trim.extended and EXTENDED not in self.results:
-            self._measure(EXTENDED, trainer)
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if BEFORE not in self.results:  # iterations=0

@@ -18,6 +18,7 @@ import psutil
 import torch
 from lightning.pytorch.utilities import rank_zero_only
 
+import vla_rl.figures.video  # noqa: F401  # once, as it loads fonts and av, and not in each fork
 from tests.helpers.tiny_fit import ROOT
 from vla_rl import fit
 from vla_rl.distributed.parameters import full_tensor, trainable_parameters

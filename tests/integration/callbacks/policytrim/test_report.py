@@ -63,8 +63,8 @@ def test_before_between_and_after_on_the_same_heldout_episodes(tmp_path, capsys)
         assert all(sum(won for won, _ in r["states"]) == len(r["steps"]) for r in content[when])
         assert all(4 <= s <= 12 for r in content[when] for s in r["steps"])
     keys = [(e.task, e.init_state, e.seed) for e in pool.started]
-    # after S_base; after the first of two iterations of 20 episodes; and at the end
-    before, between, after = keys[8:28], keys[48:68], keys[-20:]
+    # after S_base; when the second of two iterations has run its 20 episodes with the same policy; and at the end
+    before, between, after = keys[8:28], keys[68:88], keys[-20:]
     assert sorted(before) == sorted(between) == sorted(after)
     assert len(set(before)) == 10
     assert len(keys) == 8 + 20 + 20 + 20 + 20 + 20
@@ -72,6 +72,16 @@ def test_before_between_and_after_on_the_same_heldout_episodes(tmp_path, capsys)
     assert content["before training"] == [r.to_dict() for r in report.results["before training"]]
     for name in ("steps", "windows", "trim_reward"):
         assert imread(tmp_path / "figures" / f"{name}.png").std() > 0.05
+
+
+def test_a_run_that_ends_with_stage_1_is_measured_once_after_it(tmp_path):
+    report = TrimReport(episodes=4)
+    fit(tmp_path / "short", PolicyTrim(extend_iterations=1, **BOTH), report, iterations=1, save=True)
+    assert list(report.results) == ["before training", "after training"]
+    longer = TrimReport(episodes=4)
+    trim = PolicyTrim(extend_iterations=1, **BOTH)
+    fit(tmp_path / "long", trim, longer, iterations=2, resume=tmp_path / "short" / "last.ckpt")
+    assert longer.results["after stage 1"] == report.results["after training"]
 
 
 def test_a_resumed_run_keeps_what_was_measured_before(tmp_path):
