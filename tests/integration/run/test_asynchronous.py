@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import threading
@@ -19,8 +18,10 @@ from tests.helpers.make import made_trainer
 from tests.helpers.results import result, rows, timeless
 from tests.helpers.toy import ToyPolicy, ToyPool
 from tests.integration.distributed.test_ranks import run_ranks
+from vla_rl import fit
 from vla_rl.config.schema import EvaluationConfig, GRPOConfig, OptimConfig, RolloutConfig
 from vla_rl.rollout.datamodule import RolloutDataModule
+from vla_rl.run.cli import run_entry
 from vla_rl.training.grpo_module import GRPOModule
 
 AHEAD = "rollout.asynchronous=true"
@@ -142,14 +143,14 @@ def test_an_error_in_the_copy_ends_the_run(tmp_path):
 
 def test_the_small_policy_in_the_simulator_and_what_a_ctrl_c_leaves(tmp_path):
     nothing_else = ["evaluation.sampled_episodes=0", "evaluation.greedy_episodes=0", "iterations=1000"]
-    program = tiny_fit.start_fit(tmp_path / "run", *nothing_else, "sim.workers=1", AHEAD)
-    while not (line := program.stdout.readline()).startswith("iteration 2/"):
-        assert line, program.stderr.read()
+    argv = [*tiny_fit.ARGUMENTS, *nothing_else, "sim.workers=1", AHEAD, f"run_dir={tmp_path / 'run'}"]
+    program = toy_fit.Fork(lambda: run_entry(fit.main, argv), tmp_path)
+    program.wait_until_printed("iteration 2/")
     simulators = psutil.Process(program.pid).children(recursive=True)
-    os.killpg(program.pid, signal.SIGINT)
-    _, errors = program.communicate(timeout=20)
-    assert program.returncode == 130 and errors.startswith("interrupted; "), errors
-    assert len(errors.splitlines()) == 1
+    program.kill(signal.SIGINT)
+    assert program.wait(timeout_s=20) == 130
+    assert program.errors.startswith("interrupted; "), program.errors
+    assert len(program.errors.splitlines()) == len(simulators) == 1
     _gone, alive = psutil.wait_procs(simulators, timeout=1)
     assert not alive
 
