@@ -71,6 +71,9 @@ class TestDownsampling:
     def test_all_of_the_group(self):
         assert best_and_worst(torch.tensor([1.0, 1, 0, 0]), 4).tolist() == [0, 1, 2, 3]
 
+    def test_of_equal_rewards_the_first(self):
+        assert best_and_worst(torch.zeros(40), 4).tolist() == [0, 1, 2, 3]
+
 
 def data_module(*, rank=0, world=1, callbacks=(), groups=5, **grpo):
     data = RolloutDataModule(

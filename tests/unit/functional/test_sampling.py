@@ -83,6 +83,14 @@ class TestEstimators:
         assert share_K.tolist() == [2.0, 2.0]
         weight_K, share_K = ESTIMATORS["hajek"].loss_weights(inclusion_K, tokens_K, 6)
         assert weight_K.tolist() == share_K.tolist() == [2.0, 1.0]
+        assert ESTIMATORS["paper"].loss_weights is None
+
+    def test_probabilities_are_those_of_the_draw(self):
+        of_three = {name: ESTIMATORS[name].inclusion(torch.tensor([0.6, 0.3, 0.1]), 2).tolist() for name in ESTIMATORS}
+        assert of_three["paper"] == pytest.approx([0.9238, 0.7833, 0.2929], abs=1e-4)  # one after the other
+        assert (
+            of_three["ht"] == of_three["hajek"] == pytest.approx([1.0, 0.75, 0.25])
+        )  # in proportion, the first capped
 
     def test_token_weight_divides_by_the_shares(self):
         # one trajectory, chunks of 2 and 1 tokens, weights 2 and 1

@@ -44,3 +44,15 @@ def test_windows_may_change_where_rollouts_are_planned():
     assert may_change_windows(Plans())
     assert not may_change_windows(RolloutCallback())
     assert not may_change_windows(L.Callback())
+
+
+def test_a_reward_scores():
+    class Reward(RolloutCallback):
+        def score(self, groups):
+            pass
+
+        def _scores(self):  # private: nobody means a hook by it
+            pass
+
+    assert Reward().shapes_rewards
+    assert not RolloutCallback().shapes_rewards

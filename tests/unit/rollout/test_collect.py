@@ -1,7 +1,8 @@
+import pytest
 import torch
 
 from tests.helpers.toy import ToyPolicy, ToyPool
-from vla_rl.rollout.collect import collect
+from vla_rl.rollout.collect import TimeSplit, collect
 from vla_rl.types import Episode
 
 
@@ -72,3 +73,57 @@ def test_every_decision_draws_its_own_noise():
     torch.nn.init.zeros_(policy.head.weight)  # uniform over tokens at every decision
     (trajectory,), _ = collect(ToyPool(), policy, [Episode(0, 0, 4, seed=1)], temperature=1.0)
     assert len({tuple(tokens.flatten().tolist()) for tokens in trajectory.actions.drawn["token"]}) > 1
+
+
+class Overwrites(ToyPool):
+    """Each slot's observations are in one piece of memory, as a simulator's are."""
+
+    def wait(self):
+        events = super().wait()
+        for event in events:
+            frame_HWC, proprio_P = self.memory.setdefault(event.slot, (event.frame_HWC, event.proprio_P))
+            frame_HWC.copy_(event.frame_HWC)
+            proprio_P.copy_(event.proprio_P)
+            event.frame_HWC, event.proprio_P = frame_HWC, proprio_P
+        return events
+
+    def __init__(self):
+        super().__init__()
+        self.memory = {}
+
+
+def test_what_was_seen_stays_though_the_memory_of_a_slot_is_used_again():
+    plain, _ = collect(ToyPool(), ToyPolicy(), episodes(9), temperature=1.0)
+    found, _ = collect(Overwrites(), ToyPolicy(), episodes(9), temperature=1.0)
+    for a, b in zip(plain, found, strict=True):
+        assert same(a, b)
+        assert torch.equal(a.last_frame_HWC, b.last_frame_HWC) and torch.equal(a.last_proprio_P, b.last_proprio_P)
+        assert a.last_frame_HWC.unique().tolist() == [a.steps]  # the toy's frames hold the steps taken
+        assert float(a.last_proprio_P[1]) == pytest.approx(a.steps / 12)
+
+
+def test_every_frame_is_augmented_once():
+    plain, darker = episodes(3), episodes(3)
+    for episode in darker:
+        episode.augment = lambda frame_HWC: frame_HWC + 100
+    for a, b in zip(*(collect(ToyPool(), ToyPolicy(), e, temperature=1.0)[0] for e in (plain, darker)), strict=True):
+        assert torch.equal(b.frame_NHWC, a.frame_NHWC + 100)
+        assert torch.equal(b.last_frame_HWC, a.last_frame_HWC + 100)
+
+
+def test_a_gripper_command_above_zero_closes():
+    class Gripper(ToyPolicy):
+        def act(self, *given):
+            chunk = super().act(*given)
+            chunk.command_NLA[:, 0, -1], chunk.command_NLA[:, 1, -1] = 0.0, 0.1
+            return chunk
+
+    (trajectory,), _ = collect(ToyPool(), Gripper(), [Episode(0, 0, 4, seed=1)], temperature=1.0)
+    assert torch.equal(trajectory.gripper_closed_NL[:, 1], trajectory.executed_N > 1)
+    assert not trajectory.gripper_closed_NL[:, 0].any()
+
+
+def test_where_the_time_went_adds_up():
+    assert TimeSplit(1.0, 2.0, 4.0) + TimeSplit(10.0, 20.0, 40.0) == TimeSplit(11.0, 22.0, 44.0)
+    _, split = collect(ToyPool(), ToyPolicy(), episodes(3), temperature=1.0)
+    assert 0 < split.wait_s + split.infer_s <= split.total_s

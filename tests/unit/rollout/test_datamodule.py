@@ -1,5 +1,6 @@
 from types import SimpleNamespace
 
+import lightning as L
 import pytest
 import torch
 
@@ -10,13 +11,15 @@ from vla_rl.rollout.callback import RolloutCallback
 from vla_rl.rollout.datamodule import RolloutDataModule
 
 
-def data_module(*, rank: int = 0, world: int = 1, callbacks=(), pool: ToyPool | None = None, seed: int = 1):
+def data_module(
+    *, rank: int = 0, world: int = 1, callbacks=(), pool: ToyPool | None = None, seed: int = 1, greedy=0, **grpo
+):
     data = RolloutDataModule(
         pool or ToyPool(),
         ToyPolicy(),
         rollout=RolloutConfig(groups=5, group_size=4, temperature=1.0, train_init_states=(0, 20)),
-        grpo=GRPOConfig(minibatches=3),
-        evaluation=EvaluationConfig(sampled_episodes=4, greedy_episodes=0),
+        grpo=GRPOConfig(minibatches=3, **grpo),
+        evaluation=EvaluationConfig(sampled_episodes=4, greedy_episodes=greedy),
         seed=seed,
     )
     data.trainer = SimpleNamespace(current_epoch=0, global_rank=rank, world_size=world, callbacks=list(callbacks))
@@ -152,3 +155,100 @@ def test_policy_and_simulators_have_to_agree_on_images():
 def test_a_narrower_window_makes_more_decisions():
     data = data_module()  # episodes of 12 control steps, 2 per chunk
     assert [data.max_chunks_of(window) for window in (None, 2, 1)] == [6, 6, 12]
+    data.pool.chunk_steps = 8  # 48 steps, 5 at a time
+    assert data.max_chunks_of(5) == 10
+
+
+@pytest.mark.parametrize("chunk_steps", [1, 8])
+def test_policy_and_simulators_have_to_agree_on_chunks(chunk_steps):
+    pool = ToyPool()
+    pool.chunk_steps = chunk_steps
+    with pytest.raises(
+        UserError, match=f"2 control steps at a time, the simulators expect {chunk_steps}: sim.chunk_st"
+    ):
+        data_module(pool=pool)
+
+
+@pytest.mark.parametrize(
+    ("states", "name"), [(50, None), (49, "heldout_init_states=.40,50."), (19, "train_init_states=.0,20.")]
+)
+def test_there_have_to_be_as_many_initial_states(states, name):
+    pool = ToyPool()
+    pool.init_states = states
+    if name is None:
+        data_module(pool=pool)
+        return
+    with pytest.raises(UserError, match=f"^rollout.{name} goes beyond the {states} initial states"):
+        data_module(pool=pool)
+
+
+def test_what_is_planned_and_how_it_is_passed_on():
+    assert data_module().planned_trajectories == 20
+    data = data_module(downsample=2, epochs=2)
+    assert data.planned_trajectories == 10
+    epoch = data.train_dataloader()
+    assert (epoch.minibatches, epoch.epochs, epoch.seed) == (3, 2, 1)
+
+
+def test_callbacks_are_asked_before_anything_is_written_and_fewer_greedy_episodes_are_said(capsys):
+    asked = []
+
+    class Asks(RolloutCallback):
+        def check_run(self, data, callbacks):
+            asked.append((data, callbacks))
+
+    class Plain(L.Callback):
+        def score(self, groups):
+            pass
+
+    data, callbacks = data_module(greedy=21), [L.Callback(), Asks()]
+    data.check(callbacks)
+    assert asked == [(data, callbacks)]
+    assert capsys.readouterr().out.startswith("evaluation.greedy_episodes=21: 20 are run, one for each held-out pair")
+    with pytest.raises(UserError, match="Plain has score"):
+        data_module(greedy=20).check([Plain()])
+    assert capsys.readouterr().out == ""
+    with pytest.raises(UserError, match=r"^grpo.loss=nft needs 'matching' .* \(it offers: hidden, score_sq, state\)"):
+        data_module(loss="nft").check([])
+
+
+def test_extras_add_up():
+    data = data_module()
+    for name in ("hidden", "score_sq"):
+        data.request_extra(name, "mask=mine")
+    assert data.policy.extras == {"hidden", "score_sq"}
+
+
+class Evaluating:
+    """How often it was entered, and whether it is left."""
+
+    entered, inside = 0, False
+
+    def __enter__(self):
+        self.entered, self.inside = self.entered + 1, True
+
+    def __exit__(self, *_):
+        self.inside = False
+
+
+def test_an_evaluation_is_shared_out_and_greedy_ones_are():
+    data, evaluating, temperatures, ended = data_module(rank=1, world=2, greedy=3), Evaluating(), [], []
+    data.evaluating, data.on_done = lambda: evaluating, ended.append
+    act = data.policy.act
+    data.policy.act = lambda *given: temperatures.append((given[-1], evaluating.inside)) or act(*given)
+    sampled, greedy = data.val_dataloader()
+    assert [(b.decoding, len(b.episodes)) for b in (sampled, greedy)] == [("sampled", 4), ("greedy", 3)]
+    assert [t.episode.uid for t in data.run(sampled)[0]] == [1, 3]
+    assert set(temperatures) == {(1.0, True)}
+    temperatures.clear()
+    assert [t.episode.uid for t in data.run(greedy)[0]] == [1]
+    assert set(temperatures) == {(0.0, True)}
+    assert evaluating.entered == 2 and not evaluating.inside
+    assert len(ended) == 3
+
+
+def test_episodes_of_the_rollouts_are_watched():
+    data = data_module()
+    data.watch = lambda episode: lambda decision: decision.index == 1 + episode.uid % 2
+    trajectories = [t for group in data.train_dataloader().groups for t in group.trajectories]
+    assert [(len(t), t.stopped) for t in trajectories] == [(1, True), (2, True)] * 10

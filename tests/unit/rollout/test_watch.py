@@ -18,7 +18,7 @@ def decision(index: int) -> Decision:
 @pytest.mark.parametrize(
     ("after", "values", "ends"),
     [
-        (1, [0.05, 0.05], [False, True]),  # never before the first decision
+        (1, [0.05, 0.05, 0.05], [False, True, True]),  # never before the first decision, and lost once
         (2, [0.05, 0.2, 0.05, 0.05, 0.9], [False, False, False, True, True]),  # in a row
         (2, [0.1, 0.1, 0.1], [False, False, False]),  # below
         (3, [0.05, 0.05, 0.05], [False, False, True]),
@@ -61,7 +61,7 @@ def test_a_lost_episode_ends_before_its_decision_and_others_do_not_notice(slots)
 
 def test_what_is_known_of_a_decision():
     seen: list[Decision] = []
-    episode = Episode(uid=0, task=0, init_state=0, seed=7, lost=lambda d: bool(seen.append(d)))
+    episode = Episode(uid=0, task=0, init_state=0, seed=7, window=1, lost=lambda d: bool(seen.append(d)))
     [t], _ = collect(ToyPool(), ToyPolicy(), [episode], temperature=1.0)
     assert [d.index for d in seen] == list(range(len(t)))
     assert torch.equal(torch.stack([d.proprio_P for d in seen]), t.proprio_NP)
@@ -69,3 +69,12 @@ def test_what_is_known_of_a_decision():
     closing_N = t.gripper_closed_NL.sum(1) / t.executed_N
     assert [d.closing_before for d in seen] == [0.0, *closing_N[:-1].tolist()]
     assert closing_N[:-1].any()
+
+
+def test_each_episode_is_asked_about_its_own_decision():
+    seen: dict[int, list[torch.Tensor]] = {i: [] for i in range(4)}
+    plan = episodes({})[:4]
+    for e in plan:
+        e.lost = lambda d, uid=e.uid: bool(seen[uid].append(d.answer.logprob_NLA))
+    for t in collect(ToyPool(slots=4), ToyPolicy(), plan, temperature=1.0)[0]:
+        assert torch.equal(torch.cat(seen[t.episode.uid]), t.actions.logprob_NLA)

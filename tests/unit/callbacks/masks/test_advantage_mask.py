@@ -44,13 +44,18 @@ def test_equal_weights_go_to_the_earlier():
     assert top_inclusion(torch.ones(4), 3).tolist() == [1, 1, 1, 0]
 
 
-def test_ht_draws_in_proportion_and_divides_by_the_probability():
+def test_ht_draws_in_proportion():
     """|A| 4 2 1 1, two kept: pi 1 1/2 1/4 1/4."""
     trajectory, mask = with_advantages(4.0, -2.0, 1.0, -1.0), mask_of("ht")
     torch.testing.assert_close(mask.inclusion(trajectory), torch.tensor([1, 0.5, 0.25, 0.25], dtype=torch.float64))
     draws = [mask.choose(trajectory, seeded_generator(i)) for i in range(2000)]
     share_4 = torch.cat(draws).bincount(minlength=4) / 2000
     assert (share_4 - mask.inclusion(trajectory)).abs().max() < 0.045  # 4 sqrt(.25 / 2000)
+
+
+def test_ht_divides_by_the_probability():
+    """|A| 4 2 1 1, two kept: pi 1 1/2 1/4 1/4."""
+    trajectory, mask = with_advantages(4.0, -2.0, 1.0, -1.0), mask_of("ht")
     weight_K, share_K = mask.loss_weights(trajectory, torch.tensor([0, 2]))
     assert weight_K.tolist() == [1, 4]
     assert share_K.tolist() == [2, 2]  # tokens of the trajectory over those kept
