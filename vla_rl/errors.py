@@ -21,6 +21,11 @@ class Preempted(Exception):
     """A run was told to stop (SIGTERM) and has saved; the message says how to go on."""
 
 
+def first_line(error: Exception) -> str:
+    """Of its message; the name of its class where that is empty."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
 def closest(name: str, allowed: Iterable[str], cutoff: float = 0.6) -> str | None:
     """The allowed name most like `name`, in upper or lower case; None where nothing is alike (`cutoff`: least ratio, of
     1)."""

@@ -34,6 +34,7 @@ from vla_rl.errors import UserError
 from vla_rl.policy import save_trained
 from vla_rl.policy.hub import check_repository, resolve_checkpoint, upload
 from vla_rl.policy.openvla_oft.merge import merge_adapter
+from vla_rl.policy.weights import fill_trained, part
 from vla_rl.run.model_card import write_model_card
 from vla_rl.run.resume import find_damage
 
@@ -118,10 +119,7 @@ def export_policy(checkpoint: Path, out: Path) -> None:
         node = node | {"checkpoint": str(run / "policy")}
     policy = build(node, "policy")
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
-    own = {name: tensor for name, tensor in state.items() if name.startswith("policy.")}  # a critic has its head there
-    tensors = {name.removeprefix("policy."): tensor for name, tensor in own.items()}
-    unexpected = policy.load_state_dict(tensors, strict=False).unexpected_keys
-    assert not unexpected, unexpected
+    fill_trained(policy, part(state, "policy."), checkpoint)  # a critic has its head there, too
     save_trained(policy, out)
 
 

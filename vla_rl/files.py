@@ -49,10 +49,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
     Raises:
         UserError: the file does not hold one.
     """
+    text = read_text(path)
     try:
-        return _object(yaml.safe_load(read_text(path)), path)
-    except (yaml.YAMLError, RecursionError) as e:
-        raise UserError(f"{path} is not valid YAML ({e}): copy it again") from e
+        content = yaml.safe_load(text)
+    except Exception as e:  # what looks like a date or a number and is none raises whatever Python does
+        raise UserError(f"{path} is not valid YAML ({' '.join(str(e).split())}): copy it again") from e
+    return _object(content, path)
 
 
 def _parsed(path: Path, text: str) -> Any:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import lightning as L
 
 from callbacks.monitors.save_figures import save_figures
 from vla_rl.figures.comparison import draw_cost, draw_success
+from vla_rl.files import read_json_lines
 from vla_rl.rollout.callback import RolloutCallback
 from vla_rl.rollout.trainer_state import data_of
 from vla_rl.run.compare import Run
@@ -21,7 +21,6 @@ class RunPlot(RolloutCallback):
         path = Path(trainer.default_root_dir) / "metrics.jsonl"
         if not trainer.is_global_zero or not path.exists():
             return
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        if rows:
+        if rows := read_json_lines(path):
             run = Run(arm="this run", mask="", budget=None, seed=data_of(trainer).seed, rows=rows, summary={})
             save_figures(lambda: {"success": draw_success([run]), "cost": draw_cost([run])}, trainer)

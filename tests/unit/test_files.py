@@ -48,6 +48,14 @@ def test_a_number_of_too_many_digits(read, tmp_path):
         read(tmp_path / "file")
 
 
+@pytest.mark.parametrize("content", ["a: 2024-13-45", f"a: {'9' * 5000}", "!!bool x", "!!int ''", "!!timestamp x", "["])
+def test_yaml_that_raises_errors_of_any_class(content, tmp_path):
+    (tmp_path / "file").write_text(content)
+    with pytest.raises(UserError, match=rf"^{tmp_path}/file is not valid YAML \(.*\): copy it again$") as raised:
+        read_yaml(tmp_path / "file")
+    assert "\n" not in str(raised.value)
+
+
 # YAML looks for a key in the rest of the line, which takes seconds in a long one
 @pytest.mark.parametrize(("read", "level"), [(read_json, b"["), (read_json_lines, b"["), (read_yaml, b"[\n")])
 def test_what_is_nested_too_deeply_is_not_valid(read, level, tmp_path):

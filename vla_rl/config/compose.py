@@ -27,7 +27,7 @@ from vla_rl.config.aliases import translate, without_gone
 from vla_rl.config.convert import to_dataclass
 from vla_rl.config.schema import GROUPS, SUPERVISED, Config
 from vla_rl.config.validate import validate
-from vla_rl.errors import UserError, closest, did_you_mean
+from vla_rl.errors import UserError, closest, did_you_mean, first_line
 
 _PACKAGE = Path(__file__).parents[1]
 # inside a wheel conf/ lies in the package, in a source tree beside it
@@ -159,7 +159,7 @@ def _parse(argument: str) -> tuple[str, Any]:
         parsed = cast(Tree, OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text}"])))
         return key, _todays(parsed["value"])
     except yaml.YAMLError as e:
-        raise UserError(f"{argument}: the value is not valid YAML ({_first_line(e)}); quote a value with spaces") from e
+        raise UserError(f"{argument}: the value is not valid YAML ({first_line(e)}); quote a value with spaces") from e
 
 
 def _conf_path(name: str, relative_to: Path) -> Path:
@@ -210,8 +210,8 @@ def _group_node(group: str, value: str | Tree) -> Tree | None:
 def _read(path: Path) -> Tree:
     try:
         tree = _loaded(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as e:
-        raise UserError(f"{path} is not valid YAML: {_first_line(e)}") from e
+    except Exception as e:  # what looks like a number and is none raises whatever Python does
+        raise UserError(f"{path} is not valid YAML: {first_line(e)}") from e
     if tree is None:
         raise UserError(f"{path} must hold 'key: value' lines")
     return _todays(tree)
@@ -244,7 +244,7 @@ def _resolve(tree: Tree) -> Tree:
     try:
         return cast(Tree, OmegaConf.to_container(OmegaConf.create(tree), resolve=True))
     except OmegaConfBaseException as e:
-        raise UserError(f"{getattr(e, 'full_key', None) or 'config'}: {_first_line(e)}") from e
+        raise UserError(f"{getattr(e, 'full_key', None) or 'config'}: {first_line(e)}") from e
 
 
 def _refers(tree: Any) -> bool:
@@ -274,7 +274,3 @@ def _expand_home(tree: Any) -> Any:
     if isinstance(tree, list):
         return [_expand_home(value) for value in tree]
     return str(Path(tree).expanduser()) if isinstance(tree, str) and tree.startswith("~/") else tree
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -29,15 +29,17 @@ def trainable_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
     return {name: p for name, p in module.named_parameters() if p.requires_grad}
 
 
-def check_trained(stored: Container[str], module: nn.Module) -> None:
-    """Raise UserError where a checkpoint with tensors of the names `stored` lacks one that is trained: it would be left
-    as it was before training."""
-    trained = trainable_parameters(module)
+def check_trained(stored: Mapping[str, Tensor], module: nn.Module, path: object) -> None:
+    """Raise UserError where the checkpoint at `path` lacks a tensor that is trained, or has it in another shape: it
+    would be left as it was before training."""
+    trained, fix = trainable_parameters(module), "resume from another one of the run, or start again in a new run_dir"
     if missing := [name for name in trained if name not in stored]:
         raise UserError(
-            f"the checkpoint lacks {len(missing)} of {len(trained)} trained tensors ({missing[0]}): resume from "
-            "another one of the run, or start again in a new run_dir"
+            f"checkpoint {path} lacks {len(missing)} of {len(trained)} trained tensors ({missing[0]}): {fix}"
         )
+    for name, parameter in trained.items():
+        if not isinstance(stored[name], Tensor) or stored[name].shape != parameter.shape:
+            raise UserError(f"checkpoint {path}: {name} is no tensor of shape {list(parameter.shape)}: {fix}")
 
 
 def is_sharded(module: nn.Module) -> bool:

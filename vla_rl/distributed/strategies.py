@@ -66,7 +66,7 @@ class FSDP2(ModelParallelStrategy):
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
         stored = torch.load(checkpoint_path, map_location="meta", weights_only=True)
         assert self.lightning_module is not None
-        check_trained(stored["state_dict"], self.lightning_module)
+        check_trained(stored["state_dict"], self.lightning_module, checkpoint_path)
         optimizers = self.optimizers
         if not any(state["state"] for state in stored["optimizer_states"]):  # likewise
             self.optimizers = []

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vla_rl.errors import UserError
 from vla_rl.files import read_json
-from vla_rl.policy.entries import check_count, check_positive
+from vla_rl.policy.entries import check_count, check_positive, shown
 from vla_rl.policy.weights import check_finite, open_shard
 
 CONFIG, TENSORS = "adapter_config.json", "adapter_model.safetensors"
@@ -91,8 +91,9 @@ def read_adapter(folder: Path) -> Adapter:
 def _check_plain(config: dict[str, Any], folder: Path) -> None:
     def refuse(name: str) -> None:
         raise UserError(
-            f"adapter {folder} is not plain LoRA ({name} is {config[name]!r}): merge it into its base with the program "
-            "that trained it (PEFT: merge_and_unload), then policy.checkpoint=MERGED policy.adapter=null"
+            f"{folder / CONFIG} is not plain LoRA ({name} is {shown(config[name])}): merge the adapter into its base "
+            "with the program that trained it (PEFT: merge_and_unload), then policy.checkpoint=MERGED "
+            "policy.adapter=null"
         )
 
     if config.get("peft_type", "LORA") != "LORA":

@@ -17,14 +17,14 @@ LARGEST_SIZE = 1_000_000  # of a vocabulary, a width, an image's side
 def check_object(value: Any, entry: str) -> dict[str, Any]:
     """`value`, a JSON object; UserError otherwise."""
     if not isinstance(value, dict):
-        raise UserError(f"{entry} must be an object, got {_shown(value)}")
+        raise UserError(f"{entry} must be an object, got {shown(value)}")
     return value
 
 
 def check_count(value: Any, entry: str) -> int:
     """`value`, an integer of at least 1 that can be a size; UserError otherwise."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise UserError(f"{entry} must be an integer of at least 1, got {_shown(value)}")
+        raise UserError(f"{entry} must be an integer of at least 1, got {shown(value)}")
     if value > LARGEST_SIZE:
         raise UserError(f"{entry} must be at most {LARGEST_SIZE}, got {value}")
     return value
@@ -33,14 +33,14 @@ def check_count(value: Any, entry: str) -> int:
 def check_positive(value: Any, entry: str) -> float:
     """`value`, a finite number above 0; UserError otherwise."""
     if not _is_finite(value) or value <= 0:
-        raise UserError(f"{entry} must be a finite number above 0, got {_shown(value)}")
+        raise UserError(f"{entry} must be a finite number above 0, got {shown(value)}")
     return value
 
 
 def check_flag(value: Any, entry: str) -> bool:
     """`value`, true or false; UserError otherwise."""
     if not isinstance(value, bool):
-        raise UserError(f"{entry} must be true or false, got {_shown(value)}")
+        raise UserError(f"{entry} must be true or false, got {shown(value)}")
     return value
 
 
@@ -53,7 +53,7 @@ def check_numbers(value: Any, entry: str, count: int | None) -> list[float]:
     fits = isinstance(value, list) and (count is None or len(value) == count) and all(map(_is_finite, value))
     if not fits:
         number = "a list of finite numbers" if count is None else f"a list of {count} finite numbers"
-        raise UserError(f"{entry} must be {number}, got {_shown(value)}")
+        raise UserError(f"{entry} must be {number}, got {shown(value)}")
     return value
 
 
@@ -61,7 +61,7 @@ def _is_finite(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """As in the file, cut where it is long."""
     text = json.dumps(value, default=str)
     many = f" ({len(value)} values)" if isinstance(value, list) else ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from vla_rl.errors import UserError
 from vla_rl.files import read_json
+from vla_rl.policy.entries import shown
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -130,6 +131,10 @@ def shard_files(folder: Path) -> list[Path]:
     present = {file.name for file in folder.iterdir()}  # a path out of the folder is none of them
     for name in names:
         if name not in present:
+            if index.exists():
+                raise UserError(
+                    f"{index} names {shown(name)}, and its folder has no such file: download or copy it again"
+                )
             raise UserError(f"checkpoint {folder} has no {name}; a checkpoint's weights are safetensors files")
     more = sorted(file.name for file in folder.glob(ANY_WEIGHTS) if file.name not in names)
     if more:
@@ -148,17 +153,32 @@ def fill(module: nn.Module, stored: Any, path: Path) -> None:
         UserError: they are not exactly the module's tensors, or not finite.
     """
     wanted = module.state_dict()
+    check_fit(stored, wanted, path, needed=wanted)
+    module.load_state_dict({name: stored[name].to(value.dtype) for name, value in wanted.items()}, assign=True)
+
+
+def fill_trained(module: nn.Module, stored: Any, path: Path) -> None:
+    """As `fill`, where `path` may lack the tensors of `module` that are not trained; they stay as they are."""
+    trained = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
+    check_fit(stored, module.state_dict(), path, needed=trained)
+    module.load_state_dict(stored, strict=False)
+
+
+def check_fit(stored: Any, known: Mapping[str, Tensor], path: Path, needed: Iterable[str]) -> None:
+    """Raise UserError where the tensors that `path` held are not finite ones of the names and shapes in `known`, or one
+    of the names in `needed` is missing."""
     if not isinstance(stored, dict) or not all(isinstance(value, Tensor) for value in stored.values()):
         raise UserError(f"{path} must hold tensors by name and nothing else: download or copy it again")
-    for name in sorted(stored.keys() ^ wanted.keys()):
-        raise UserError(f"{path}: tensor {name!r} is {'missing' if name in wanted else 'not expected'}")
-    for name, value in wanted.items():
-        if stored[name].shape != value.shape:
+    for name in sorted(set(needed) - stored.keys()):
+        raise UserError(f"{path}: tensor {name!r} is missing")
+    for name, value in stored.items():
+        if name not in known:
+            raise UserError(f"{path}: tensor {name!r} is not expected")
+        if value.shape != known[name].shape:
             raise UserError(
-                f"{path}: tensor {name!r} has shape {list(stored[name].shape)}, expected {list(value.shape)}"
+                f"{path}: tensor {name!r} has shape {list(value.shape)}, expected {list(known[name].shape)}"
             )
-        check_finite(name, stored[name], path)
-    module.load_state_dict({name: stored[name].to(value.dtype) for name, value in wanted.items()}, assign=True)
+        check_finite(name, value, path)
 
 
 def check_finite(name: str, tensor: Tensor, path: Path) -> None:

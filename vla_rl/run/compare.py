@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import operator
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import accumulate
@@ -61,15 +61,18 @@ class Run:
         try:
             mask, budget = mask_name(config["mask"]), (config["mask"] or {}).get("budget")
             arm = mask if budget is None else f"{mask} {_shown(budget)}"
-            seed = operator.index(config["seed"])
+            if type(seed := config["seed"]) is not int:
+                raise TypeError(f"seed is {seed!r}")
         except (KeyError, TypeError, AttributeError) as e:
-            raise _damaged(folder / "config.yaml", e) from e
-        rows = read_json_lines(folder / "metrics.jsonl")
-        try:
-            _ = [float(row[tag]) for row in rows for tag in (*LOGGED, *row)]
-        except (KeyError, TypeError, ValueError) as e:
-            raise _damaged(folder / "metrics.jsonl", e) from e
-        summary = read_json(folder / "summary.json")
+            raise _damaged(folder / "config.yaml", f"{type(e).__name__}: {e}") from e
+        rows, summary = read_json_lines(folder / "metrics.jsonl"), read_json(folder / "summary.json")
+        if len(rows) != (done := summary.get("iterations", len(rows))):
+            raise _damaged(folder / "metrics.jsonl", f"{len(rows)} iterations, and summary.json has iterations={done}")
+        for number, row in enumerate(rows):
+            for tag in (*LOGGED, *row):
+                value = row.get(tag)
+                if not isinstance(value, int | float) or (tag in LOGGED and not math.isfinite(value)):
+                    raise _damaged(folder / "metrics.jsonl", f"{tag} of iteration {number} is {value!r}")
         for when in ("success_before", "success_after"):
             read_rates(summary.get(when), f"{folder / 'summary.json'}: {when}")
         return cls(
@@ -109,8 +112,8 @@ class Run:
         return None
 
 
-def _damaged(file: Path, error: Exception) -> UserError:
-    return UserError(f"{file} does not hold what is compared ({type(error).__name__}: {error}): copy the run again")
+def _damaged(file: Path, what: str) -> UserError:
+    return UserError(f"{file} does not hold what is compared ({what}): copy the run again")
 
 
 def mask_name(node: dict[str, Any] | None) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import json
+import math
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, astuple, replace
+from dataclasses import asdict, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, cast
@@ -19,7 +20,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from vla_rl.config.compose import save_resolved
 from vla_rl.config.schema import Config
 from vla_rl.errors import UserError
-from vla_rl.files import read_json
+from vla_rl.files import read_json, read_json_lines
 from vla_rl.functional.statistics import SuccessRate
 from vla_rl.run.launch import started_processes
 from vla_rl.run.provenance import source_state, versions
@@ -167,9 +168,13 @@ def read_rates(stored: Any, entry: str) -> dict[str, SuccessRate]:
     """
     try:
         rates = {mode: SuccessRate(**rate) for mode, rate in stored.items() if rate is not None}
-        _ = [float(number) for rate in rates.values() for number in astuple(rate)]
-    except (AttributeError, TypeError, ValueError) as e:
+    except (AttributeError, TypeError) as e:
         raise UserError(f"{entry} holds no success rates ({e}): copy it again") from e
+    for mode, rate in rates.items():
+        for name, value in asdict(rate).items():
+            most = math.inf if name in ("successes", "episodes") else 1
+            if type(value) not in (int, float) or not 0 <= value <= most:  # also of NaN
+                raise UserError(f"{entry} holds no success rates ({mode}: {name} is {value!r}): copy it again")
     return rates
 
 
@@ -195,7 +200,7 @@ def write_summary(
         seconds: of the whole run, evaluations and the processes before a resume included.
     """
     rows = folder / "metrics.jsonl"  # one row of logged tags per iteration, written by the `metrics_file` callback
-    metrics = [json.loads(line) for line in rows.read_text(encoding="utf-8").splitlines()] if rows.exists() else []
+    metrics = read_json_lines(rows) if rows.exists() else []
     column = lambda tag: [row[tag] for row in metrics]  # noqa: E731
     path = folder / "summary.json"
     write_json(

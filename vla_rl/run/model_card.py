@@ -12,6 +12,8 @@ import yaml
 from vla_rl.config.compose import compose
 from vla_rl.config.schema import Config
 from vla_rl.files import read_json
+from vla_rl.functional.statistics import SuccessRate
+from vla_rl.run.folder import read_rates
 
 VIDEOS = "videos"
 MOST_VIDEOS = 8
@@ -52,21 +54,24 @@ def write_model_card(folder: Path, run: Path, name: str, checkpoint: str) -> Non
 
 
 def _success(run: Path) -> str:
-    summary = _read(run / "summary.json")
-    if not summary:
+    path = run / "summary.json"
+    if not path.exists():
         return "Its success was not measured: the run has not ended."
-    rows = []
-    for decoding, after in summary["success_after"].items():
-        before = summary["success_before"].get(decoding)
-        rows.append((decoding, _rate(before) if before else "", _rate(after), str(after["episodes"])))
+    summary = read_json(path)
+    done = summary.get("iterations")
+    before, after = (read_rates(summary.get(when), f"{path}: {when}") for when in ("success_before", "success_after"))
+    rows = [
+        (decoding, _rate(before[decoding]) if decoding in before else "", _rate(rate), str(rate.episodes))
+        for decoding, rate in after.items()
+    ]
     return (
-        f"## Success\n\nOn held-out initial states, before training and after {summary['iterations']} iterations, with "
+        f"## Success\n\nOn held-out initial states, before training and after {done} iterations, with "
         "95% Wilson intervals:\n\n" + _table(("decoding", "before", "after", "episodes"), rows)
     )
 
 
-def _rate(rate: dict[str, float]) -> str:
-    return f"{rate['rate']:.2f} [{rate['wilson_low']:.2f}, {rate['wilson_high']:.2f}]"
+def _rate(rate: SuccessRate) -> str:
+    return f"{rate.rate:.2f} [{rate.wilson_low:.2f}, {rate.wilson_high:.2f}]"
 
 
 def _protocol(config: Config) -> dict[str, Any]:
@@ -80,7 +85,9 @@ def _protocol(config: Config) -> dict[str, Any]:
 
 
 def _versions(run: Path) -> str:
-    versions = {name: value for name, value in _read(run / "versions.json").items() if isinstance(value, str)}
+    path = run / "versions.json"
+    stored = read_json(path) if path.exists() else {}
+    versions = {name: value for name, value in stored.items() if isinstance(value, str)}
     return "## Versions\n\n" + _table(("package", "version"), versions.items()) if versions else ""
 
 
@@ -102,7 +109,3 @@ def _copy_videos(run: Path, folder: Path) -> list[str]:
 def _table(head: tuple[str, ...], rows: Any) -> str:
     lines = [head, ("---",) * len(head), *rows]
     return "\n".join("| " + " | ".join(str(cell) for cell in line) + " |" for line in lines)
-
-
-def _read(file: Path) -> dict[str, Any]:
-    return read_json(file) if file.exists() else {}

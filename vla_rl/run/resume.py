@@ -7,7 +7,6 @@ from is moved aside, not deleted.
 
 from __future__ import annotations
 
-import pickle
 import shutil
 import zipfile
 from collections.abc import Iterator
@@ -22,11 +21,12 @@ from vla_rl.config.aliases import translate, without_gone
 from vla_rl.config.compose import recorded
 from vla_rl.config.instantiate import option_defaults
 from vla_rl.config.schema import Config
-from vla_rl.errors import UserError
+from vla_rl.errors import UserError, first_line
 from vla_rl.files import read_yaml
 from vla_rl.run.extras import extra
 
 PATTERN = "iteration-*.ckpt"  # in a run's checkpoints/, by the number of iterations done
+PARTS = ("epoch", "global_step", "state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks")  # of each
 SUPERSEDED = "superseded"  # folder of a run folder, for what the run had after the checkpoint that it went on from
 # what a run may be given anew: how long it is and where it runs, nothing that its result depends on
 MAY_DIFFER = (
@@ -134,15 +134,16 @@ def iterations_done(checkpoint: Path) -> int:
 
 
 def find_damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint file; None: every byte is as it was written."""
+    """What is wrong with a checkpoint file; None: every byte is as it was written, and no part is missing."""
     try:
         with zipfile.ZipFile(path) as archive:  # torch's own reader does not compare checksums
             if (member := archive.testzip()) is not None:
                 return f"{member} fails its checksum"
-        torch.load(path, map_location="meta", weights_only=True)
-    except (OSError, EOFError, RuntimeError, zipfile.BadZipFile, pickle.UnpicklingError) as e:
-        return str(e).splitlines()[0]
-    return None
+        stored = torch.load(path, map_location="meta", weights_only=True)
+    except Exception as e:  # torch names a damaged archive by half a dozen types
+        return first_line(e)
+    missing = [key for key in PARTS if not isinstance(stored, dict) or key not in stored]
+    return f"it has no {missing[0]}" if missing else None
 
 
 def differing_keys(one: dict[str, Any], other: dict[str, Any]) -> list[str]:

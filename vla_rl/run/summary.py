@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from vla_rl.files import read_json, read_json_lines
 
 SPLIT = "split/"  # tags of the parts of an iteration's seconds (`callbacks.timing`)
 
 
 def run_report(folder: Path) -> str:
     """The run in `folder`; what was not measured is left out."""
-    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    summary = read_json(folder / "summary.json")
     metrics = folder / "metrics.jsonl"
-    rows = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()] if metrics.exists() else []
+    rows = read_json_lines(metrics) if metrics.exists() else []
     lines = {
         "held out": _heldout(summary["success_before"], summary["success_after"]),
         "rollouts": _rollouts(rows),

@@ -37,10 +37,10 @@ def complete_checkpoint(checkpoint: dict[str, Any], module: L.LightningModule) -
     line. Call it before anything is restored from the checkpoint.
 
     Raises:
-        UserError: a trained tensor is missing; it would be left as it was before training.
+        UserError: a trained tensor is missing, or has another shape.
     """
     if "state_dict" in checkpoint:  # else it is sharded, and was checked and loaded by `FSDP2`
-        check_trained(checkpoint["state_dict"], module)
+        check_trained(checkpoint["state_dict"], module, module.trainer.ckpt_path)
     added: list[str] = []
     for callback in callbacks_of(module.trainer):
         key = callback.state_key

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from vla_rl.errors import UserError
 from vla_rl.policy import load_pretrained, save_trained
 from vla_rl.policy.openvla_oft.checkpoint import inspect_checkpoint
-from vla_rl.policy.weights import check_finite, save_tensors
+from vla_rl.policy.weights import check_finite, fill_trained, save_tensors
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 WEIGHT = "projector.fc1.weight"
@@ -100,10 +100,11 @@ def test_a_tensor_in_two_shards(copy):
         ({"weight_map": ["a"]}, "has no weight_map"),
         ({"weight_map": {}}, "has no weight_map"),
         ({}, "has no weight_map"),
-        ({"weight_map": {"a": ""}}, "has no ; a checkpoint's weights are safetensors files"),
-        ({"weight_map": {"a": "."}}, "has no [.]; a checkpoint's"),
-        ({"weight_map": {"a": "../copy/model.safetensors"}}, "has no [.][.]/copy/model.safetensors"),
-        ({"weight_map": {"a": "a" * 5000}}, "has no aaa"),
+        ({"weight_map": {"a": ""}}, f'{INDEX} names "", and its folder has no such file: download or copy it again$'),
+        ({"weight_map": {"a": "."}}, f'{INDEX} names ".", and its folder'),
+        ({"weight_map": {"a": "../copy/model.safetensors"}}, f'{INDEX} names "[.][.]/copy/model'),
+        ({"weight_map": {"a": "a" * 5000}}, f'{INDEX} names "a{{59}}[.][.][.], and its folder'),
+        ({"weight_map": {"a": SINGLE, "b": "other.safetensors"}}, f'{INDEX} names "other.safetensors", and its'),
     ],
 )
 def test_an_index_that_names_no_file(copy, content, message):
@@ -148,3 +149,34 @@ def test_permissions_are_those_of_any_other_new_file(tiny_policy, tmp_path, umas
         file.name: oct(0o666 & ~umask) for file in files
     }
     assert {"model.safetensors", "config.json"} <= {file.name for file in files}
+
+
+@pytest.fixture
+def half_trained():
+    """A layer whose bias is not trained."""
+    layer = torch.nn.Linear(2, 3)
+    layer.bias.requires_grad_(False)
+    return layer
+
+
+def test_what_is_not_trained_may_be_missing(half_trained):
+    bias = half_trained.bias.clone()
+    fill_trained(half_trained, {"weight": torch.ones(3, 2)}, Path("a.ckpt"))
+    assert half_trained.weight.tolist() == [[1.0, 1.0]] * 3
+    assert torch.equal(half_trained.bias, bias)
+
+
+@pytest.mark.parametrize(
+    ("stored", "message"),
+    [
+        (None, "must hold tensors by name and nothing else"),
+        ({"weight": None}, "must hold tensors by name and nothing else"),
+        ({}, "tensor 'weight' is missing"),
+        ({"weight": torch.ones(3, 2), "odd": torch.ones(1)}, "tensor 'odd' is not expected"),
+        ({"weight": torch.ones(2, 3)}, r"tensor 'weight' has shape \[2, 3\], expected \[3, 2\]"),
+        ({"weight": torch.full((3, 2), torch.nan)}, "tensor 'weight' holds NaN"),
+    ],
+)
+def test_what_does_not_fit_a_module_is_named(half_trained, stored, message):
+    with pytest.raises(UserError, match=f"^a.ckpt:? {message}"):
+        fill_trained(half_trained, stored, Path("a.ckpt"))

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import torch
 
 from tests.helpers import toy_fit
 from vla_rl import export
@@ -47,6 +48,29 @@ def test_what_is_refused(run, tmp_path):
         export.main([f"checkpoint={last}"])
     with pytest.raises(UserError, match="unknown key 'adaptr'; did you mean 'adapter'"):
         export.main([f"checkpoint={last}", "adaptr=x"])
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda content: content["state_dict"].pop("policy.head.weight"), ": tensor 'head.weight' is missing"),
+        (lambda content: content["state_dict"].update({"policy.odd": torch.ones(1)}), ": tensor 'odd' is not expected"),
+        (
+            lambda content: content["state_dict"].update({"policy.head.bias": torch.ones(1)}),
+            r".* has shape \[1\], expe",
+        ),
+        (lambda content: content.pop("state_dict"), r" cannot be read \(it has no state_dict\)"),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_the_run(run, tmp_path, change, message):
+    path = run / "checkpoints" / "iteration-7.ckpt"
+    content = torch.load(run / "checkpoints" / "iteration-1.ckpt", weights_only=True)
+    change(content)
+    torch.save(content, path)
+    with pytest.raises(UserError, match=f"{path}{message}"):
+        export.main([f"checkpoint={path}", f"out={tmp_path / 'out'}"])
+    path.unlink()
     assert not (tmp_path / "out").exists()
 
 

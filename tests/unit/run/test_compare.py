@@ -20,6 +20,7 @@ from vla_rl.functional.statistics import SuccessRate, wilson_interval
 from vla_rl.run.compare import Run, arms, mask_name, paired_difference, success_interval
 from vla_rl.run.tables import comparison_tables
 
+NAN = float("nan")
 ROOT = Path(__file__).parents[3]
 
 
@@ -65,11 +66,16 @@ def test_a_mask_with_other_options_is_known_by_its_class():
         ("config.yaml", lambda tree: tree.update(mask=True), "does not hold what is compared (TypeError"),
         ("config.yaml", lambda tree: tree["mask"].update(_target_=None), "does not hold what is compared (Attribute"),
         ("config.yaml", lambda tree: tree.update(seed="text"), "does not hold what is compared (TypeError"),
-        ("metrics.jsonl", lambda row: row.pop("chunks/kept"), "does not hold what is compared (KeyError"),
-        ("metrics.jsonl", lambda row: row.update({"time/rollout_s": None}), "does not hold what is compared (TypeE"),
+        ("metrics.jsonl", lambda row: row.pop("chunks/kept"), "(chunks/kept of iteration 0 is None): copy the run"),
+        ("metrics.jsonl", lambda row: row.update({"time/rollout_s": None}), "time/rollout_s of iteration 0 is None"),
+        ("metrics.jsonl", lambda row: row.update({"time/rollout_s": NAN}), "time/rollout_s of iteration 0 is nan"),
+        ("metrics.jsonl", lambda row: row.update(mine="x"), "compared (mine of iteration 0 is 'x'): copy"),
         ("summary.json", dict.clear, ": success_before holds no success rates"),
         ("summary.json", lambda tree: tree["success_after"]["sampled"].pop("rate"), ": success_after holds no"),
         ("summary.json", lambda tree: tree["success_after"]["sampled"].update(rate="x"), ": success_after holds no"),
+        ("summary.json", lambda tree: tree["success_after"]["sampled"].update(rate=NAN), "(sampled: rate is nan)"),
+        ("summary.json", lambda tree: tree["success_after"]["sampled"].update(wilson_high=1.2), "wilson_high is 1.2)"),
+        ("summary.json", lambda tree: tree["success_before"]["sampled"].update(episodes=-1), "episodes is -1): copy"),
     ],
 )
 def test_a_damaged_file_of_a_run_is_named(name, change, message, tmp_path):
@@ -78,8 +84,19 @@ def test_a_damaged_file_of_a_run_is_named(name, change, message, tmp_path):
     tree = load(file.read_text())
     change(tree)
     file.write_text(dump(tree))
-    with pytest.raises(UserError, match=re.escape(f"{file}{'' if message.startswith(':') else ' '}{message}")):
+    with pytest.raises(UserError, match=f"^{re.escape(str(file))}.*{re.escape(message)}"):
         Run.read(tmp_path / "run")
+
+
+def test_metrics_that_lack_iterations(tmp_path):
+    run = write_run(tmp_path / "run")
+    summary = json.loads((run / "summary.json").read_text()) | {"iterations": 4}
+    (run / "summary.json").write_text(json.dumps(summary))
+    assert len(Run.read(run).rows) == 4
+    rows = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_text("".join(rows[:3]))
+    with pytest.raises(UserError, match=r"metrics.jsonl .*\(3 iterations, and summary.json has iterations=4\): copy"):
+        Run.read(run)
 
 
 def test_arms_are_masks_with_their_budgets(tmp_path):

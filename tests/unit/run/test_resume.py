@@ -9,7 +9,7 @@ import yaml
 
 from vla_rl.config.compose import compose, save_resolved
 from vla_rl.errors import UserError
-from vla_rl.run.resume import checkpoint_to_resume, resume_folder, set_aside_newer
+from vla_rl.run.resume import PARTS, checkpoint_to_resume, find_damage, resume_folder, set_aside_newer
 
 TINY = "conf=pcm_object_tiny"
 
@@ -75,7 +75,7 @@ def ended(tmp_path) -> Path:
     for name in ("metrics.jsonl", "summary.json", "success_before.json", "policy/model.safetensors"):
         (run / name).write_text(f"{name} after five iterations")
     for done in (3, 4, 5):
-        torch.save({"epoch": done}, run / "checkpoints" / f"iteration-{done}.ckpt")
+        torch.save(dict.fromkeys(PARTS, done), run / "checkpoints" / f"iteration-{done}.ckpt")
     for link, done in (("best", 3), ("last", 5)):
         (run / "checkpoints" / f"{link}.ckpt").symlink_to(f"iteration-{done}.ckpt")
     return run
@@ -125,6 +125,20 @@ def test_from_the_newest_nothing_is_moved(ended, done, capsys):
     set_aside_newer(ended, done and ended / "checkpoints" / f"iteration-{done}.ckpt")
     assert files(ended) == before
     assert not capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("content", "damage"),
+    [
+        *((dict.fromkeys(set(PARTS) - {part}, 0), f"it has no {part}") for part in PARTS),
+        ([], "it has no epoch"),
+        (torch.ones(2), "it has no epoch"),
+        (dict.fromkeys(PARTS, 0), None),
+    ],
+)
+def test_a_checkpoint_that_lacks_a_part(content, damage, tmp_path):
+    torch.save(content, tmp_path / "iteration-1.ckpt")
+    assert find_damage(tmp_path / "iteration-1.ckpt") == damage
 
 
 def test_a_file_of_another_name_or_place_is_refused(ended):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
+from vla_rl.errors import UserError
 from vla_rl.run.summary import run_report
 
 RATE = {"rate": 0.5, "wilson_low": 0.404, "wilson_high": 0.596}
@@ -52,3 +55,12 @@ def test_what_was_not_measured_is_left_out(tmp_path):
     lines = run_report(tmp_path).splitlines()
     assert [line.split()[0] for line in lines] == ["run", "held", "time", "look"]
     assert lines[2] == "  time     5.0 min in all"
+
+
+@pytest.mark.parametrize("name", ["summary.json", "metrics.jsonl"])
+def test_a_damaged_file_is_named(tmp_path, name):
+    write(tmp_path, [row(0.4, {}, 1500.0)])
+    content = (tmp_path / name).read_text()
+    (tmp_path / name).write_text(content[: len(content) // 2])
+    with pytest.raises(UserError, match=f"^{tmp_path}/{name} is not valid JSON"):
+        run_report(tmp_path)

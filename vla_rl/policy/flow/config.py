@@ -136,17 +136,17 @@ def _smolvla(raw: dict[str, Any], sizes: dict[str, Any], common: dict[str, Any])
         ("adapt_to_pi_aloha", "the conversion for Aloha is"),
     ):
         _refuse(raw, name, what)
-    if _integer(raw, "prefix_length", -1) > 0:  # lerobot writes -1 or 0 where there is none
+    if integer(raw, "prefix_length", -1) > 0:  # lerobot writes -1 or 0 where there is none
         _refuse(raw, "prefix_length", "a prefix of fixed length is")
     if raw.get("attention_mode", "cross_attn") != "cross_attn":
         raise UserError(f"config.json: attention_mode={raw['attention_mode']!r} is not supported, only cross_attn")
     known = sizes or _named(_text(raw, "vlm_model_name", ""), SMOLVLM, "vlm_model_name")
     text = _sizes(known.get("text"), "text", (*DECODER_SIZES, "vocab"))
     vision = _sizes(known.get("vision"), "vision", (*VISION_SIZES, "scale_factor"))
-    vocabulary, kept = text.pop("vocab"), _integer(raw, "num_vlm_layers", 16)
+    vocabulary, kept = text.pop("vocab"), integer(raw, "num_vlm_layers", 16)
     if kept > 0:
         text["layers"] = min(text["layers"], kept)
-    if (layers := _integer(raw, "num_expert_layers", 0)) not in (-1, 0, text["layers"]):
+    if (layers := integer(raw, "num_expert_layers", 0)) not in (-1, 0, text["layers"]):
         raise UserError(f"config.json: num_expert_layers={layers} is not supported, only as many as "
                         f"the language model's {text['layers']}")  # fmt: skip
     width = int(text["width"] * _positive(raw, "expert_width_multiplier", 0.75))
@@ -168,7 +168,7 @@ def _text(raw: dict[str, Any], name: str, default: str) -> str:
     return value
 
 
-def _integer(raw: dict[str, Any], name: str, default: int) -> int:
+def integer(raw: dict[str, Any], name: str, default: int) -> int:
     value = raw.get(name, default)
     if type(value) is not int:
         raise UserError(f"config.json: {name} must be an integer, got {value!r}")

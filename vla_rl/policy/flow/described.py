@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from vla_rl.errors import UserError
-from vla_rl.policy.entries import check_count, check_object, check_positive
+from vla_rl.policy.entries import check_count, check_object, check_positive, shown
 from vla_rl.policy.flow.checkpoint import FlowFiles
-from vla_rl.policy.flow.config import FlowConfig
+from vla_rl.policy.flow.config import FlowConfig, integer
 from vla_rl.policy.flow.pipelines import (
     ACTION,
+    NORMALISERS,
     PICTURE,
     POSTPROCESSOR,
     PREPROCESSOR,
@@ -20,7 +24,8 @@ from vla_rl.policy.flow.pipelines import (
     step_options,
     steps_of,
 )
-from vla_rl.policy.flow.processors import STATISTICS_OF, Normaliser, Processors, PromptRules
+from vla_rl.policy.flow.processors import STATISTICS_OF, Mode, Normaliser, Processors, PromptRules
+from vla_rl.policy.weights import check_finite
 
 EMPTY = "empty_camera_"  # part of the name of a camera that is declared and never brought
 SIMULATOR = (f"{PICTURE}image", f"{PICTURE}image2")  # lerobot's names of LIBERO's cameras, as they lie on a frame
@@ -45,7 +50,7 @@ def make_processors(
     present = _cameras(declared, files.preprocessor, cameras)
     missing = len(declared) - len(present)
     if config.type == "smolvla":  # which leaves the others out
-        missing = min(missing, files.config.get("empty_cameras", 0))
+        missing = min(missing, integer(files.config, "empty_cameras", 0))
     tokens = step_options(files.preprocessor, "tokenizer_processor", PREPROCESSOR)
     return Processors(
         config.type,
@@ -61,7 +66,7 @@ def make_processors(
             with_state=state_numbers != 0
             and any(step["registry_name"] == STATE_STEP for step in files.preprocessor["steps"]),
             slots=check_count(tokens.get("max_length"), f"{PREPROCESSOR}: max_length"),
-            padded=tokens.get("padding") == "max_length",
+            padded=_padded(tokens),
             state_numbers=state_numbers,
         ),
         tokenizer=files.tokenizer,
@@ -80,15 +85,25 @@ def _cameras(declared: Sequence[str], preprocessor: dict[str, Any], wanted: Sequ
                     f"(policy.cameras=[{','.join(real)}])"
                 )
         return list(wanted)
-    renamed = step_options(preprocessor, "rename_observations_processor", PREPROCESSOR, {}).get("rename_map", {})
+    options = step_options(preprocessor, "rename_observations_processor", PREPROCESSOR, {})
+    renamed = check_object(options.get("rename_map", {}), f"{PREPROCESSOR}: rename_map")
     names = [str(renamed[name]).removeprefix(PICTURE) for name in SIMULATOR if name in renamed]
     names = [name for name in names if name in declared] or real
+    if not names:
+        raise UserError(f"config.json: input_features declares no camera, which are named {PICTURE}NAME")
     if len(names) > len(SIMULATOR):
         raise UserError(
             f"the checkpoint declares {len(names)} cameras ({', '.join(names)}), the simulators render the agent's "
             f"view and the wrist's: say which these are, policy.cameras=[{','.join(names[: len(SIMULATOR)])}]"
         )
     return names
+
+
+def _padded(tokens: dict[str, Any]) -> bool:
+    """Prompts always have their largest length."""
+    if tokens.get("padding") not in ("max_length", "longest"):
+        raise UserError(f"{PREPROCESSOR}: padding must be max_length or longest, got {shown(tokens.get('padding'))}")
+    return tokens["padding"] == "max_length"
 
 
 def _check_steps(files: FlowFiles) -> None:
@@ -108,35 +123,47 @@ def _normaliser(kind: str, feature: str, files: FlowFiles) -> Normaliser:
     """Of one feature: both pipelines say how, and have to agree."""
     said = {}
     for file, pipeline, step in (
-        (PREPROCESSOR, files.preprocessor, "normalizer_processor"),
-        (POSTPROCESSOR, files.postprocessor, "unnormalizer_processor"),
+        (PREPROCESSOR, files.preprocessor, NORMALISERS[0]),
+        (POSTPROCESSOR, files.postprocessor, NORMALISERS[1]),
     ):
         options = step_options(pipeline, step, file)
         mode = check_object(options.get("norm_map"), f"{file}: norm_map").get(kind, "IDENTITY")
-        if mode not in STATISTICS_OF:
-            raise UserError(f"{file}: norm_map.{kind} is {mode!r}; known: {', '.join(STATISTICS_OF)}")
+        if mode not in list(STATISTICS_OF):  # a list of the file has no hash
+            raise UserError(f"{file}: norm_map.{kind} is {shown(mode)}; known: {', '.join(STATISTICS_OF)}")
         said[file] = (mode, check_positive(options.get("eps", 1e-8), f"{file}: eps"))
     (mode, eps), after = said.values()
-    if kind == "ACTION" and (mode, eps) != after:
+    if (mode, eps) != after:
         raise UserError(
-            f"{PREPROCESSOR} normalises actions by {mode} (eps {eps}), {POSTPROCESSOR} by {after[0]} (eps {after[1]}): "
-            "copy the files that came with the weights beside them"
+            f"{PREPROCESSOR} has norm_map.{kind}={mode} and eps={eps}, {POSTPROCESSOR} {after[0]} and {after[1]}: copy "
+            "the files that came with the weights beside them"
         )
+    return Normaliser(mode, _statistics_of(feature, mode, files), eps)
+
+
+def _statistics_of(feature: str, mode: Mode, files: FlowFiles) -> dict[str, Tensor]:
+    """What `mode` needs, float32; empty where the checkpoint has no statistics of the feature."""
     found = {
         name.removeprefix(f"{feature}."): value
         for name, value in files.statistics.items()
         if name.startswith(f"{feature}.")
     }
-    if found and (missing := [name for name in STATISTICS_OF[mode] if name not in found]):
-        raise UserError(f"the checkpoint's statistics have no {feature}.{missing[0]}, which {mode} needs")
+    if not found or mode == "IDENTITY":
+        return {}
+    first, second = STATISTICS_OF[mode]
+    step = next((step for step in steps_of(files.preprocessor, PREPROCESSOR) if "state_file" in step), {})
+    where = str(step.get("state_file", "the checkpoint's statistics"))
     dims = _dims_of(feature, files)
-    for name in STATISTICS_OF[mode] if found else ():
+    for name in (first, second):
+        if name not in found:
+            raise UserError(f"{where} has no {feature}.{name}, which {mode} needs")
         if found[name].shape != (dims,):
-            raise UserError(
-                f"the checkpoint's statistics: {feature}.{name} has shape {list(found[name].shape)}, config.json "
-                f"declares {dims} numbers"
-            )
-    return Normaliser(mode, {name: found[name].float() for name in STATISTICS_OF[mode] if found}, eps)
+            shape = list(found[name].shape)
+            raise UserError(f"{where}: {feature}.{name} has shape {shape}, config.json declares {dims} numbers")
+        check_finite(f"{feature}.{name}", found[name], Path(where))
+    span, least = (found[second], 0) if mode == "MEAN_STD" else (found[second] - found[first], f"{feature}.{first}")
+    if (span < 0).any():
+        raise UserError(f"{where}: {feature}.{second} is below {least}: copy the file that came with the weights")
+    return {name: found[name].float() for name in (first, second)}
 
 
 def _dims_of(feature: str, files: FlowFiles) -> int:

@@ -59,7 +59,8 @@ def to_lerobot(
         )
     width = check_count(config.get("action_dim"), "config.json: action_dim")
     chunk = check_count(config.get("action_horizon"), "config.json: action_horizon")
-    picture_px = config.get("sizes", {}).get("vision", {}).get("image_px", 224)
+    sizes = check_object(config.get("sizes", {}), "config.json: sizes")
+    picture_px = check_object(sizes.get("vision", {}), "config.json: sizes.vision").get("image_px", 224)
     picture = {"type": "VISUAL", "shape": [3, picture_px, picture_px]}
     told = {
         "type": kind,

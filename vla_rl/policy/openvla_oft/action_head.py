@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from vla_rl.errors import UserError
+from vla_rl.errors import UserError, first_line
 from vla_rl.policy.linear import Linear
 from vla_rl.policy.weights import fill
 
@@ -116,8 +116,9 @@ def read_head(folder: Path, pattern: str, module: nn.Module) -> str:
     try:
         stored = torch.load(files[0], map_location="cpu", weights_only=True)
     except Exception as e:  # torch names a damaged archive by half a dozen types
-        first = next(iter(str(e).splitlines()), type(e).__name__)
-        raise UserError(f"{files[0]} is damaged or is no file of weights ({first}): download or copy it again") from e
+        raise UserError(
+            f"{files[0]} is damaged or is no file of weights ({first_line(e)}): download or copy it again"
+        ) from e
     if isinstance(stored, dict):
         stored = {str(name).removeprefix(WRAPPED): value for name, value in stored.items()}
     fill(module, stored, files[0])

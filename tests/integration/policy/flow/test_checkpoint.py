@@ -122,6 +122,31 @@ def without_quantiles(folder):
     edit_statistics(folder, lambda found: {n: v for n, v in found.items() if "q99" not in n})
 
 
+def edit_step(folder, place, option, value):
+    edit_json(folder / "policy_preprocessor.json", "steps", place, "config", option, value=value)
+
+
+def rename(folder, names):
+    content = json.loads((folder / "policy_preprocessor.json").read_text())
+    content["steps"].append({"registry_name": "rename_observations_processor", "config": {"rename_map": names}})
+    (folder / "policy_preprocessor.json").write_text(json.dumps(content))
+
+
+def test_a_deviation_below_zero(tmp_path):
+    folder = write_folder(tmp_path / "a", "pi0_tiny")
+    edit_statistics(folder, lambda found: found | {"action.std": -found["action.std"]})
+    with pytest.raises(UserError, match="^policy_preprocessor_step_0.safetensors: action.std is below 0: copy"):
+        load_flow_policy(str(folder))
+
+
+@pytest.mark.parametrize("value", ["text", [], {}, 1.5])
+def test_empty_cameras_that_are_no_number(tmp_path, value):
+    folder = write_folder(tmp_path / "a", "smolvla_tiny")
+    edit_json(folder / "config.json", "empty_cameras", value=value)
+    with pytest.raises(UserError, match="^config.json: empty_cameras must be an integer, got"):
+        load_flow_policy(str(folder))
+
+
 def test_other_cameras(tmp_path):
     folder = write_folder(tmp_path / "a", PI05)
     for camera in ("left", "right"):
@@ -211,7 +236,7 @@ def test_a_run_in_place_of_a_checkpoint(tmp_path):
         (lambda f: edit_json(f / "config.json", "paligemma_variant", value="gemma_7b"), "'gemma_7b' stands for no"),
         (
             lambda f: edit_json(f / "policy_preprocessor.json", "steps", 0, "config", "norm_map", "STATE", value="ODD"),
-            "norm_map.STATE is 'ODD'; known: IDENTITY",
+            "norm_map.STATE is .ODD.; known: IDENTITY",
         ),
         (
             lambda f: edit_json(f / "policy_preprocessor.json", "steps", 1, "registry_name", value="odd"),
@@ -221,11 +246,11 @@ def test_a_run_in_place_of_a_checkpoint(tmp_path):
             lambda f: edit_json(
                 f / "policy_postprocessor.json", "steps", 0, "config", "norm_map", "ACTION", value="MIN_MAX"
             ),
-            "policy_preprocessor.json normalises actions by QUANTILES .* policy_postprocessor.json by MIN_MAX",
+            "policy_preprocessor.json has norm_map.ACTION=QUANTILES .* policy_postprocessor.json MIN_MAX and",
         ),
         (
             lambda f: edit_json(f / "policy_postprocessor.json", "steps", 0, "config", "eps", value=1e-6),
-            r"normalises actions by QUANTILES \(eps 1e-08\), .* \(eps 1e-06\)",
+            r"norm_map.STATE=QUANTILES and eps=1e-08, .* and 1e-06: copy",
         ),
         (
             lambda f: edit_json(f / "policy_preprocessor.json", "steps", 1, "config", "padding_side", value="left"),
@@ -248,7 +273,32 @@ def test_a_run_in_place_of_a_checkpoint(tmp_path):
             lambda f: edit_statistics(f, lambda found: {n: v[:5] for n, v in found.items()}),
             r"observation.state.q01 has shape \[5\], config.json declares 8",
         ),
-        (without_quantiles, "statistics have no observation.state.q99, which QUANTILES needs"),
+        (without_quantiles, "^policy_preprocessor_step_0.safetensors has no observation.state.q99, which QUANTILES "),
+        (
+            lambda f: edit_statistics(f, lambda s: s | {"action.q99": s["action.q01"], "action.q01": s["action.q99"]}),
+            "^policy_preprocessor_step_0.safetensors: action.q99 is below action.q01: copy the file that came",
+        ),
+        (
+            lambda f: edit_statistics(f, lambda found: found | {"action.q99": torch.ones(7, dtype=torch.int64)}),
+            "^policy_preprocessor_step_0.safetensors: tensor 'action.q99' is int64 ",
+        ),
+        *(
+            (lambda f, value=value: edit_step(f, 1, "padding", value), "^policy_preprocessor.json: padding must be max")
+            for value in (None, "text", True, [])
+        ),
+        *(
+            (lambda f, value=value: edit_step(f, 0, "norm_map", {"STATE": value}), "norm_map.STATE is .*; known: IDENT")
+            for value in ([], {}, 5, "text")
+        ),
+        (
+            lambda f: edit_step(f, 0, "norm_map", {"ACTION": "QUANTILES"}),
+            "preprocessor.json has norm_map.STATE=IDENTITY and eps=1e-08, .*postprocessor.json QUANTILES and 1e-08: c",
+        ),
+        (lambda f: rename(f, [1]), r"^policy_preprocessor.json: rename_map must be an object, got \[1\]"),
+        (
+            lambda f: edit_json(f / "config.json", "input_features", "observation.images.image", value=None),
+            "^config.json: input_features declares no camera, which are named observation.images.NAME$",
+        ),
         (without_weight, "'model.action_in_proj.bias' is missing"),
         (with_weight, "'model.other' in model.safetensors is not part of the model"),
         (

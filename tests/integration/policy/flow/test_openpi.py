@@ -94,6 +94,11 @@ def another(folder):
     (folder / "assets" / "droid" / "norm_stats.json").write_text((folder / STATS).read_text())
 
 
+def edit_sizes(folder, value):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"sizes": value}))
+
+
 def edit_stats(folder, change):
     content = json.loads((folder / STATS).read_text())
     change(content["norm_stats"])
@@ -108,6 +113,12 @@ def edit_stats(folder, change):
         (lambda f: edit_stats(f, lambda s: s.pop("actions")), "norm_stats.actions must be an object"),
         (lambda f: edit_stats(f, lambda s: s["state"].pop("q99")), "state.q99 must be a list of 8 finite numbers"),
         (lambda f: (f / "config.json").write_text('{"action_horizon": 10}'), "action_dim must be an integer"),
+        *(
+            (lambda f, value=value: edit_sizes(f, value), "^config.json: sizes must be an obj")
+            for value in (None, [], "x")
+        ),
+        (lambda f: edit_sizes(f, {"vision": 5}), "^config.json: sizes.vision must be an object, got 5"),
+        (lambda f: edit_stats(f, lambda s: s["state"].update(q01=[9.0] * 8)), "observation.state.q99 is below observ"),
         (without_tower, "post_layernorm.weight' is missing .2 in all"),
     ],
 )
