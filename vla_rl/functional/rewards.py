@@ -192,5 +192,5 @@ def caught_up(successes_M: Tensor, episodes_M: Tensor, margin: float) -> bool:
     """
     if not successes_M[0] or not episodes_M[-1]:
         return False
-    base, widest = successes_M[0] / episodes_M[0], successes_M[-1] / episodes_M[-1]
-    return bool(widest >= base - margin - ROUNDING)
+    base, widest = (float(successes_M[m]) / float(episodes_M[m]) for m in (0, -1))
+    return widest >= base - margin - ROUNDING

@@ -82,6 +82,14 @@ def test_one_success_has_no_penalty():
     assert reward(FAILED, 100, FAILED, scale=gated).tolist() == near(0, 1 + 50 / 150, 0)
 
 
+def test_a_failure_has_neither_penalty_nor_reward_whatever_its_steps():
+    success_G, steps_G = torch.tensor([1.0, 0.0, 1.0]), torch.tensor([90.0, 20.0, 110.0])  # mu 100, sigma 10
+    assert stability_penalty(steps_G, success_G, 0.2, 5.0).tolist() == near(0.2 * math.tanh(1), 0, 0.2 * math.tanh(1))
+    # 1 + 2 * .5 - .1
+    terms = torch.tensor([0.5, 0.25, 0.0]), torch.tensor([0.1, 0.2, 0.0])
+    assert reduction_reward(success_G, *terms, 2.0).tolist() == near(1.9, 0, 1)
+
+
 def test_a_group_that_fails_throughout_has_no_reward():
     for scale in (clamped, gated):
         assert reward(FAILED, FAILED, scale=scale).tolist() == [0.0, 0.0]
@@ -189,6 +197,9 @@ def test_the_widest_window_has_caught_up():
     assert caught_up(torch.tensor([80.0, 10.0, 79.0]), episodes, margin=0.01)
     assert not caught_up(torch.tensor([80.0, 80.0, 78.0]), episodes, margin=0.01)
     assert caught_up(torch.tensor([50.0, 0.0, 60.0]), episodes, margin=0.01)
+    assert caught_up(torch.tensor([50.0, 90.0, 50.0]), episodes, margin=0.01)  # the base window is the measure
+    for base in range(2, 101):  # at the margin itself, whatever floats make of it
+        assert caught_up(torch.tensor([base, 0.0, base - 1.0]), episodes, margin=0.01)
     assert not caught_up(torch.zeros(3), episodes, margin=0.01)  # equal, and no reason to go on
     assert not caught_up(torch.tensor([1.0, 0.0, 0.0]), torch.tensor([1.0, 1.0, 0.0]), margin=0.01)
 

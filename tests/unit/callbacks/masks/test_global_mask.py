@@ -65,6 +65,11 @@ def test_of_chunks_that_weigh_the_same_as_many_are_kept_as_the_budget_says(mask)
     assert len(key_N.unique()) == 4 and ((key_N - exact).abs() < 1e-5).all()
 
 
+def test_chunks_without_advantage_are_left_out_though_the_budget_has_room_for_them():
+    trajectories = [make_trajectory([0] * 4, uid=uid, advantage=float(uid)) for uid in (0, 1)]
+    assert kept_in_all(GlobalAdvantage(budget=4), trajectories) == [[], [0, 1, 2, 3]]
+
+
 def test_budgets_and_keys_are_counted_over_ranks_and_over_what_is_trained_on():
     [group] = scored(0)
     trained, left_out = group.trajectories[:3], RolloutGroup(group.trajectories[3:])
