@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from callbacks.critic.base import Critic, Valued, Values
+from callbacks.policytrim.callback import PolicyTrim
 from vla_rl.checks import check_choice, check_count, check_number
 from vla_rl.distributed.lockstep import in_lockstep
 from vla_rl.distributed.parameters import full_tensor, trainable_parameters
@@ -44,7 +45,8 @@ class HeadCritic(Critic):
 
     Raises:
         UserError: for a value outside its range, a name that does not exist, or, before anything is written, a policy
-            without such a state, or `per=step` where the loss has one ratio for a whole chunk.
+            without such a state, `per=step` where the loss has one ratio for a whole chunk, or PolicyTrim's first
+            stage, whose rewards depend on what the state does not show.
     """
 
     def __init__(
@@ -77,6 +79,13 @@ class HeadCritic(Critic):
         if data.grpo.loss == "nft":
             raise UserError("critic=head learns with the log-probabilities, of which grpo.loss=nft has none: "
                             "critic=separate, or grpo.loss=clipped")  # fmt: skip
+        for callback in callbacks:
+            if isinstance(callback, PolicyTrim) and callback.extend_iterations:
+                raise UserError(
+                    "critic=head does not see how much of its chunks an episode executes, on which the rewards of "
+                    f"reward.extend_iterations={callback.extend_iterations} depend: critic=separate, or "
+                    "reward.extend_iterations=0"
+                )
         if self.per == "step" and data.grpo.ratio == "chunk":
             raise UserError(
                 "critic.per=step gives each control step its own advantage, and grpo.ratio=chunk has one probability "

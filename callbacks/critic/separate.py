@@ -19,7 +19,7 @@ from vla_rl.distributed.collectives import gather_lists
 from vla_rl.distributed.seeding import seeded_generator
 from vla_rl.distributed.threads import one_thread
 from vla_rl.rollout.datamodule import RolloutDataModule
-from vla_rl.types import Decision, Trajectory
+from vla_rl.types import ActionChunk, Decision, Trajectory
 
 WIDEST = 512  # features of the hidden states that the nets see, and that checkpoints hold of the earlier episodes
 
@@ -52,9 +52,10 @@ class SeparateCritic(Critic):
 
     The nets see what the rollout's own forward already computed (mean and standard deviation over the slots of the last
     hidden states; more than 512 numbers are projected to 512 by a fixed random matrix), proprioception, the place in
-    the episode and whether the last chunk closed the gripper, and learn what the episode earned in the end. An
-    episode's values come from nets that were fitted without it, so that they do not know its outcome. A time-out is a
-    failure: nothing is added for what might have come after it.
+    the episode, whether the last chunk closed the gripper and, with PolicyTrim, how much of its chunks the episode
+    executes, and learn what the episode earned in the end. An episode's values come from nets that were fitted without
+    it, so that they do not know its outcome. A time-out is a failure: nothing is added for what might have come after
+    it.
 
     There is nothing to learn from where in some fold all episodes earned the same. Logs, beside what every `Critic`
     does, `critic/loss` (cross-entropy, of episodes that the nets were fitted without).
@@ -117,6 +118,9 @@ class SeparateCritic(Critic):
             return None
         return lambda decision: fitted.value(features_of_decision(decision, longest, seed))
 
+    def forget_rewards(self) -> None:
+        self.earlier, self._fitted = [], None
+
     def _fit(self, present: list[Learnt]) -> Tensor | None:
         """Values of all decisions; None where there is nothing to learn from."""
         iteration = self.trainer.current_epoch
@@ -172,20 +176,31 @@ def features(trajectory: Trajectory, longest: int, seed: int) -> Tensor:
     closing_N = trajectory.gripper_closed_NL.sum(1) / trajectory.executed_N
     before_N = torch.cat([torch.zeros(1), closing_N[:-1]])
     hidden_ND = projected(trajectory.actions.extras["hidden"], seed)
-    return _columns(hidden_ND, trajectory.proprio_NP, torch.arange(len(trajectory)), before_N, longest)
+    index_N, window = torch.arange(len(trajectory)), _share(trajectory.episode.window, trajectory.actions)
+    return _columns(hidden_ND, trajectory.proprio_NP, index_N, before_N, longest, window)
 
 
 def features_of_decision(decision: Decision, longest: int, seed: int) -> Tensor:
     """The same of a decision that is not executed yet, float32 [1, D]."""
     hidden_1D = projected(decision.answer.extras["hidden"], seed)
     index_1, before_1 = torch.tensor([decision.index]), torch.tensor([decision.closing_before])
-    return _columns(hidden_1D, decision.proprio_P[None], index_1, before_1, longest)
+    window = _share(decision.window, decision.answer)
+    return _columns(hidden_1D, decision.proprio_P[None], index_1, before_1, longest, window)
 
 
-def _columns(hidden_ND: Tensor, proprio_NP: Tensor, index_N: Tensor, before_N: Tensor, longest: int) -> Tensor:
+def _share(window: int | None, actions: ActionChunk) -> float | None:
+    """Of a chunk that the episode executes; None where no reward plans it, and all do alike."""
+    return None if window is None else window / actions.logprob_NLA.shape[1]
+
+
+def _columns(
+    hidden_ND: Tensor, proprio_NP: Tensor, index_N: Tensor, before_N: Tensor, longest: int, window: float | None
+) -> Tensor:
     place_N = index_N / max(1, longest - 1)
-    columns_N3 = torch.stack([place_N, place_N.square(), before_N], dim=1)
-    return torch.cat([hidden_ND, proprio_NP, columns_N3], dim=1).float()
+    columns = [place_N, place_N.square(), before_N]
+    if window is not None:  # what a success earns depends on it, and how many decisions are left
+        columns.append(torch.full_like(place_N, window))
+    return torch.cat([hidden_ND, proprio_NP, torch.stack(columns, dim=1)], dim=1).float()
 
 
 def projected(hidden_ND: Tensor, seed: int) -> Tensor:

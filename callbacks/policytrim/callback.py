@@ -206,6 +206,9 @@ class PolicyTrim(RolloutCallback):
             return
         self.trimming = True
         self._snapshot()
+        for callback in callbacks_of(trainer):
+            if isinstance(callback, RolloutCallback):
+                callback.forget_rewards()
         if trainer.is_global_zero:
             print(
                 f"stage 2 after {self.extended} iterations of stage 1: windows of {max(self.windows)} steps", flush=True

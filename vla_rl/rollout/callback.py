@@ -13,7 +13,7 @@ from vla_rl.types import Episode, RolloutGroup
 if TYPE_CHECKING:
     from vla_rl.rollout.datamodule import RolloutDataModule
 
-HOOKS = ("check_run", "plan_rollouts", "score", "set_advantages")
+HOOKS = ("check_run", "plan_rollouts", "score", "set_advantages", "forget_rewards")
 
 
 class RolloutCallback(L.Callback):
@@ -56,6 +56,9 @@ class RolloutCallback(L.Callback):
     def set_advantages(self, groups: Sequence[RolloutGroup]) -> None:
         """Once an iteration, on every rank, when all of its groups have their advantages from `grpo.advantage`: may
         replace `advantage_N` of each trajectory, and may run the policy (its forwards are collectives under fsdp2)."""
+
+    def forget_rewards(self) -> None:
+        """The reward has changed: what episodes have earned says nothing about what the coming ones will earn."""
 
 
 def check_hooks(callbacks: Sequence[L.Callback]) -> None:

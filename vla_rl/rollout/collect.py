@@ -73,7 +73,7 @@ class _Recording:
         closing = 0.0
         if self.executed:
             closing = float((self.answers[-1].command_NLA[: self.executed[-1], -1] > 0).float().mean())
-        return self.episode.lost(Decision(len(self.executed), self.proprios[-1], answer, closing))
+        return self.episode.lost(Decision(len(self.executed), self.proprios[-1], answer, closing, self.episode.window))
 
     def stop(self) -> Trajectory:
         """The lost episode: a failure that ends with what was seen last."""

@@ -102,6 +102,7 @@ class Decision:
     proprio_P: Tensor  # float32
     answer: ActionChunk  # of one row
     closing_before: float  # share of the control steps executed last whose command closes the gripper; at first 0
+    window: int | None = None  # the episode's
 
 
 @dataclass(slots=True)

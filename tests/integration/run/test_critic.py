@@ -95,3 +95,19 @@ def test_what_a_critic_runs_beside(tmp_path, critic, beside):
     logged = rows(tmp_path / "run")
     assert len(logged) == 3 and all(row["chunks/kept"] > 0 for row in logged)
     assert all(value == value for row in logged for value in row.values())
+
+
+def test_what_policytrims_first_stage_earned_is_forgotten_in_the_second(tmp_path):
+    stages = ["reward=policytrim", "reward.ratios=[0.5,1.0]", "reward.extend_iterations=2", "reward.switch_margin=null"]
+    argv = [*CRITICS["separate"], *stages, "reward.baseline_episodes=2"]
+    toy_fit.run(tmp_path / "whole", *argv)
+    checkpoints = tmp_path / "whole" / "checkpoints"
+    state = torch.load(checkpoints / "last.ckpt", weights_only=True)["callbacks"]
+    (critic,) = (of for name, of in state.items() if name.startswith("SeparateCritic"))
+    assert len(critic["earlier"]) == 1  # of the third iteration alone, though two are remembered
+    program = toy_fit.start(tmp_path / "run", *argv)
+    program.wait_until_printed("iteration 2/3")
+    program.kill()
+    program.wait()
+    toy_fit.run(tmp_path / "run", *argv, "resume=auto")
+    assert result(tmp_path / "run") == result(tmp_path / "whole")

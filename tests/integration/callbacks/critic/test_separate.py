@@ -172,17 +172,50 @@ def test_features_of_a_decision():
     assert torch.equal(feature_ND[:, 4:12], t.proprio_NP)
 
 
+def test_the_window_is_seen_where_a_reward_plans_it():
+    t = make_trajectory([0, 4, 8], uid=2)
+    without = features(t, longest=5, seed=0)
+    t.episode.window = 2
+    feature_ND = features(t, longest=5, seed=0)
+    assert torch.equal(feature_ND[:, :-1], without)
+    assert feature_ND[:, -1].tolist() == [0.25] * 3  # 2 of 8 control steps
+
+
+def test_what_a_success_earns_depends_on_the_window():
+    """Without it the last decision of a success would be worth 1.5 whatever it earns: punished for one window."""
+    groups = episodes(96)
+    for t in all_of(groups):
+        t.episode.window = 4 if t.episode.uid % 4 < 2 else 8
+        t.reward = t.success * (1.0 if t.episode.window == 4 else 2.0)
+    critic_of(steps=350).set_advantages(groups)
+    for window, reward in ((4, 1.0), (8, 2.0)):
+        successes = [t for t in all_of(groups) if t.success and t.episode.window == window]
+        values = [float(t.actions.extras["value"][4]) for t in successes]
+        assert sum(values) / len(values) == pytest.approx(reward, abs=0.2)
+
+
+def test_what_was_earned_under_another_reward_is_forgotten():
+    critic = critic_of(steps=20)
+    critic.set_advantages(episodes())
+    assert len(critic.earlier) == 1 and critic._fitted
+    critic.forget_rewards()
+    assert critic.earlier == [] and critic._fitted is None
+
+
 def decisions(t):
     closing = [0.0, *(t.gripper_closed_NL.sum(1) / t.executed_N).tolist()]
     return [
-        Decision(n, proprio_P, t.actions.rows(slice(n, n + 1)), closing[n]) for n, proprio_P in enumerate(t.proprio_NP)
+        Decision(n, proprio_P, t.actions.rows(slice(n, n + 1)), closing[n], t.episode.window)
+        for n, proprio_P in enumerate(t.proprio_NP)
     ]
 
 
 def test_features_of_a_decision_that_is_not_executed_yet_are_those_of_the_trajectory():
     t = make_trajectory([3, 4, 8], uid=2)
-    rows = [features_of_decision(decision, longest=5, seed=0) for decision in decisions(t)]
-    assert torch.equal(torch.cat(rows), features(t, longest=5, seed=0))
+    for window in (None, 2):
+        t.episode.window = window
+        rows = [features_of_decision(decision, longest=5, seed=0) for decision in decisions(t)]
+        assert torch.equal(torch.cat(rows), features(t, longest=5, seed=0))
 
 
 def test_lost_episodes_are_those_that_the_last_nets_expect_to_fail():

@@ -129,6 +129,13 @@ def test_windows_of_another_advantage_are_refused():
         SeparateCritic().check_run(None, [PolicyTrim(horizon_baseline="factorised")])
 
 
+def test_a_head_that_does_not_see_the_windows_is_refused_where_they_differ():
+    data = SimpleNamespace(request_extra=lambda *_: None, grpo=SimpleNamespace(loss="clipped", ratio="token"))
+    HeadCritic().check_run(data, [PolicyTrim()])
+    with pytest.raises(UserError, match="reward.extend_iterations=3 depend: critic=separate, or reward.extend_iter"):
+        HeadCritic().check_run(data, [PolicyTrim(extend_iterations=3)])
+
+
 def test_a_discount_above_one_is_refused():
     with pytest.raises(UserError, match=r"critic.gamma must be a number >= 0 and <= 1, got 1.5"):
         SeparateCritic(gamma=1.5)

@@ -9,6 +9,7 @@ from callbacks.policytrim.callback import PolicyTrim
 from tests.helpers.make import make_trajectory
 from tests.helpers.toy import ToyPolicy
 from vla_rl.errors import UserError
+from vla_rl.rollout.callback import RolloutCallback
 from vla_rl.types import Episode, RolloutGroup
 
 
@@ -24,6 +25,13 @@ def planned(trim, groups=6, size=4):
     trim.plan_rollouts(episodes)
     windows = [e.window for e in episodes]
     return [windows[i : i + size] for i in range(0, len(windows), size)]
+
+
+class Told(RolloutCallback):
+    told = 0
+
+    def forget_rewards(self):
+        self.told += 1
 
 
 class TestStages:
@@ -45,13 +53,14 @@ class TestStages:
     )
     def test_when_the_second_begins(self, options, stages):
         """Both windows run twice an iteration: the narrow one always succeeds, the wide one once."""
-        trim = checked(**options)
+        trim, other = checked(**options), Told()
         found = []
         for _ in stages:
             trim.counts = [*trim.counts, [[2.0, 1.0], [2.0, 2.0]]]
-            trim.on_train_epoch_end(SimpleNamespace(is_global_zero=False), None)
+            trim.on_train_epoch_end(SimpleNamespace(is_global_zero=False, callbacks=[trim, other]), None)
             found.append(trim.trimming)
         assert found == stages
+        assert other.told == any(stages)  # once
 
     def test_windows_are_compared_over_iterations_together(self):
         trim = PolicyTrim(extend_iterations=9, switch_iterations=2, switch_margin=0.0)
