@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from tests.helpers.toy import ToyPolicy, ToyPool
+from tests.unit.rollout.test_collect import same
 from vla_rl.config.schema import EvaluationConfig, GRPOConfig, RolloutConfig
 from vla_rl.errors import UserError
 from vla_rl.rollout.callback import RolloutCallback
@@ -252,3 +253,34 @@ def test_episodes_of_the_rollouts_are_watched():
     data.watch = lambda episode: lambda decision: decision.index == 1 + episode.uid % 2
     trajectories = [t for group in data.train_dataloader().groups for t in group.trajectories]
     assert [(len(t), t.stopped) for t in trajectories] == [(1, True), (2, True)] * 10
+
+
+def ahead(iteration, callbacks=()):
+    data = data_module(callbacks=callbacks)
+    data.rollout.asynchronous, data.trainer.current_epoch, data.trainer.max_epochs = True, iteration, 2
+    return data
+
+
+def collected(data):
+    return [t for group in data.train_dataloader().groups for t in group.trajectories]
+
+
+def test_an_iteration_is_collected_ahead_and_a_run_that_goes_on_does_it_again():
+    data = ahead(0)
+    collected(data)
+    assert [e.uid for e in data._async.episodes] == list(range(20, 40))
+    stored = data.state_dict()
+    data._async.wait()
+    with torch.no_grad():
+        data.policy.head.bias += torch.linspace(0, 2, len(data.policy.head.bias))  # an update
+    data.trainer.current_epoch = 1
+    found = collected(data)
+    assert len(data.pool.started) == 40 and not data._async.episodes  # none after the last iteration
+    assert data.state_dict() == {}
+    resumed = ahead(1, [OneStep()])  # which has its own mind about windows since
+    resumed.policy.load_state_dict(data.policy.state_dict())
+    resumed.load_state_dict(stored)
+    assert all(same(a, b) for a, b in zip(collected(resumed), found, strict=True))
+    assert not resumed._interrupted and not resumed._async._cancelled
+    resumed.on_exception(KeyboardInterrupt())
+    assert resumed._async._cancelled
