@@ -21,6 +21,7 @@ from vla_rl.run.folder import read_rates
 from vla_rl.run.resume import MAY_DIFFER
 
 WINDOW = 3  # iterations of rollouts averaged where nothing was held out
+ROUNDING = 1e-9  # a mean of .2, .4 and .6 is .4 or a bit less, as Python 3.12 adds up otherwise than 3.11
 HELDOUT = "heldout/sampled_success"
 LOGGED = ("rollout/success", "time/rollout_s", "time/update_s", "chunks/kept", "chunks/real")  # what is compared
 # slots of callbacks that watch a run and change nothing in it
@@ -107,7 +108,7 @@ class Run:
     def seconds_to(self, threshold: float) -> float | None:
         """Seconds until success first reaches the threshold; None: never."""
         for iterations, rate in self.success:
-            if rate >= threshold:
+            if rate >= threshold - ROUNDING:
                 return self.seconds[iterations - 1]
         return None
 
