@@ -41,6 +41,10 @@ class Fitted:
     low: float
     high: float
 
+    def share(self, reward: Tensor) -> Tensor:
+        """Between 0 and 1, as the nets have it; the shape stays."""
+        return (reward - self.low) / (self.high - self.low)
+
     def value(self, feature_1D: Tensor) -> float:
         """Of a decision that none of them has seen: their mean."""
         share = self.nets.values(feature_1D.to(self.nets.mean_D.device)).mean()
@@ -102,12 +106,12 @@ class SeparateCritic(Critic):
         present = sorted(gather_lists(own, self.trainer), key=lambda episode: episode.uid)
         value_R = self._fit(present)
         self.earlier = [*self.earlier, present][-self.iterations :] if self.iterations else []
-        if value_R is None:
+        if value_R is None or self._fitted is None:
             return None
         lengths = [len(episode.feature_ND) for episode in present]
         reward_R = torch.tensor([e.reward for e in present]).repeat_interleave(torch.tensor(lengths))
-        loss = F.binary_cross_entropy(value_R.clamp(0, 1), reward_R.clamp(0, 1))
-        self._metrics["critic/loss"] = float(loss)
+        shares = (self._fitted.share(of).clamp(0, 1) for of in (value_R, reward_R))  # clamped against rounding
+        self._metrics["critic/loss"] = float(F.binary_cross_entropy(*shares))
         parts = zip(present, value_R.split(lengths), strict=True)
         value_of = {episode.uid: value_N.clone() for episode, value_N in parts}
         return [Values(value_of[t.episode.uid][:, None]) for t in trajectories]
