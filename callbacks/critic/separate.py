@@ -110,8 +110,8 @@ class SeparateCritic(Critic):
             return None
         lengths = [len(episode.feature_ND) for episode in present]
         reward_R = torch.tensor([e.reward for e in present]).repeat_interleave(torch.tensor(lengths))
-        shares = (self._fitted.share(of).clamp(0, 1) for of in (value_R, reward_R))  # clamped against rounding
-        self._metrics["critic/loss"] = float(F.binary_cross_entropy(*shares))
+        value_share_R, share_R = (self._fitted.share(of).clamp(0, 1) for of in (value_R, reward_R))  # against rounding
+        self._metrics["critic/loss"] = float(F.binary_cross_entropy(value_share_R, share_R))
         parts = zip(present, value_R.split(lengths), strict=True)
         value_of = {episode.uid: value_N.clone() for episode, value_N in parts}
         return [Values(value_of[t.episode.uid][:, None]) for t in trajectories]
