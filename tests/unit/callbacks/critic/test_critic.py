@@ -245,7 +245,7 @@ def test_no_earlier_iteration_is_kept_where_none_is_asked_for():
 def test_values_go_to_their_episodes_and_the_loss_is_their_cross_entropy():
     """Episode 7 succeeds with values .8, episode 3 fails with .4: -(2 ln .8 + 2 ln .6) / 4 = .366985."""
     critic = placed(SeparateCritic())
-    critic._fit = lambda present: torch.tensor([0.4, 0.4, 0.8, 0.8])  # in the order of the episodes' numbers
+    critic._fit, critic._fitted = lambda present: torch.tensor([0.4, 0.4, 0.8, 0.8]), Fitted(None, 0.0, 1.0)  # by uid
     (late,), (early,) = episodes(True, first=7), episodes(False, first=3)
     found = critic.values([late, early])
     assert [v.value_NS[:, 0].tolist() for v in found] == [pytest.approx([0.8, 0.8]), pytest.approx([0.4, 0.4])]
