@@ -5,6 +5,7 @@ import torch
 
 from vla_rl.config.compose import compose
 from vla_rl.errors import UserError
+from vla_rl.policy import memory
 from vla_rl.policy.flops import update_flops
 from vla_rl.policy.memory import plan_memory
 from vla_rl.policy.memory_check import PRESETS, rows_that_fit
@@ -16,6 +17,23 @@ CPU = torch.device("cpu")
 ALL = {"r": 32, "alpha": 32}
 BFLOAT16_7B = {"checkpoint": "random:7b", "dtype": "bfloat16"}
 GB = 10**9
+
+
+@pytest.fixture(autouse=True, scope="module")
+def counted_once():
+    """What autograd keeps of a row is counted once for each model that differs in it."""
+    counted, count = {}, memory._activations
+
+    def once(model, *, checkpointing):
+        trained = tuple((name, p.shape, p.dtype) for name, p in model.named_parameters() if p.requires_grad)
+        key = (repr(model.config), trained, model.projector.fc1.bias.dtype, checkpointing)
+        if key not in counted:
+            counted[key] = count(model, checkpointing=checkpointing)
+        return counted[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(memory, "_activations", once)
+        yield
 
 
 def test_the_7b_in_shards():
