@@ -33,21 +33,30 @@ def _save(checkpoint: dict[str, Any], path: Path) -> None:
 
 
 def complete_checkpoint(checkpoint: dict[str, Any], module: L.LightningModule) -> None:
-    """Fill in what a checkpoint of a version with fewer keys lacks of the callbacks' states: as in a new run, with a
-    line. Call it before anything is restored from the checkpoint.
+    """Fill in what a checkpoint lacks of the callbacks' states, as in a new run, with a line: a version with fewer keys
+    may have written it, or a callback is new to the run. Call it before anything is restored from the checkpoint.
 
     Raises:
         UserError: a trained tensor is missing, or has another shape.
     """
     if "state_dict" in checkpoint:  # else it is sharded, and was checked and loaded by `FSDP2`
         check_trained(checkpoint["state_dict"], module, module.trainer.ckpt_path)
+    states: dict[str, Any] = checkpoint.get("callbacks", {})
     added: list[str] = []
+    without: list[str] = []
     for callback in callbacks_of(module.trainer):
-        key = callback.state_key
-        if key in checkpoint.get("callbacks", {}):
-            checkpoint["callbacks"][key] = _completed(checkpoint["callbacks"][key], callback.state_dict(), key, added)
+        key, new = callback.state_key, callback.state_dict()
+        if key in states:
+            states[key] = _completed(states[key], new, key, added)
+        elif new:
+            without.append(key)
     if added:
         rank_zero_warn(f"the checkpoint is of a version without {', '.join(added)}; they begin as in a new run")
+    if without:
+        rank_zero_warn(
+            f"{module.trainer.ckpt_path} has no state of {', '.join(without)}, which begin as in a new run: if this "
+            "run had them before, resume from another checkpoint"
+        )
 
 
 def _completed(stored: dict[str, Any], new: dict[str, Any], key: str, added: list[str]) -> dict[str, Any]:

@@ -54,6 +54,7 @@ def test_a_run_of_version_0_1_goes_on(tmp_path, monkeypatch):
     with (
         pytest.warns(FutureWarning, match="the config has paths of version 0.1"),
         pytest.warns(UserWarning, match="was begun by a version without .*critic=None; it goes on with these defaults"),
+        pytest.warns(UserWarning, match="iteration-1.ckpt has no state of RunClock, which begin"),
     ):
         main([f"conf={folder}/config.yaml", f"resume={folder}", f"run_dir={folder}", "iterations=3"])
     check_numbers(folder)

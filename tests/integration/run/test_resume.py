@@ -102,6 +102,10 @@ class KilledWhileSaving(L.Callback):
         os.rename, os.replace, run_files.exchange = counted(0), counted(1), counted(2)
 
 
+class OtherDraws(toy_fit.GlobalDraws):
+    """Another callback with state."""
+
+
 def test_killed_between_any_two_steps_of_a_save(tmp_path, monkeypatch):
     short = ["iterations=2", "callbacks.kill._target_=tests.integration.run.test_resume.KilledWhileSaving"]
     toy_fit.run(tmp_path / "whole", *short)
@@ -158,6 +162,32 @@ def test_a_checkpoint_of_a_version_with_fewer_keys(stopped):
     torch.save(checkpoint, path)
     line = refused(stopped, f"resume={path}")
     assert "lacks 1 of 2 trained tensors (policy.head.weight): resume from another" in line
+
+
+def test_a_checkpoint_without_the_whole_state_of_callbacks(stopped):
+    path = newest(stopped)
+    checkpoint = torch.load(path, weights_only=True)
+    del checkpoint["callbacks"]["PCM"], checkpoint["callbacks"]["GlobalDraws"]
+    torch.save(checkpoint, path)
+    program = toy_fit.run(stopped, f"resume={stopped}")
+    assert f"{path} has no state of PCM, GlobalDraws, which begin as in a new run: if this run had" in program.errors
+
+
+def test_a_callback_that_is_new_to_a_run(stopped):
+    """It cannot have state yet: a line says that it begins now. One that keeps no state needs none."""
+    config = yaml.safe_load((stopped / "config.yaml").read_text())
+    config["callbacks"] |= {
+        "draws_too": {"_target_": "tests.integration.run.test_resume.OtherDraws"},
+        "without_state": {"_target_": "tests.helpers.toy_fit.RecordGradients"},
+    }
+    (stopped / "config.yaml").write_text(yaml.safe_dump(config))
+    argv = [f"conf={stopped / 'config.yaml'}", f"resume={stopped}"]
+    program = toy_fit.Fork(lambda: run_entry(fit.main, argv), stopped.parent / "again.log")
+    assert program.wait() == 0, program.errors
+    (line,) = [line for line in program.errors.splitlines() if "no state of" in line]
+    assert "has no state of OtherDraws, which begin" in line
+    state = torch.load(newest(stopped), weights_only=True)["callbacks"]
+    assert 1 <= len(state["OtherDraws"]["drawn"]) < len(state["GlobalDraws"]["drawn"]) == 6
 
 
 def test_one_that_was_cut_short_is_damaged_too_and_named(stopped):
