@@ -118,16 +118,17 @@ def shard_files(folder: Path) -> list[Path]:
     """The files that hold a checkpoint's weights: those of its index, or the single one.
 
     Raises:
-        UserError: a file is missing, or the folder holds two sets of weights.
+        UserError: a file is missing, or lacks a tensor that the index says it holds, or the folder holds two sets of
+            weights.
     """
     index = folder / INDEX
-    names = [SINGLE]
+    names, file_of = [SINGLE], {}
     if index.exists():
         weight_map = read_json(index).get("weight_map")
-        listed = list(weight_map.values()) if isinstance(weight_map, dict) else []
-        if not listed or not all(isinstance(name, str) for name in listed):
+        file_of = weight_map if isinstance(weight_map, dict) else {}
+        if not file_of or not all(isinstance(name, str) for name in file_of.values()):
             raise UserError(f"{index} has no weight_map: it has to name each tensor's file")
-        names = sorted(set(listed))
+        names = sorted(set(file_of.values()))
     present = {file.name for file in folder.iterdir()}  # a path out of the folder is none of them
     for name in names:
         if name not in present:
@@ -143,7 +144,19 @@ def shard_files(folder: Path) -> list[Path]:
             f"checkpoint {folder} holds two sets of weights, {said} and {more[0]}: "
             f"move one of them away{f', {INDEX} with its files' if index.exists() else ''}"
         )
+    _check_listed(file_of, index)
     return [folder / name for name in names]
+
+
+def _check_listed(file_of: Mapping[str, str], index: Path) -> None:
+    """Raise UserError where a file lacks a tensor that the index says it holds."""
+    for file in sorted(set(file_of.values())):
+        with open_shard(index.with_name(file)) as stored:
+            held = set(stored.keys())
+        for name in sorted(file_of):
+            if file_of[name] == file and name not in held:
+                raise UserError(f"{index} says that {file} holds the tensor {name!r}, which it does not: download or "
+                                "copy both again")  # fmt: skip
 
 
 def fill(module: nn.Module, stored: Any, path: Path) -> None:

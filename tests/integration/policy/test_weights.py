@@ -88,7 +88,7 @@ def test_a_tensor_in_two_shards(copy):
     (copy / SINGLE).unlink()
     for n in (1, 2):
         save_file(weights, copy / f"model-0000{n}-of-00002.safetensors")
-    files = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    files = dict.fromkeys(weights, "model-00001-of-00002.safetensors") | {WEIGHT: "model-00002-of-00002.safetensors"}
     (copy / INDEX).write_text(json.dumps({"weight_map": files}))
     both_refuse(copy, "is in two files, one of them model-00002-of-00002.safetensors")
 
@@ -110,6 +110,16 @@ def test_a_tensor_in_two_shards(copy):
 def test_an_index_that_names_no_file(copy, content, message):
     (copy / INDEX).write_text(json.dumps(content))
     both_refuse(copy, message)
+
+
+@pytest.mark.parametrize("name", [WEIGHT, "odd"])
+def test_an_index_that_names_the_wrong_file(copy, name):
+    save_torch_state_dict(load_file(copy / SINGLE), copy, max_shard_size="2MB")
+    content = json.loads((copy / INDEX).read_text())
+    wrong = next(file for file in content["weight_map"].values() if file != content["weight_map"].get(name))
+    content["weight_map"][name] = wrong
+    (copy / INDEX).write_text(json.dumps(content))
+    both_refuse(copy, f"{INDEX} says that {wrong} holds the tensor '{name}', which it does not: download or copy both")
 
 
 @pytest.mark.parametrize("damage", [Path.mkdir, Path.touch, lambda path: path.symlink_to("nowhere")])

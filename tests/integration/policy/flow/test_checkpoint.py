@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from tests.helpers.flow import GOLDEN, SETS, golden_arrays, golden_model, golden_weights, observe, write_folder
 from vla_rl.errors import UserError
 from vla_rl.policy import save_trained
-from vla_rl.policy.flow.load import load_flow_policy
+from vla_rl.policy.flow.load import inspect_flow_checkpoint, load_flow_policy
 from vla_rl.policy.flow.model import Inputs
 
 PI05 = "pi05_tiny"
@@ -130,6 +130,19 @@ def rename(folder, names):
     content = json.loads((folder / "policy_preprocessor.json").read_text())
     content["steps"].append({"registry_name": "rename_observations_processor", "config": {"rename_map": names}})
     (folder / "policy_preprocessor.json").write_text(json.dumps(content))
+
+
+def test_an_index_that_names_the_wrong_file(tmp_path):
+    folder = write_folder(tmp_path / "a", PI05)
+    huggingface_hub.save_torch_state_dict(load_file(folder / "model.safetensors"), folder, max_shard_size="100KB")
+    index = folder / "model.safetensors.index.json"
+    load_flow_policy(str(folder))
+    one, *_, other = json.loads(index.read_text())["weight_map"].items()
+    edit_json(index, "weight_map", one[0], value=other[1])
+    line = f"index.json says that {other[1]} holds the tensor '{one[0]}', which it does not: download or copy both"
+    for load in (load_flow_policy, lambda checkpoint: inspect_flow_checkpoint({"checkpoint": checkpoint})):
+        with pytest.raises(UserError, match=line):
+            load(str(folder))
 
 
 def test_a_deviation_below_zero(tmp_path):
