@@ -56,7 +56,7 @@ def compose(argv: list[str]) -> Config:
         raise UserError(f"no conf given, for example conf=pcm_object_tiny. Confs: {', '.join(conf_names())}")
     if len(confs) > 1:
         raise UserError(f"one conf can be given, got {', '.join(confs)}: conf={confs[-1]}")
-    path = _conf_path(confs[0], relative_to=Path())
+    path = _conf_path(confs[0])
     tree = merge(asdict(Config()), {"conf": path.stem} | _load_conf(path, below=[]))
     tree = _apply(tree, [(key, value) for key, value in arguments if key != "conf"])
     tree = without_gone(_resolve(tree), given=[key for key, _ in arguments])
@@ -162,16 +162,17 @@ def _parse(argument: str) -> tuple[str, Any]:
         raise UserError(f"{argument}: the value is not valid YAML ({first_line(e)}); quote a value with spaces") from e
 
 
-def _conf_path(name: str, relative_to: Path) -> Path:
-    """A packaged conf by its name, or a file by its path."""
+def _conf_path(name: str, extended_by: Path | None = None) -> Path:
+    """A packaged conf by its name, or a file by its path, which may be relative to the file that extends it."""
+    who = f", which {extended_by} extends" if extended_by else ""
     if name.endswith((".yaml", ".yml")):
-        path = relative_to / name
+        path = extended_by.parent / name if extended_by else Path(name)
         if not path.is_file():
-            raise UserError(f"no file '{path}' (conf=path/to/file.yaml, or one of {', '.join(conf_names())})")
+            raise UserError(f"no file '{path}'{who} (conf=path/to/file.yaml, or one of {', '.join(conf_names())})")
         return path
     if name not in conf_names():
         names = conf_names()
-        raise UserError(f"no conf named '{name}'{did_you_mean(name, names)} Confs: {', '.join(names)}")
+        raise UserError(f"no conf named '{name}'{who}{did_you_mean(name, names)} Confs: {', '.join(names)}")
     return CONF_DIR / f"{name}.yaml"
 
 
@@ -181,7 +182,7 @@ def _load_conf(path: Path, below: list[Path]) -> Tree:
         raise UserError(f"confs extend each other in a circle: {' -> '.join(p.stem for p in [*below, path])}")
     tree = _read(path)
     base = tree.pop("extends", None)
-    under = _load_conf(_conf_path(str(base), path.parent), [*below, path]) if base is not None else {}
+    under = _load_conf(_conf_path(str(base), extended_by=path), [*below, path]) if base is not None else {}
     for group in GROUPS:
         value = tree.get(group)
         if isinstance(value, str) or (isinstance(value, dict) and "extends" in value):

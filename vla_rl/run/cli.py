@@ -12,7 +12,7 @@ import os
 import runpy
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 from vla_rl.config.compose import compose, conf_names, group_names, to_yaml
 from vla_rl.config.instantiate import check_early
 from vla_rl.config.schema import GROUPS, Config
+from vla_rl.config.sources import set_in
 from vla_rl.errors import Preempted, RunError, UserError, did_you_mean
 from vla_rl.run.launch import check_rank_variables
 from vla_rl.run.parent import end_with_launcher
@@ -41,7 +42,7 @@ def answer_early(about: str, parse: Callable[[list[str]], Any] | None = compose,
     _make_alone()
     by_lightning = end_with_launcher()
     argv = sys.argv[1:]
-    with exit_codes():
+    with exit_codes(argv):
         check_rank_variables(by_lightning=by_lightning)
         _check_packages()
         if {"-h", "--help"} & set(argv):
@@ -74,18 +75,24 @@ def run_entry(main: Callable[[list[str]], None], argv: list[str] | None = None) 
     warnings.filterwarnings("ignore", message="Grad strides do not match bucket")  # of class tokens, in DDP
     # Lightning wraps the model for DDP in a stream of its own; the gradients are the same
     warnings.filterwarnings("ignore", message="The AccumulateGrad node's stream does not match")
-    with exit_codes():
-        main(sys.argv[1:] if argv is None else argv)
+    argv = sys.argv[1:] if argv is None else argv
+    with exit_codes(argv):
+        main(argv)
 
 
 @contextmanager
-def exit_codes() -> Iterator[None]:
+def exit_codes(argv: Sequence[str] = ()) -> Iterator[None]:
     """A `UserError` becomes `error: <one line>` on stderr and exit code 2, a `RunError` the same and 1; a Ctrl-C
-    `interrupted` and 130, a SIGTERM `terminated` and 143, as shells have it. Other exceptions keep their traceback."""
+    `interrupted` and 130, a SIGTERM `terminated` and 143, as shells have it. Other exceptions keep their traceback.
+
+    Args:
+        argv: arguments that may name a conf file; a `UserError` about what that file sets names it.
+    """
     try:
         yield
     except UserError as e:
-        print("error:", " ".join(str(e).split()), file=sys.stderr)
+        line = " ".join(str(e).split())
+        print("error:", line + set_in(line, argv), file=sys.stderr)
         sys.exit(2)
     except RunError as e:
         print("error:", " ".join(str(e).split()), file=sys.stderr)

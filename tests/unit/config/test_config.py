@@ -404,7 +404,14 @@ def test_neighbouring_ranges_do_not_overlap() -> None:
     ("text", "expected"),
     [
         ("extends: me.yaml\n", "confs extend each other in a circle: me -> me"),
-        ("extends: pcm_objct\n", f"no conf named 'pcm_objct'; did you mean 'pcm_object'? Confs: {CONFS}"),
+        (
+            "extends: pcm_objct\n",
+            f"no conf named 'pcm_objct', which {{path}} extends; did you mean 'pcm_object'? Confs: {CONFS}",
+        ),
+        (
+            "extends: no.yaml\n",
+            f"no file '{{path.parent}}/no.yaml', which {{path}} extends (conf=path/to/file.yaml, or one of {CONFS})",
+        ),
         ("- 1\n", "{path} must hold 'key: value' lines"),
         ("seed: [1\n", "{path} is not valid YAML: while parsing a flow sequence"),
         ("extends: base\nitrations: 3\n", "unknown key 'itrations'; did you mean 'iterations'?"),
