@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
 
 import lightning as L
 import torch
@@ -21,6 +21,7 @@ from vla_rl.distributed.threads import one_thread
 from vla_rl.rollout.datamodule import RolloutDataModule
 from vla_rl.types import ActionChunk, Decision, Trajectory
 
+Number = TypeVar("Number", float, Tensor)
 WIDEST = 512  # features of the hidden states that the nets see, and that checkpoints hold of the earlier episodes
 
 
@@ -34,21 +35,30 @@ class Learnt:
 
 
 @dataclass(slots=True)
-class Fitted:
-    """The nets of all folds, and the rewards that they call 0 and 1."""
+class Span:
+    """The rewards that the nets call 0 and 1; between them are shares. Shapes stay."""
 
-    nets: ValueNets
     low: float
     high: float
 
     def share(self, reward: Tensor) -> Tensor:
-        """Between 0 and 1, as the nets have it; the shape stays."""
         return (reward - self.low) / (self.high - self.low)
+
+    def reward(self, share: Number) -> Number:
+        return self.low + (self.high - self.low) * share
+
+
+@dataclass(slots=True)
+class Fitted:
+    """The nets of all folds, and between which rewards their values lie."""
+
+    nets: ValueNets
+    span: Span
 
     def value(self, feature_1D: Tensor) -> float:
         """Of a decision that none of them has seen: their mean."""
         share = self.nets.values(feature_1D.to(self.nets.mean_D.device)).mean()
-        return self.low + (self.high - self.low) * float(share)
+        return self.span.reward(float(share))
 
 
 class SeparateCritic(Critic):
@@ -110,7 +120,8 @@ class SeparateCritic(Critic):
             return None
         lengths = [len(episode.feature_ND) for episode in present]
         reward_R = torch.tensor([e.reward for e in present]).repeat_interleave(torch.tensor(lengths))
-        value_share_R, share_R = (self._fitted.share(of).clamp(0, 1) for of in (value_R, reward_R))  # against rounding
+        share = self._fitted.span.share
+        value_share_R, share_R = (share(of).clamp(0, 1) for of in (value_R, reward_R))  # against rounding
         self._metrics["critic/loss"] = float(F.binary_cross_entropy(value_share_R, share_R))
         parts = zip(present, value_R.split(lengths), strict=True)
         value_of = {episode.uid: value_N.clone() for episode, value_N in parts}
@@ -137,29 +148,29 @@ class SeparateCritic(Critic):
             if len({episode.reward for episode, of in learnt if of != fold}) < 2:
                 return None
         rewards = [episode.reward for episode, _ in learnt]
-        low, high = min(0.0, *rewards), max(1.0, *rewards)  # beyond 0 and 1 where rewards are shaped
+        span = Span(min(0.0, *rewards), max(1.0, *rewards))  # beyond 0 and 1 where rewards are shaped
         lengths = torch.tensor([len(episode.feature_ND) for episode, _ in learnt])
         device = self.trainer.strategy.root_device
         with torch.enable_grad(), one_thread():  # ranks must agree on every bit
             share_R, nets = cross_fitted(
                 torch.cat([episode.feature_ND for episode, _ in learnt]).to(device),
-                ((torch.tensor(rewards) - low) / (high - low)).repeat_interleave(lengths).to(device),
+                span.share(torch.tensor(rewards)).repeat_interleave(lengths).to(device),
                 torch.tensor([fold for _, fold in learnt]).repeat_interleave(lengths),
                 folds=self.folds,
                 nets=self.nets,
                 steps=self.steps,
                 generator=generator,
             )
-        self._fitted = Fitted(nets, low, high)
-        return low + (high - low) * share_R
+        self._fitted = Fitted(nets, span)
+        return span.reward(share_R)
 
     def state_dict(self) -> dict[str, Any]:
         earlier = [[(e.uid, e.reward, e.feature_ND) for e in episodes] for episodes in self.earlier]
         state = super().state_dict() | {"earlier": earlier}
         if self.stops and self._fitted:
-            nets, low, high = self._fitted.nets, self._fitted.low, self._fitted.high
+            nets, span = self._fitted.nets, self._fitted.span
             parameters = [p.detach().cpu() for p in nets.parameters]
-            state["fitted"] = (nets.mean_D.cpu(), nets.std_D.cpu(), parameters, low, high)
+            state["fitted"] = (nets.mean_D.cpu(), nets.std_D.cpu(), parameters, span.low, span.high)
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -167,7 +178,7 @@ class SeparateCritic(Critic):
         self.earlier = [[Learnt(*known) for known in episodes] for episodes in state_dict["earlier"]]
         if "fitted" in state_dict:
             *nets, low, high = state_dict["fitted"]
-            self._fitted = Fitted(ValueNets(*nets), low, high)
+            self._fitted = Fitted(ValueNets(*nets), Span(low, high))
 
 
 def features(trajectory: Trajectory, longest: int, seed: int) -> Tensor:

@@ -9,6 +9,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 
 from tests.helpers.flow import GOLDEN, SETS, golden_arrays, golden_model, golden_weights, observe, write_folder
+from tests.helpers.json_files import DELETE, edit_json
 from vla_rl.errors import UserError
 from vla_rl.policy import save_trained
 from vla_rl.policy.flow.load import inspect_flow_checkpoint, load_flow_policy
@@ -86,17 +87,6 @@ def test_a_projection_of_the_state_beside_pi05_is_kept_and_not_run(tmp_path):
     policy = load_flow_policy(str(write_folder(tmp_path / "a", PI05, weights)))
     save_trained(policy, tmp_path / "b")
     assert "model.state_proj.bias" in load_file(tmp_path / "b" / "model.safetensors")
-
-
-def edit_json(file, *path, value):
-    content = node = json.loads(file.read_text())
-    for key in path[:-1]:
-        node = node[key]
-    if value is None:
-        del node[path[-1]]
-    else:
-        node[path[-1]] = value
-    file.write_text(json.dumps(content))
 
 
 def unreachable(*_args):
@@ -199,7 +189,7 @@ def test_a_checkpoint_without_statistics_takes_those_of_demonstrations(tmp_path)
     folder = write_folder(tmp_path / "a", PI05)
     other = {"another_robot.action.mean": torch.ones(3)}  # as lerobot/smolvla_base
     edit_statistics(folder, lambda _: other)
-    edit_json(folder / "policy_postprocessor.json", "steps", 0, "state_file", value=None)
+    edit_json(folder / "policy_postprocessor.json", "steps", 0, "state_file", value=DELETE)
     policy = load_flow_policy(str(folder))
     with pytest.raises(UserError, match="no statistics of observation.state, which QUANTILES needs"):
         policy.act(observe(), [1, 2], temperature=1.0)
@@ -297,7 +287,7 @@ def test_a_run_in_place_of_a_checkpoint(tmp_path):
         ),
         *(
             (lambda f, value=value: edit_step(f, 1, "padding", value), "^policy_preprocessor.json: padding must be max")
-            for value in (None, "text", True, [])
+            for value in (DELETE, None, "text", True, [])
         ),
         *(
             (lambda f, value=value: edit_step(f, 0, "norm_map", {"STATE": value}), "norm_map.STATE is .*; known: IDENT")
@@ -309,7 +299,7 @@ def test_a_run_in_place_of_a_checkpoint(tmp_path):
         ),
         (lambda f: rename(f, [1]), r"^policy_preprocessor.json: rename_map must be an object, got \[1\]"),
         (
-            lambda f: edit_json(f / "config.json", "input_features", "observation.images.image", value=None),
+            lambda f: edit_json(f / "config.json", "input_features", "observation.images.image", value=DELETE),
             "^config.json: input_features declares no camera, which are named observation.images.NAME$",
         ),
         (without_weight, "'model.action_in_proj.bias' is missing"),

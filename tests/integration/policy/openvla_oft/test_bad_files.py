@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.helpers.json_files import DELETE, edit_json
 from tests.helpers.policies import make_observation
 from vla_rl.errors import UserError
 from vla_rl.policy import load_policy, load_pretrained, save_trained
@@ -22,26 +23,12 @@ from vla_rl.policy.openvla_oft.tiny import tiny_config
 STATISTICS, CONFIG = "dataset_statistics.json", "config.json"
 PREPROCESSOR, TOKENIZER = "preprocessor_config.json", "tokenizer.json"
 NAN = float("nan")
-DELETE = object()
 
 
 @pytest.fixture
 def copy(tiny_folder, tmp_path):
     shutil.copytree(tiny_folder, tmp_path / "copy")
     return tmp_path / "copy"
-
-
-def change(path, keys, value):
-    """Set or delete an entry of a .json file. Keys lie one inside of the other."""
-    content = json.loads(path.read_text())
-    inner = content
-    for key in keys[:-1]:
-        inner = inner[key]
-    if value is DELETE:
-        del inner[keys[-1]]
-    else:
-        inner[keys[-1]] = value
-    path.write_text(json.dumps(content))
 
 
 def actions(policy):
@@ -110,7 +97,7 @@ REFUSED = [
     ("name", "keys", "value", "message"), REFUSED, ids=[f"{case[1][-1]}-{n}" for n, case in enumerate(REFUSED)]
 )
 def test_a_malformed_entry_is_named(copy, name, keys, value, message):
-    change(copy / name, keys, value)
+    edit_json(copy / name, *keys, value=value)
     for load in (load_pretrained, lambda folder: inspect_checkpoint(str(folder))):
         with pytest.raises(UserError, match=message) as refused:
             load(copy)
@@ -119,9 +106,9 @@ def test_a_malformed_entry_is_named(copy, name, keys, value, message):
 
 
 def test_proprioception_is_checked_where_the_model_reads_it(copy):
-    change(copy / STATISTICS, ("libero_test", "proprio", "q01"), [0.0] * 7)
+    edit_json(copy / STATISTICS, "libero_test", "proprio", "q01", value=[0.0] * 7)
     assert load_pretrained(copy).statistics.proprio is None
-    change(copy / CONFIG, ("use_proprio",), True)
+    edit_json(copy / CONFIG, "use_proprio", value=True)
     with pytest.raises(UserError, match="'proprio_projector.fc1.weight' is missing"):
         load_pretrained(copy)
     weights = load_file(copy / "model.safetensors")
@@ -165,7 +152,7 @@ def test_proprioception_is_checked_where_the_model_reads_it(copy):
     ],
 )
 def test_what_other_programs_write_changes_no_action(copy, tiny_policy, name, keys, value):
-    change(copy / name, keys, value)
+    edit_json(copy / name, *keys, value=value)
     assert torch.equal(actions(load_pretrained(copy)), actions(tiny_policy))
 
 
@@ -226,7 +213,7 @@ def test_statistics_of_no_dataset(copy):
     with pytest.raises(UserError, match="dataset_statistics.json has 0 datasets: copy the dataset_statistics.json"):
         load_pretrained(copy)
     (copy / STATISTICS).unlink()
-    change(copy / CONFIG, ("norm_stats",), {"libero_test": None})
+    edit_json(copy / CONFIG, "norm_stats", value={"libero_test": None})
     with pytest.raises(UserError, match="config.json: norm_stats: 'libero_test' must be an object, got null"):
         load_pretrained(copy)
 

@@ -10,7 +10,7 @@ from torch import nn
 from callbacks.critic import base
 from callbacks.critic.base import Valued, quality
 from callbacks.critic.head import HeadCritic
-from callbacks.critic.separate import Fitted, SeparateCritic
+from callbacks.critic.separate import Fitted, SeparateCritic, Span
 from callbacks.critic.value_nets import LR, WEIGHT_DECAY, ValueNets
 from callbacks.policytrim.callback import PolicyTrim
 from tests.helpers.make import make_trajectory
@@ -245,7 +245,10 @@ def test_no_earlier_iteration_is_kept_where_none_is_asked_for():
 def test_values_go_to_their_episodes_and_the_loss_is_their_cross_entropy():
     """Episode 7 succeeds with values .8, episode 3 fails with .4: -(2 ln .8 + 2 ln .6) / 4 = .366985."""
     critic = placed(SeparateCritic())
-    critic._fit, critic._fitted = lambda present: torch.tensor([0.4, 0.4, 0.8, 0.8]), Fitted(None, 0.0, 1.0)  # by uid
+    critic._fit, critic._fitted = (
+        lambda present: torch.tensor([0.4, 0.4, 0.8, 0.8]),
+        Fitted(None, Span(0.0, 1.0)),
+    )  # by uid
     (late,), (early,) = episodes(True, first=7), episodes(False, first=3)
     found = critic.values([late, early])
     assert [v.value_NS[:, 0].tolist() for v in found] == [pytest.approx([0.8, 0.8]), pytest.approx([0.4, 0.4])]
@@ -254,7 +257,7 @@ def test_values_go_to_their_episodes_and_the_loss_is_their_cross_entropy():
 
 def test_nobody_judges_where_there_was_nothing_to_learn():
     critic = placed(SeparateCritic(), stop_below=0.1)
-    critic._fitted = Fitted(None, 0.0, 1.0)
+    critic._fitted = Fitted(None, Span(0.0, 1.0))
     with pytest.warns(UserWarning):
         critic.set_advantages([RolloutGroup(episodes(True, True))])
     assert critic.judge() is None
@@ -263,7 +266,7 @@ def test_nobody_judges_where_there_was_nothing_to_learn():
 def test_a_decision_that_no_net_has_seen_is_judged_by_all_in_the_rewards_units():
     """Shares .2 and .6 of rewards from -1 to 2: -1 + 3 x .4."""
     nets = SimpleNamespace(mean_D=torch.zeros(1), values=lambda feature_1D: torch.tensor([[0.2], [0.6]]))
-    assert Fitted(nets, -1.0, 2.0).value(torch.zeros(1, 1)) == pytest.approx(0.2)
+    assert Fitted(nets, Span(-1.0, 2.0)).value(torch.zeros(1, 1)) == pytest.approx(0.2)
 
 
 def chain(bias=0.0):
