@@ -187,18 +187,19 @@ def check_fit(stored: Any, known: Mapping[str, Tensor], path: Path, needed: Iter
     for name, value in stored.items():
         if name not in known:
             raise UserError(f"{path}: tensor {name!r} is not expected")
+        check_finite(name, value, path)
         if value.shape != known[name].shape:
             raise UserError(
                 f"{path}: tensor {name!r} has shape {list(value.shape)}, expected {list(known[name].shape)}"
             )
-        check_finite(name, value, path)
 
 
 def check_finite(name: str, tensor: Tensor, path: Path) -> None:
     """Raise UserError where a tensor of `path` is no plain tensor of floating point, or holds NaN or infinity: every
     action would be the same nonsense."""
-    if tensor.dtype not in FLOATS or tensor.layout != torch.strided or tensor.is_meta:
-        kind = f"{tensor.dtype} ({tensor.layout}, {tensor.device})".replace("torch.", "")
+    if tensor.dtype not in FLOATS or tensor.layout != torch.strided or tensor.is_meta or tensor.is_nested:
+        layout = "nested" if tensor.is_nested else tensor.layout
+        kind = f"{tensor.dtype} ({layout}, {tensor.device})".replace("torch.", "")
         raise UserError(f"{path}: tensor {name!r} is {kind}: save the weights in bfloat16 or float32")
     lowest_and_highest = torch.stack(tensor.aminmax()) if tensor.numel() else tensor  # NaN if any value is
     if not lowest_and_highest.isfinite().all():

@@ -190,3 +190,10 @@ def test_what_is_not_trained_may_be_missing(half_trained):
 def test_what_does_not_fit_a_module_is_named(half_trained, stored, message):
     with pytest.raises(UserError, match=f"^a.ckpt:? {message}"):
         fill_trained(half_trained, stored, Path("a.ckpt"))
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+def test_a_nested_tensor_has_no_shape_to_compare(half_trained):
+    nested = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])
+    with pytest.raises(UserError, match=r"^a.ckpt: tensor 'weight' is float32 \(nested, cpu\): save"):
+        fill_trained(half_trained, {"weight": nested}, Path("a.ckpt"))

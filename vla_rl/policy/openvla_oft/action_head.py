@@ -120,6 +120,8 @@ def read_head(folder: Path, pattern: str, module: nn.Module) -> str:
             f"{files[0]} is damaged or is no file of weights ({first_line(e)}): download or copy it again"
         ) from e
     if isinstance(stored, dict):
+        for name in [name for name in stored if f"{WRAPPED}{name}" in stored]:
+            raise UserError(f"{files[0]} holds the tensor {name!r} twice, once behind {WRAPPED!r}: leave one of them")
         stored = {str(name).removeprefix(WRAPPED): value for name, value in stored.items()}
     fill(module, stored, files[0])
     return files[0].name

@@ -222,6 +222,9 @@ def test_files_that_do_not_fit(copy, capsys):
     torch.save(tensors | {bias: tensors[bias][:-1]}, copy / HEAD)
     with pytest.raises(ValueError, match=r"'model.fc2.bias' has shape \[6\], expected \[7\]"):
         load()
+    torch.save(tensors | {"model.fc2.bias": tensors[bias] + 1}, copy / HEAD)
+    with pytest.raises(ValueError, match=f"{HEAD} holds the tensor 'model.fc2.bias' twice, once behind 'module.'"):
+        load()
     torch.save(tensors | {bias: Evil()}, copy / HEAD)
     with pytest.raises(ValueError, match="damaged or is no file of weights"):
         load()
