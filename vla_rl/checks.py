@@ -6,8 +6,8 @@ allowed, what was given, and an override that works.
 
 from __future__ import annotations
 
-import math
 import operator
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -54,7 +54,8 @@ def check_number(
         ("<", below, operator.lt),
     )
     given = [(sign, bound, holds) for sign, bound, holds in bounds if bound is not None]
-    number = type(value) in (int, float) and math.isfinite(value)  # `isinstance` would take True for 1
+    # `isinstance` would take True for 1, and `math.isfinite` raises for an integer beyond the largest float
+    number = type(value) in (int, float) and abs(value) <= sys.float_info.max
     if not number or not all(holds(value, bound) for _, bound, holds in given):
         words = " and ".join(f"{sign} {bound}" for sign, bound, _ in given)
         raise _wrong(key, f"a number {words}".strip(), value, example)

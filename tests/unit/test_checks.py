@@ -47,7 +47,7 @@ def test_good_values(check, good):
         (partial(check_count, example=3, most=5), [0, 6], "an integer >= 1 and <= 5", 3),
         (partial(above_half, example=1), [0.5, 2.1, float("nan"), True, "1"], "a number > 0.5 and <= 2", 1),
         (partial(bounded, example=1), [-1.1, 2, float("-inf")], "a number >= -1 and < 2", 1),
-        (partial(check_number, example=1), [float("inf"), "x"], "a number", 1),
+        (partial(check_number, example=1), [float("inf"), 10**400, "x"], "a number", 1),
         (partial(check_fraction, example=0.5), [0, 1.01], "a number > 0 and <= 1", 0.5),
         (check_flag, [0, "true", None], "true or false", "true"),
         (partial(check_flag, example=False), [1], "true or false", "false"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import types
 import typing
 from dataclasses import fields, is_dataclass
@@ -71,7 +72,8 @@ def _convert(hint: Any, value: Any, key: str, default: Any) -> Any:
 
 
 def _fits(kind: type, value: Any) -> bool:
-    return type(value) is kind or (kind is float and type(value) is int)  # `isinstance` would take True for 1
+    # `isinstance` would take True for 1
+    return type(value) is kind or (kind is float and type(value) is int and abs(value) <= sys.float_info.max)
 
 
 def _pair(kind: type, value: Any, key: str, example: str) -> tuple:

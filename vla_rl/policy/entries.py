@@ -6,7 +6,7 @@ An entry is named as in `config.json: text_config.hidden_size`.
 from __future__ import annotations
 
 import json
-import math
+import sys
 from typing import Any
 
 from vla_rl.errors import UserError
@@ -34,7 +34,7 @@ def check_positive(value: Any, entry: str) -> float:
     """`value`, a finite number above 0; UserError otherwise."""
     if not _is_finite(value) or value <= 0:
         raise UserError(f"{entry} must be a finite number above 0, got {shown(value)}")
-    return value
+    return float(value)
 
 
 def check_flag(value: Any, entry: str) -> bool:
@@ -54,11 +54,12 @@ def check_numbers(value: Any, entry: str, count: int | None) -> list[float]:
     if not fits:
         number = "a list of finite numbers" if count is None else f"a list of {count} finite numbers"
         raise UserError(f"{entry} must be {number}, got {shown(value)}")
-    return value
+    return list(map(float, value))
 
 
 def _is_finite(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    # by a comparison: `math.isfinite` raises for an integer beyond the largest float
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def shown(value: Any) -> str:

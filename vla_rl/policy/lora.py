@@ -114,8 +114,8 @@ def fitting_tensors(model: nn.Module, adapter: Adapter) -> dict[str, Tensor]:
     if (adapter.r, adapter.alpha) != (config.r, config.lora_alpha):
         raise UserError(
             f"adapter {adapter.folder} does not fit the model's LoRA: it was made with r={adapter.r}, "
-            f"alpha={adapter.alpha}, policy.lora has r={config.r}, alpha={config.lora_alpha}: "
-            f"policy.lora.r={adapter.r} policy.lora.alpha={adapter.alpha}"
+            f"alpha={adapter.alpha:g}, policy.lora has r={config.r}, alpha={config.lora_alpha}: "
+            f"policy.lora.r={adapter.r} policy.lora.alpha={adapter.alpha:g}"
         )
     never_run = cast(Any, model).unused_shapes()
     stored = {

@@ -220,6 +220,7 @@ TYPES = [
     (["iterations=2.5"], "iterations must be an integer, got 2.5 (iterations=200)"),
     (["iterations=true"], "iterations must be an integer, got True (iterations=200)"),
     (["optim.lr=fast"], "optim.lr must be a number, got 'fast' (optim.lr=1e-05)"),
+    (["optim.lr=1" + "0" * 400], f"optim.lr must be a number, got 1{'0' * 400} (optim.lr=1e-05)"),
     (["optim.betas=[0.9,x]"], "optim.betas must be two numbers, got [0.9, 'x'] (optim.betas=[0.9,0.999])"),
     (
         ["rollout.train_init_states=40"],

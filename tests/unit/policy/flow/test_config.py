@@ -56,6 +56,14 @@ def test_an_entry_of_another_type_is_named(name, options, message):
         parse_config(golden_config(GOLDEN / name) | options)
 
 
+def test_an_integer_is_taken_for_the_number_that_it_is():
+    """Where arithmetic needs a float: torch has no integer as large."""
+    periods = parse_config(golden_config(GOLDEN / "pi05_tiny") | {"min_period": 1, "max_period": 10**30}).periods
+    assert list(map(type, periods)) == [float, float]
+    with pytest.raises(UserError, match="^config.json: max_period must be a finite number above 0, got 1000"):
+        parse_config(golden_config(GOLDEN / "pi05_tiny") | {"max_period": 10**400})
+
+
 @pytest.mark.parametrize(("size", "value"), [("layers", 3), ("kv_heads", 2), ("head_dim", 8)])
 def test_an_expert_that_cannot_read_the_cache_is_refused(size, value):
     raw = golden_config(GOLDEN / "pi05_tiny")
