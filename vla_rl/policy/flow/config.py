@@ -149,7 +149,10 @@ def _smolvla(raw: dict[str, Any], sizes: dict[str, Any], common: dict[str, Any])
     if (layers := integer(raw, "num_expert_layers", 0)) not in (-1, 0, text["layers"]):
         raise UserError(f"config.json: num_expert_layers={layers} is not supported, only as many as "
                         f"the language model's {text['layers']}")  # fmt: skip
-    width = int(text["width"] * _positive(raw, "expert_width_multiplier", 0.75))
+    width = check_count(
+        int(text["width"] * _positive(raw, "expert_width_multiplier", 0.75)),
+        "config.json: the expert's width, sizes.text.width times expert_width_multiplier,",
+    )
     expert = text | {"width": width, "mlp": 256 * math.ceil(int(4 * int(2 * width / 3)) / 256)}
     return FlowConfig(
         vocabulary=vocabulary,

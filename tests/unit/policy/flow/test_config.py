@@ -48,6 +48,14 @@ def test_an_option_that_is_not_built_is_refused(name, options, message):
         ("smolvla_tiny", {"sizes": {}, "vlm_model_name": None}, "vlm_model_name must be text, got None"),
         ("smolvla_tiny", {"prefix_length": "none"}, "prefix_length must be an integer, got 'none'"),
         ("smolvla_tiny", {"num_vlm_layers": 1.5}, "num_vlm_layers must be an integer, got 1.5"),
+        *(
+            (
+                "smolvla_tiny",
+                {"expert_width_multiplier": by},
+                f"the expert's width, .* expert_width_multiplier, must {of}",
+            )
+            for by, of in ((1e-9, "be an integer of at least 1, got 0"), (10**30, "be at most 1000000, got .*"))
+        ),
         ("smolvla_tiny", {"num_expert_layers": True}, "num_expert_layers must be an integer, got True"),
     ],
 )
