@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from vla_rl.checks import check_choice, check_count, check_number
 from vla_rl.errors import UserError
 from vla_rl.policy import entries
 from vla_rl.policy.adapter import check_lora_of_adapter
+from vla_rl.policy.flow import learnt_noise
 from vla_rl.policy.flow.checkpoint import build_model, check_weights, read_files, read_weights
 from vla_rl.policy.flow.described import make_processors
 from vla_rl.policy.flow.full_size import CONFIGS, full_size_files, random_model
@@ -103,8 +105,7 @@ def load_flow_policy(
         from vla_rl.policy.lora import load_adapter  # here: peft takes seconds to import
 
         load_adapter(policy.model, Path(adapter).expanduser())
-        if isinstance(policy, LearntNoisePolicy):
-            policy.load_noise(Path(adapter).expanduser())
+        _load_noise(policy, Path(adapter).expanduser())
     return policy
 
 
@@ -238,9 +239,21 @@ def build_policy(
         if weights and folder:
             read_weights(folder, model, files, DTYPES[dtype])
     policy = kind(model, processors, files, sampled(steps), chunk_steps)
-    if folder and isinstance(policy, LearntNoisePolicy):
-        policy.load_noise(folder)
+    if folder:
+        _load_noise(policy, folder)
     return policy
+
+
+def _load_noise(policy: FlowPolicy, folder: Path) -> None:
+    """What a policy learnt of noise, which one whose noise is a schedule leaves in its folder, with a line."""
+    if isinstance(policy, LearntNoisePolicy):
+        policy.load_noise(folder)
+    elif (folder / learnt_noise.FILE).exists():
+        warnings.warn(
+            f"{folder} has learnt noise ({learnt_noise.FILE}), which policy.noise=sde leaves out, so that sampled "
+            "decisions are others than in its training: policy.noise=learnt policy.noise_level=null",
+            stacklevel=2,
+        )
 
 
 def inspect_flow_checkpoint(options: dict[str, Any]) -> tuple[str, list[str]]:

@@ -352,7 +352,10 @@ def test_learnt_noise_is_saved_and_loaded(tmp_path, lora):
     one, other = (p.act(observe(1), [1], temperature=1.0) for p in (policy, again))
     assert torch.equal(one.logprob_NLA, other.logprob_NLA)
     assert torch.equal(one.drawn["to"], other.drawn["to"])
-    load_flow_policy(**where, lora=lora)  # as a policy whose noise is a schedule
+    with pytest.warns(
+        UserWarning, match=r"b has learnt noise \(noise_std.safetensors\), which policy.noise=sde leaves out"
+    ):
+        load_flow_policy(**where, lora=lora)  # as a policy whose noise is a schedule
 
 
 def test_what_learnt_noise_refuses(tmp_path):
