@@ -12,6 +12,7 @@ from typing import Any
 from vla_rl.errors import UserError
 
 LARGEST_SIZE = 1_000_000  # of a vocabulary, a width, an image's side
+MOST_LAYERS = 1000  # building more takes minutes before anything can be compared with them
 
 
 def check_object(value: Any, entry: str) -> dict[str, Any]:
@@ -21,13 +22,19 @@ def check_object(value: Any, entry: str) -> dict[str, Any]:
     return value
 
 
-def check_count(value: Any, entry: str) -> int:
-    """`value`, an integer of at least 1 that can be a size; UserError otherwise."""
+def check_count(value: Any, entry: str, *, most: int = LARGEST_SIZE) -> int:
+    """`value`, an integer of at least 1 and at most `most`; UserError otherwise."""
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise UserError(f"{entry} must be an integer of at least 1, got {shown(value)}")
-    if value > LARGEST_SIZE:
-        raise UserError(f"{entry} must be at most {LARGEST_SIZE}, got {value}")
+    if value > most:
+        raise UserError(f"{entry} must be at most {most}, got {value}")
     return value
+
+
+def check_multiple(size: int, of: int, entry: str, of_name: str) -> None:
+    """Raise UserError unless `size` is a multiple of `of`, which is named `of_name`."""
+    if size % of:
+        raise UserError(f"{entry} must be a multiple of {of_name}, {of}, got {size}")
 
 
 def check_positive(value: Any, entry: str) -> float:

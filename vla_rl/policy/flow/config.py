@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from vla_rl.errors import UserError
-from vla_rl.policy.entries import check_count, check_object, check_positive
+from vla_rl.policy.entries import LARGEST_SIZE, MOST_LAYERS, check_count, check_multiple, check_object, check_positive
 
 PI_VISION = {"width": 1152, "mlp": 4304, "layers": 27, "heads": 16, "patch_px": 14, "image_px": 224}
 PI_VOCABULARY = 257152
@@ -105,9 +105,9 @@ def parse_config(raw: dict[str, Any]) -> FlowConfig:
     _refuse(raw, "use_relative_actions", "relative actions are")
     if kind == "smolvla":
         return _smolvla(raw, sizes, common)
-    vision = _sizes(sizes.get("vision", PI_VISION), "vision", VISION_SIZES)
+    vision = _vision(sizes.get("vision", PI_VISION), VISION_SIZES)
     text, expert = (
-        _sizes(sizes.get(variant) or _named(variant, GEMMA, name), variant, DECODER_SIZES)
+        _decoder(sizes.get(variant) or _named(variant, GEMMA, name), variant, DECODER_SIZES)
         for name, default in (("paligemma_variant", "gemma_2b"), ("action_expert_variant", "gemma_300m"))
         for variant in [_text(raw, name, default)]
     )
@@ -117,6 +117,7 @@ def parse_config(raw: dict[str, Any]) -> FlowConfig:
                 f"config.json: sizes: the action expert reads the language model's keys and values, so both must have "
                 f"the same {name}, got {expert[name]} and {text[name]}"
             )
+    _check_even(expert["width"], "config.json: sizes: the action expert's width")
     return FlowConfig(
         vocabulary=check_count(sizes.get("vocab", PI_VOCABULARY), "config.json: sizes.vocab"),
         vision=VisionConfig(**vision),
@@ -128,6 +129,7 @@ def parse_config(raw: dict[str, Any]) -> FlowConfig:
 
 VISION_SIZES = ("width", "mlp", "layers", "heads", "patch_px", "image_px")
 DECODER_SIZES = ("width", "mlp", "layers", "heads", "kv_heads", "head_dim")
+EXPERT_WIDTH = "config.json: the expert's width, sizes.text.width times expert_width_multiplier,"
 
 
 def _smolvla(raw: dict[str, Any], sizes: dict[str, Any], common: dict[str, Any]) -> FlowConfig:
@@ -141,8 +143,8 @@ def _smolvla(raw: dict[str, Any], sizes: dict[str, Any], common: dict[str, Any])
     if raw.get("attention_mode", "cross_attn") != "cross_attn":
         raise UserError(f"config.json: attention_mode={raw['attention_mode']!r} is not supported, only cross_attn")
     known = sizes or _named(_text(raw, "vlm_model_name", ""), SMOLVLM, "vlm_model_name")
-    text = _sizes(known.get("text"), "text", (*DECODER_SIZES, "vocab"))
-    vision = _sizes(known.get("vision"), "vision", (*VISION_SIZES, "scale_factor"))
+    text = _decoder(known.get("text"), "text", (*DECODER_SIZES, "vocab"))
+    vision = _vision(known.get("vision"), (*VISION_SIZES, "scale_factor"))
     vocabulary, kept = text.pop("vocab"), integer(raw, "num_vlm_layers", 16)
     if kept > 0:
         text["layers"] = min(text["layers"], kept)
@@ -151,8 +153,9 @@ def _smolvla(raw: dict[str, Any], sizes: dict[str, Any], common: dict[str, Any])
                         f"the language model's {text['layers']}")  # fmt: skip
     width = check_count(
         int(text["width"] * _positive(raw, "expert_width_multiplier", 0.75)),
-        "config.json: the expert's width, sizes.text.width times expert_width_multiplier,",
+        EXPERT_WIDTH,
     )
+    _check_even(width, EXPERT_WIDTH)
     expert = text | {"width": width, "mlp": 256 * math.ceil(int(4 * int(2 * width / 3)) / 256)}
     return FlowConfig(
         vocabulary=vocabulary,
@@ -184,9 +187,35 @@ def _named(name: str, known: dict[str, Any], entry: str) -> Any:
     return known[name]
 
 
+def _vision(value: Any, names: tuple[str, ...]) -> dict[str, int]:
+    sizes = _sizes(value, "vision", names)
+    check_multiple(sizes["width"], sizes["heads"], "config.json: sizes.vision.width", "heads")
+    check_multiple(sizes["image_px"], sizes["patch_px"], "config.json: sizes.vision.image_px", "patch_px")
+    side, joined = sizes["image_px"] // sizes["patch_px"], sizes.get("scale_factor", 1)
+    check_multiple(side, joined, "config.json: sizes.vision: patches on a side", "scale_factor")
+    return sizes
+
+
+def _decoder(value: Any, what: str, names: tuple[str, ...]) -> dict[str, int]:
+    sizes = _sizes(value, what, names)
+    check_multiple(sizes["heads"], sizes["kv_heads"], f"config.json: sizes.{what}.heads", "kv_heads")
+    _check_even(sizes["head_dim"], f"config.json: sizes.{what}.head_dim")
+    return sizes
+
+
+def _check_even(size: int, entry: str) -> None:
+    """Raise UserError unless a sine and a cosine share `size`."""
+    if size % 2:
+        raise UserError(f"{entry} must be even, got {size}")
+
+
 def _sizes(value: Any, what: str, names: tuple[str, ...]) -> dict[str, int]:
     value = check_object(value, f"config.json: sizes.{what}")
-    return {name: check_count(value.get(name), f"config.json: sizes.{what}.{name}") for name in names}
+    most = {"layers": MOST_LAYERS}
+    return {
+        name: check_count(value.get(name), f"config.json: sizes.{what}.{name}", most=most.get(name, LARGEST_SIZE))
+        for name in names
+    }
 
 
 def _count(raw: dict[str, Any], name: str, default: int | None = None) -> int:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vla_rl.errors import UserError
-from vla_rl.policy.entries import check_count, check_flag, check_object, check_positive
+from vla_rl.policy.entries import MOST_LAYERS, check_count, check_flag, check_multiple, check_object, check_positive
 from vla_rl.policy.openvla_oft.actions import BINS
 
 ACTION_DIMS = 7  # A of published models: xyz, axis-angle, gripper
@@ -165,13 +165,13 @@ def _tower(raw: dict[str, Any], tiny: dict[str, Any], index: int, override_name:
         tower = replace(
             tower,
             embed_dim=embed_dim,
-            depth=check_count(sizes.get("depth"), f"{entry}.depth"),
+            depth=check_count(sizes.get("depth"), f"{entry}.depth", most=MOST_LAYERS),
             heads=check_count(sizes.get("num_heads"), f"{entry}.num_heads"),
             mlp_dim=int(embed_dim * mlp_ratio),
             patch_px=check_count(sizes.get("patch_size", tower.patch_px), f"{entry}.patch_size"),
         )
-        _check_multiple(tower.embed_dim, tower.heads, f"{entry}.embed_dim", "num_heads")
-    _check_multiple(tower.image_px, tower.patch_px, f"config.json: image_sizes[{index}]", "the tower's patch size")
+        check_multiple(tower.embed_dim, tower.heads, f"{entry}.embed_dim", "num_heads")
+    check_multiple(tower.image_px, tower.patch_px, f"config.json: image_sizes[{index}]", "the tower's patch size")
     return tower
 
 
@@ -189,8 +189,8 @@ def _image_px(sizes: Any, index: int) -> int:
 def _llama(text: dict[str, Any]) -> LlamaConfig:
     """A published text_config may leave out what equals Llama-2 7B's values."""
 
-    def count(name: str, usual: int | None = None) -> int:
-        return check_count(text.get(name, usual), f"config.json: text_config.{name}")
+    def count(name: str, usual: int | None = None, **limit: int) -> int:
+        return check_count(text.get(name, usual), f"config.json: text_config.{name}", **limit)
 
     for name, only in LLAMA_ONLY.items():
         if text.get(name, only) != only:
@@ -199,12 +199,12 @@ def _llama(text: dict[str, Any]) -> LlamaConfig:
         vocab=count("vocab_size"),
         width=count("hidden_size", 4096),
         mlp_dim=count("intermediate_size", 11008),
-        layers=count("num_hidden_layers", 32),
+        layers=count("num_hidden_layers", 32, most=MOST_LAYERS),
         heads=count("num_attention_heads", 32),
         rms_eps=check_positive(text.get("rms_norm_eps", 1e-6), "config.json: text_config.rms_norm_eps"),
         rope_theta=_rope_theta(text),
     )
-    _check_multiple(llama.width, llama.heads, "config.json: text_config.hidden_size", "num_attention_heads")
+    check_multiple(llama.width, llama.heads, "config.json: text_config.hidden_size", "num_attention_heads")
     return llama
 
 
@@ -230,14 +230,8 @@ def _rope_theta(text: dict[str, Any]) -> float:
             )
         if "rope_theta" in rope:
             thetas[f"{name}.rope_theta"] = rope["rope_theta"]
-    for name, theta in thetas.items():
-        check_positive(theta, f"config.json: text_config.{name}")
+    thetas = {name: check_positive(theta, f"config.json: text_config.{name}") for name, theta in thetas.items()}
     if len(set(thetas.values())) > 1:
         said = ", ".join(f"{name} {theta}" for name, theta in thetas.items())
         raise UserError(f"config.json: text_config has different bases of the rotary angles: {said}")
     return next(iter(thetas.values()), ROPE_THETA)
-
-
-def _check_multiple(size: int, of: int, entry: str, of_name: str) -> None:
-    if size % of:
-        raise UserError(f"{entry} must be a multiple of {of_name}, {of}, got {size}")

@@ -74,6 +74,8 @@ REFUSED = [
     (CONFIG, (*TEXT, "num_attention_heads"), 5, "hidden_size must be a multiple of num_attention_heads, 5, got 128"),
     (CONFIG, (*TEXT, "rms_norm_eps"), 0, "text_config.rms_norm_eps must be a finite number above 0, got 0"),
     (CONFIG, (*TEXT, "rms_norm_eps"), 10**400, "text_config.rms_norm_eps must be a finite number above 0, got 1000"),
+    (CONFIG, (*TEXT, "num_hidden_layers"), 10**6, "text_config.num_hidden_layers must be at most 1000, got 1000000"),
+    (CONFIG, ("tiny_overrides", "siglip", "depth"), 10**6, "tiny_overrides.siglip.depth must be at most 1000, got 1"),
     (CONFIG, (*TEXT, "hidden_act"), "gelu", "text_config.hidden_act is 'gelu'; this project's Llama has 'silu'"),
     (CONFIG, (*TEXT, "rope_theta"), None, "text_config.rope_theta must be a finite number above 0, got null"),
     (CONFIG, (*TEXT, "rope_scaling"), {"type": "linear", "factor": 2.0}, r"scaled rotary angles \(linear, factor\)"),

@@ -78,3 +78,30 @@ def test_an_expert_that_cannot_read_the_cache_is_refused(size, value):
     raw["sizes"]["gemma_300m"][size] = value
     with pytest.raises(UserError, match=f"both must have the same {size}, got {value} and "):
         parse_config(raw)
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "size", "value", "message"),
+    [
+        ("pi05_tiny", "vision", "heads", 3, "sizes.vision.width must be a multiple of heads, 3, got 32"),
+        ("pi05_tiny", "vision", "patch_px", 5, "sizes.vision.image_px must be a multiple of patch_px, 5, got 56"),
+        ("pi05_tiny", "gemma_300m", "width", 7, "sizes: the action expert's width must be even, got 7$"),
+        (
+            "pi05_tiny",
+            "gemma_2b",
+            "head_dim",
+            7,
+            "sizes.gemma_2b.head_dim must be even, got 7$",
+        ),
+        ("pi05_tiny", "gemma_2b", "heads", 3, "sizes.gemma_2b.heads must be a multiple of kv_heads, 2, got 3"),
+        ("smolvla_tiny", "vision", "scale_factor", 7, "patches on a side must be a multiple of scale_factor, 7, got "),
+        ("smolvla_tiny", "text", "layers", 1001, "sizes.text.layers must be at most 1000, got 1001"),
+    ],
+)
+def test_sizes_that_do_not_fit_each_other(name, part, size, value, message):
+    raw = golden_config(GOLDEN / name)
+    if part == "gemma_2b":
+        raw["sizes"][part]["kv_heads"] = 2
+    raw["sizes"][part][size] = value
+    with pytest.raises(UserError, match=f"^config.json: .*{message}"):
+        parse_config(raw)
