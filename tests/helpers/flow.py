@@ -101,6 +101,7 @@ def write_folder(folder: Path, name: str, weights: dict[str, Tensor] | None = No
         "policy_preprocessor": [
             {"registry_name": "normalizer_processor", "config": normaliser, "state_file": before},
             {"registry_name": "tokenizer_processor", "config": tokens},
+            {"registry_name": f"{'smolvla' if raw['type'] == 'smolvla' else 'pi0'}_new_line_processor", "config": {}},
         ],
         "policy_postprocessor": [
             {"registry_name": "unnormalizer_processor", "config": normaliser, "state_file": after}

@@ -18,6 +18,7 @@ from vla_rl.policy.flow.pipelines import (
     PICTURE,
     POSTPROCESSOR,
     PREPROCESSOR,
+    PROMPT_STEPS,
     STATE,
     STATE_STEP,
     STEPS,
@@ -63,8 +64,7 @@ def make_processors(
         action=_normaliser("ACTION", ACTION, files),
         state_width=config.state_width,
         prompt=PromptRules(
-            with_state=state_numbers != 0
-            and any(step["registry_name"] == STATE_STEP for step in files.preprocessor["steps"]),
+            with_state=_state_in_prompt(files) and state_numbers != 0,
             slots=check_count(tokens.get("max_length"), f"{PREPROCESSOR}: max_length"),
             padded=_padded(tokens),
             state_numbers=state_numbers,
@@ -97,6 +97,17 @@ def _cameras(declared: Sequence[str], preprocessor: dict[str, Any], wanted: Sequ
             f"view and the wrist's: say which these are, policy.cameras=[{','.join(names[: len(SIMULATOR)])}]"
         )
     return names
+
+
+def _state_in_prompt(files: FlowFiles) -> bool:
+    """Whether the prompt has the state; else it is the instruction and a newline."""
+    steps = {step["registry_name"] for step in steps_of(files.preprocessor, PREPROCESSOR)}
+    if steps.isdisjoint(PROMPT_STEPS):
+        raise UserError(
+            f"{PREPROCESSOR} has no step that writes the prompt ({', '.join(PROMPT_STEPS)}): copy the file that came "
+            "with the weights beside them"
+        )
+    return STATE_STEP in steps
 
 
 def _padded(tokens: dict[str, Any]) -> bool:

@@ -11,10 +11,12 @@ PREPROCESSOR, POSTPROCESSOR = "policy_preprocessor.json", "policy_postprocessor.
 STATE, ACTION, PICTURE = "observation.state", "action", "observation.images."
 NEW_LINE_STEP = "pi0_new_line_processor"
 STATE_STEP = "pi05_prepare_state_tokenizer_processor_step"
+PROMPT_STEPS = ("smolvla_new_line_processor", NEW_LINE_STEP, STATE_STEP)
 NORMALISERS = ("normalizer_processor", "unnormalizer_processor")
 STEPS = (  # those that are understood here
     *("rename_observations_processor", "to_batch_processor", "device_processor", "tokenizer_processor"),
-    *("smolvla_new_line_processor", NEW_LINE_STEP, STATE_STEP, *NORMALISERS),
+    *PROMPT_STEPS,
+    *NORMALISERS,
     *("relative_actions_processor", "absolute_actions_processor"),
 )
 

@@ -259,6 +259,10 @@ def test_a_run_in_place_of_a_checkpoint(tmp_path):
             lambda f: edit_json(f / "policy_preprocessor.json", "steps", 1, "config", "padding_side", value="left"),
             "padding_side is 'left', only 'right'",
         ),
+        (
+            lambda f: edit_json(f / "policy_preprocessor.json", "steps", 2, value=DELETE),
+            "^policy_preprocessor.json has no step that writes the prompt .smolvla_new_line_processor, .*_step.: copy",
+        ),
         (lambda f: edit_json(f / "policy_preprocessor.json", "steps", value=7), "has no list of steps"),
         (lambda f: edit_json(f / "policy_preprocessor.json", "steps", value=[]), "has no step 'tokenizer_processor'"),
         (lambda f: edit_json(f / "config.json", "sizes", "vocab", value=200), "ids up to 255, the model embeds 200"),
