@@ -141,7 +141,7 @@ def arms(runs: Sequence[Run]) -> dict[str, list[Run]]:
     telling = _telling_keys(runs)
     grouped: dict[str, list[Run]] = {}
     for run in runs:
-        told = [f"{key}={run.values[key]}" for key in telling if key in run.values]
+        told = [f"{key.removesuffix('._target_')}={run.values[key]}" for key in telling if key in run.values]
         members = grouped.setdefault(" ".join([run.arm, *told]), [])
         if run.seed in [member.seed for member in members]:
             raise UserError(f"two runs of the arm '{run.arm}' have seed {run.seed}: give one run for each seed")
@@ -191,10 +191,22 @@ def _telling_keys(runs: Sequence[Run]) -> list[str]:
             continue
         alike: dict[str, list[Any]] = {}  # values among runs that must be told apart by this key
         for run in runs:
-            alike.setdefault(run.arm if key.startswith("mask.") else "", []).append(run.values.get(key))
+            alike.setdefault(_told_before(run, key), []).append(run.values.get(key))
         if any(value != values[0] for values in alike.values() for value in values):
             telling.append(key)
     return telling
+
+
+def _told_before(run: Run, key: str) -> str:
+    """What tells runs apart before this key does: a mask's name and budget, or the class of the node with the key."""
+    if key.startswith("mask."):
+        return run.arm
+    node, _, option = key.rpartition(".")
+    while node and option != "_target_":
+        if target := run.values.get(f"{node}._target_"):
+            return target
+        node = node.rpartition(".")[0]
+    return ""
 
 
 def _flat(tree: Any, key: str = "") -> dict[str, Any]:

@@ -140,6 +140,23 @@ def test_what_else_differs_names_an_arm(tmp_path):
     assert list(arms(masks)) == ["PCM B=12 mask.floor=0.3", "PCM B=12 mask.floor=0.4", "none"]
 
 
+def test_a_node_that_only_some_have_is_named_by_its_class_alone(tmp_path):
+    critics = [
+        None,
+        ("callbacks.HeadCritic", 0.95),
+        ("callbacks.SeparateCritic", 0.5),
+        ("callbacks.SeparateCritic", 0.9),
+    ]
+    runs = []
+    for n, critic in enumerate(critics):
+        node = critic and {"_target_": critic[0], "lam": critic[1], "inner": {"nets": n}}
+        runs.append(Run.read(write_run(tmp_path / str(n), config={"critic": node})))
+    assert list(arms(runs[:3])) == ["pcm B=12", "pcm B=12 critic=callbacks.HeadCritic",
+                                    "pcm B=12 critic=callbacks.SeparateCritic"]  # fmt: skip
+    assert list(arms(runs[2:])) == ["pcm B=12 critic.inner.nets=2 critic.lam=0.5",
+                                    "pcm B=12 critic.inner.nets=3 critic.lam=0.9"]  # fmt: skip
+
+
 def test_what_only_watches_a_run_makes_no_arm(tmp_path):
     slots = [("checkpoint", "credit_kept"), ("checkpoint",), ("checkpoint", "mine")]
     configs = [{"callbacks": {name: {"_target_": f"callbacks.{name}"} for name in names}} for names in slots]
