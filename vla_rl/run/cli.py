@@ -10,6 +10,7 @@ import importlib.util
 import logging
 import os
 import runpy
+import select
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -46,7 +47,7 @@ def answer_early(about: str, parse: Callable[[list[str]], Any] | None = compose,
         check_rank_variables(by_lightning=by_lightning)
         _check_packages()
         if {"-h", "--help"} & set(argv):
-            print(help_text(about) if confs else about.strip())
+            print(help_text(about) if confs else about.strip(), flush=True)
             sys.exit(0)
         if parse is None:
             return
@@ -55,7 +56,7 @@ def answer_early(about: str, parse: Callable[[list[str]], Any] | None = compose,
             return
         check_early(config)
         if PRINT_CONFIG in argv:
-            print(to_yaml(config), end="")
+            print(to_yaml(config), end="", flush=True)
             sys.exit(0)
 
 
@@ -83,13 +84,15 @@ def run_entry(main: Callable[[list[str]], None], argv: list[str] | None = None) 
 @contextmanager
 def exit_codes(argv: Sequence[str] = ()) -> Iterator[None]:
     """A `UserError` becomes `error: <one line>` on stderr and exit code 2, a `RunError` the same and 1; a Ctrl-C
-    `interrupted` and 130, a SIGTERM `terminated` and 143, as shells have it. Other exceptions keep their traceback.
+    `interrupted` and 130, a SIGTERM `terminated` and 143, and output that nobody reads any more (`... | head`) 141, as
+    shells have it. Other exceptions keep their traceback.
 
     Args:
         argv: arguments that may name a conf file; a `UserError` about what that file sets names it.
     """
     try:
         yield
+        sys.stdout.flush()  # here, where a reader that has gone is understood
     except UserError as e:
         line = " ".join(str(e).split())
         print("error:", line + set_in(line, argv), file=sys.stderr)
@@ -100,9 +103,23 @@ def exit_codes(argv: Sequence[str] = ()) -> Iterator[None]:
     except Preempted as e:
         print(f"terminated; {e}", file=sys.stderr)
         sys.exit(143)
+    except BrokenPipeError:
+        if _output_is_read():
+            raise
+        sys.exit(141)
     except KeyboardInterrupt as e:
         print("; ".join(["interrupted", *map(str, e.args)]), file=sys.stderr)
         sys.exit(130)
+
+
+def _output_is_read() -> bool:
+    """Whether somebody still reads standard output; what is printed from now on is thrown away otherwise."""
+    output = select.poll()
+    output.register(sys.stdout.fileno(), 0)  # errors are always reported
+    if not output.poll(0):
+        return True
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return False
 
 
 def console() -> None:

@@ -54,6 +54,18 @@ def test_what_the_caller_has_left_is_kept_out(tmp_path):
     assert program.wait() == 0, program.errors
 
 
+@pytest.mark.parametrize("argument", ["--help", "--print-config"])
+def test_it_ends_quietly_when_nobody_reads_what_it_prints(argument):
+    command = f"set -o pipefail; {sys.executable} -m vla_rl.fit {TINY} {argument} | true"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (141, "", "")
+
+
+def test_a_pipe_that_breaks_elsewhere_keeps_its_traceback(capfd):
+    with pytest.raises(BrokenPipeError), cli.exit_codes():
+        raise BrokenPipeError
+
+
 def test_help_does_not_wait_for_heavy_imports():
     for code, printed, errors in answers(*([verb, "--help"] for verb in VERBS)):
         assert (code, errors) == (0, "")
