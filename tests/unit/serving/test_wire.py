@@ -86,6 +86,21 @@ def test_what_is_no_message_is_refused(name):
         unpack(BAD_MESSAGES[name])
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"shape": [-3]}, "shape .-3.; a shape is a list of integers >= 0"),
+        ({"shape": 3}, "shape 3; a shape is a list of integers >= 0"),
+        ({"shape": [3.0]}, "shape .3.0.; a shape is a list of integers >= 0"),
+        ({"shape": [2]}, "shape .2. and dtype <f4 does not have as many bytes as it says"),
+        ({"data": 12}, "shape .3. and dtype <f4 does not have as many bytes as it says"),
+    ],
+)
+def test_what_is_wrong_with_an_array_is_said(changes, message):
+    with pytest.raises(UserError, match=message):
+        unpack(array(**changes))
+
+
 def observation(**changes):
     given = {
         "observation/image": np.zeros((4, 4, 3), np.uint8),
