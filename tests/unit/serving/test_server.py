@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 import urllib.error
 import urllib.request
 from contextlib import contextmanager
@@ -27,7 +28,7 @@ from websockets.sync.client import connect  # noqa: E402
 
 from vla_rl.serving.batcher import Batcher  # noqa: E402
 from vla_rl.serving.request import Expected, Request  # noqa: E402
-from vla_rl.serving.server import Limits, PolicyServer  # noqa: E402
+from vla_rl.serving.server import Limits, PolicyServer, _Rate  # noqa: E402
 from vla_rl.serving.wire import pack, unpack  # noqa: E402
 
 
@@ -127,6 +128,17 @@ def test_a_session():
         assert not np.array_equal(ask(connection, observation(-2.0))["actions"], answer["actions"])
 
 
+def test_the_timing_is_in_milliseconds_from_the_request_on():
+    with running() as server, server.client() as connection:
+        server.actor.free.clear()
+        threading.Timer(0.05, server.actor.free.set).start()
+        began = time.perf_counter()
+        answer = ask(connection, observation())
+        taken_ms = 1e3 * (time.perf_counter() - began)
+        deciding_ms, in_all_ms = (answer[f"{name}_timing"]["infer_ms"] for name in ("policy", "server"))
+        assert 25 < deciding_ms < in_all_ms < taken_ms
+
+
 def test_openpis_client():
     client = pytest.importorskip("openpi_client.websocket_client_policy", reason="optional: openpi-client")
     with running() as server:
@@ -199,6 +211,20 @@ def test_too_many_requests_in_a_second():
         assert all(isinstance(answer, dict) for answer in answers[:3])  # a second's worth at once
         assert len(refused) >= 5
         assert "actions" in ask(other, observation())
+
+
+def test_a_seconds_worth_of_requests_at_once_and_then_as_they_come(monkeypatch):
+    now_s = 100.0
+    monkeypatch.setattr("vla_rl.serving.server.time.monotonic", lambda: now_s)
+    rate = _Rate(2.0)
+    for _ in range(3):  # at once, half a second later, and a second later
+        rate.take()
+    with pytest.raises(UserError, match="more than 2 requests per second: .* requests_per_s=4"):
+        rate.take()
+    now_s = 100.5
+    rate.take()
+    with pytest.raises(UserError):
+        rate.take()
 
 
 def test_health_and_the_client_that_is_too_many():
