@@ -10,6 +10,7 @@ import os
 import vla_rl  # noqa: F401  # sets how long OpenMP threads spin, which like the next is read when torch is imported
 
 os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks the hub, which takes half a minute to fail without a network
 
 
 def pytest_collection_finish() -> None:
