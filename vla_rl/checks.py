@@ -30,6 +30,12 @@ def check_count(key: str, value: Any, example: int, *, least: int = 1, most: int
         raise _wrong(key, f"an integer {bounds}", value, example)
 
 
+def is_finite(value: Any) -> bool:
+    """Whether `value` is a number that a float can hold."""
+    # `isinstance` would take True for 1, and `math.isfinite` raises for an integer beyond the largest float
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
+
+
 def check_number(
     key: str,
     value: Any,
@@ -54,9 +60,7 @@ def check_number(
         ("<", below, operator.lt),
     )
     given = [(sign, bound, holds) for sign, bound, holds in bounds if bound is not None]
-    # `isinstance` would take True for 1, and `math.isfinite` raises for an integer beyond the largest float
-    number = type(value) in (int, float) and abs(value) <= sys.float_info.max
-    if not number or not all(holds(value, bound) for _, bound, holds in given):
+    if not is_finite(value) or not all(holds(value, bound) for _, bound, holds in given):
         words = " and ".join(f"{sign} {bound}" for sign, bound, _ in given)
         raise _wrong(key, f"a number {words}".strip(), value, example)
 

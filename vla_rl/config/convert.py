@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import types
 import typing
 from dataclasses import fields, is_dataclass
 from typing import Any, Literal, TypeVar, cast
 
+from vla_rl.checks import is_finite
 from vla_rl.config.aliases import GONE
 from vla_rl.config.schema import GROUPS
 from vla_rl.errors import UserError, closest
@@ -73,7 +73,7 @@ def _convert(hint: Any, value: Any, key: str, default: Any) -> Any:
 
 def _fits(kind: type, value: Any) -> bool:
     # `isinstance` would take True for 1
-    return type(value) is kind or (kind is float and type(value) is int and abs(value) <= sys.float_info.max)
+    return type(value) is kind or (kind is float and type(value) is int and is_finite(value))
 
 
 def _pair(kind: type, value: Any, key: str, example: str) -> tuple:

@@ -6,9 +6,9 @@ An entry is named as in `config.json: text_config.hidden_size`.
 from __future__ import annotations
 
 import json
-import sys
 from typing import Any
 
+from vla_rl.checks import is_finite
 from vla_rl.errors import UserError
 
 LARGEST_SIZE = 1_000_000  # of a vocabulary, a width, an image's side
@@ -39,7 +39,7 @@ def check_multiple(size: int, of: int, entry: str, of_name: str) -> None:
 
 def check_positive(value: Any, entry: str) -> float:
     """`value`, a finite number above 0; UserError otherwise."""
-    if not _is_finite(value) or value <= 0:
+    if not is_finite(value) or value <= 0:
         raise UserError(f"{entry} must be a finite number above 0, got {shown(value)}")
     return float(value)
 
@@ -57,16 +57,11 @@ def check_numbers(value: Any, entry: str, count: int | None) -> list[float]:
     Args:
         count: None for any number of them.
     """
-    fits = isinstance(value, list) and (count is None or len(value) == count) and all(map(_is_finite, value))
+    fits = isinstance(value, list) and (count is None or len(value) == count) and all(map(is_finite, value))
     if not fits:
         number = "a list of finite numbers" if count is None else f"a list of {count} finite numbers"
         raise UserError(f"{entry} must be {number}, got {shown(value)}")
     return list(map(float, value))
-
-
-def _is_finite(value: Any) -> bool:
-    # by a comparison: `math.isfinite` raises for an integer beyond the largest float
-    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def shown(value: Any) -> str:

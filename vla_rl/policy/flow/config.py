@@ -151,10 +151,7 @@ def _smolvla(raw: dict[str, Any], sizes: dict[str, Any], common: dict[str, Any])
     if (layers := integer(raw, "num_expert_layers", 0)) not in (-1, 0, text["layers"]):
         raise UserError(f"config.json: num_expert_layers={layers} is not supported, only as many as "
                         f"the language model's {text['layers']}")  # fmt: skip
-    width = check_count(
-        int(text["width"] * _positive(raw, "expert_width_multiplier", 0.75)),
-        EXPERT_WIDTH,
-    )
+    width = check_count(int(text["width"] * _positive(raw, "expert_width_multiplier", 0.75)), EXPERT_WIDTH)
     _check_even(width, EXPERT_WIDTH)
     expert = text | {"width": width, "mlp": 256 * math.ceil(int(4 * int(2 * width / 3)) / 256)}
     return FlowConfig(
