@@ -80,6 +80,7 @@ def main(argv: list[str]) -> None:
         episodes = plan.episodes(pool)
         # all of them before the first episode: what cannot be loaded is found now and not after hours
         policies = {label: load(node, pool) for label, node in plan.policies.items()}
+        plan.check_repeats(pool, policies.values())
         check_windows(plan.windows, pool.chunk_steps)
         with open_run_folder(folder, config):
             first, *_ = policies.values()

@@ -72,7 +72,7 @@ class EvaluationConfig:
     """Success on held-out initial states, before and after training."""
 
     sampled_episodes: int = 50  # actions sampled at the rollout temperature
-    greedy_episodes: int = 50  # the most probable action
+    greedy_episodes: int = 50  # the most probable action; a flow's from its seeded first noise
     every_iterations: int = 0  # evaluate during training as well; 0 = never
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from vla_rl.errors import UserError
 from vla_rl.evaluation.protocols import PROTOCOLS, departures, find_protocol, sim_values
 from vla_rl.rollout.plan import heldout_episodes
 from vla_rl.sim.perturb.registry import PERTURBATIONS
-from vla_rl.types import Episode, SimulatorPool
+from vla_rl.types import Episode, Policy, SimulatorPool
 
 CLEAN = "clean"  # the label of what the perturbations of perturb=table are compared with
 LABELS = "ABCDEFGH"  # of checkpoints, in reports and figures; also how many at most
@@ -36,10 +36,10 @@ class EvaluationPlan:
 
     def episodes(self, pool: SimulatorPool) -> list[Episode]:
         """Pairs of task and initial state, tasks taking turns; with the held-out rules the very episodes that training
-        measures. Past the last pair, sampled episodes begin again with other seeds.
+        measures. Past the last pair, episodes begin again with other seeds.
 
         Raises:
-            UserError: initial states that the simulators do not have, no episode, or more greedy ones than pairs.
+            UserError: initial states that the simulators do not have, or no episode.
         """
         low, high = self.init_states
         if pool.init_states is not None and high > pool.init_states:
@@ -47,16 +47,23 @@ class EvaluationPlan:
                 f"initial states [{low},{high}] go beyond the {pool.init_states} of a task: "
                 f"init_states=[0,{pool.init_states}]"
             )
-        pairs = (high - low) * len(pool.tasks)
+        pairs = self._pairs(pool)
         wanted = pairs if self.wanted is None else self.wanted
-        option = f"evaluation.{self.decoding}_episodes"
-        check_count(option, wanted, pairs)
-        if self.decoding == "greedy" and wanted > pairs:
+        check_count(f"evaluation.{self.decoding}_episodes", wanted, pairs)
+        return heldout_episodes(pool.tasks, self.init_states, wanted, self.seed)
+
+    def check_repeats(self, pool: SimulatorPool, policies: Iterable[Policy]) -> None:
+        """Raise UserError for more greedy episodes than pairs, where a policy's would be the same again."""
+        pairs, option = self._pairs(pool), f"evaluation.{self.decoding}_episodes"
+        if self.decoding == "greedy" and (self.wanted or 0) > pairs and any(p.greedy_repeats for p in policies):
             raise UserError(
-                f"{option}={wanted}, but there are {pairs} pairs of task and initial state, and greedy decoding of one "
-                f"gives the same episode again: {option}={pairs}"
+                f"{option}={self.wanted}, but there are {pairs} pairs of task and initial state, and greedy decoding "
+                f"of one gives the same episode again: {option}={pairs}"
             )
-        return heldout_episodes(pool.tasks, self.init_states, wanted, self.seed, self.decoding)
+
+    def _pairs(self, pool: SimulatorPool) -> int:
+        low, high = self.init_states
+        return (high - low) * len(pool.tasks)
 
     def rules(self) -> dict[str, Any]:
         """For people: what fixes the result."""

@@ -69,6 +69,4 @@ def plan_episodes(pool: SimulatorPool, options: RecordConfig) -> list[Episode]:
             f"initial states [{first},{end}) go beyond the {pool.init_states} of a task: "
             f"init_states=[0,{pool.init_states}]"
         )
-    return heldout_episodes(
-        pool.tasks, (first, end), (end - first) * len(pool.tasks), options.seed, options.decoding or "sampled"
-    )
+    return heldout_episodes(pool.tasks, (first, end), (end - first) * len(pool.tasks), options.seed)

@@ -10,8 +10,6 @@ from typing import Any
 from vla_rl.distributed.collectives import gather_lists
 from vla_rl.functional.statistics import MeanInterval, SuccessRate, clusters_of
 from vla_rl.rollout.datamodule import RolloutDataModule
-from vla_rl.rollout.epoch import HeldoutBatch
-from vla_rl.rollout.plan import heldout_episodes
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,16 +68,16 @@ def measure_windows(
 
     Args:
         data: attached to a trainer.
-        episodes: per window; of greedy ones at most one for each pair of task and initial state.
+        episodes: per window; greedy ones that would repeat another are left out.
         decoding: `sampled` or `greedy`.
     """
     found = []
     for window in windows:
-        planned = heldout_episodes(data.pool.tasks, data.rollout.heldout_init_states, episodes, data.seed, decoding)
-        for episode in planned:
+        batch = data.heldout(decoding, episodes)
+        for episode in batch.episodes:
             episode.window = window
-        trajectories, _ = data.run(HeldoutBatch(decoding, planned))
+        trajectories, _ = data.run(batch)
         steps = dict(gather_lists([(t.episode.uid, t.steps) for t in trajectories if t.success], data.attached_trainer))
-        states = clusters_of([(e.task, e.init_state) for e in planned], [e.uid in steps for e in planned])
+        states = clusters_of([(e.task, e.init_state) for e in batch.episodes], [e.uid in steps for e in batch.episodes])
         found.append(WindowResult(window, tuple(states), tuple(sorted(steps.values()))))
     return found

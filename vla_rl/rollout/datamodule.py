@@ -127,10 +127,10 @@ class RolloutDataModule(L.LightningDataModule):
 
         Nothing has been written yet.
         """
-        (low, high), tasks = self.rollout.heldout_init_states, self.pool.tasks
-        if self.evaluation.greedy_episodes > (pairs := len(tasks) * (high - low)):
+        wanted, run = self.evaluation.greedy_episodes, len(self.heldout("greedy").episodes)
+        if run < wanted:
             rank_zero_only(print)(
-                f"evaluation.greedy_episodes={self.evaluation.greedy_episodes}: {pairs} are run, one for each held-out "
+                f"evaluation.greedy_episodes={wanted}: {run} are run, one for each held-out "
                 "pair of task and initial state, as greedy episodes of one pair are all the same"
             )
         check_hooks(callbacks)
@@ -170,13 +170,21 @@ class RolloutDataModule(L.LightningDataModule):
 
     def val_dataloader(self) -> HeldoutBatches:
         """Held-out episodes, decoded both ways; both see the same initial states, and so does every policy."""
-        tasks, states = self.pool.tasks, self.rollout.heldout_init_states
-        wanted = {"sampled": self.evaluation.sampled_episodes, "greedy": self.evaluation.greedy_episodes}
-        return HeldoutBatches(
-            HeldoutBatch(decoding, heldout_episodes(tasks, states, episodes, self.seed, decoding))
-            for decoding, episodes in wanted.items()
-            if episodes
-        )
+        batches = [self.heldout("sampled"), self.heldout("greedy")]
+        return HeldoutBatches(batch for batch in batches if batch.episodes)
+
+    def heldout(self, decoding: str, episodes: int | None = None) -> HeldoutBatch:
+        """Held-out episodes over all ranks. Greedy ones that would repeat another are left out.
+
+        Args:
+            decoding: `sampled` or `greedy`.
+            episodes: how many; None = `evaluation.sampled_episodes` or `evaluation.greedy_episodes`.
+        """
+        wanted: int = getattr(self.evaluation, f"{decoding}_episodes") if episodes is None else episodes
+        (low, high), tasks = self.rollout.heldout_init_states, self.pool.tasks
+        if decoding == "greedy" and self.policy.greedy_repeats:
+            wanted = min(wanted, len(tasks) * (high - low))
+        return HeldoutBatch(decoding, heldout_episodes(tasks, (low, high), wanted, self.seed))
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Nothing moves yet: masks have not dropped their rows. The training step moves one micro-batch at a time."""

@@ -41,18 +41,11 @@ def plan_iteration(
     ]
 
 
-def heldout_episodes(
-    tasks: Sequence[int], init_states: Sequence[int], episodes: int, seed: int, decoding: str = "sampled"
-) -> list[Episode]:
+def heldout_episodes(tasks: Sequence[int], init_states: Sequence[int], episodes: int, seed: int) -> list[Episode]:
     """`episodes` pairs (task, initial state), tasks taking turns and states in order. They depend on nothing else, so
-    every policy is measured on the same ones.
-
-    Past the last pair, sampled episodes begin again with other seeds; greedy ones would repeat what is known, so there
-    are as many as there are pairs at most.
+    every policy is measured on the same ones. Past the last pair they begin again with other seeds.
     """
     low, high = init_states
-    if decoding == "greedy":
-        episodes = min(episodes, len(tasks) * (high - low))
     return [
         Episode(
             uid=i,

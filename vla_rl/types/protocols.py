@@ -29,11 +29,13 @@ class Policy(nn.Module):
         OFFERS: names of the extras that `act` can fill (`ActionChunk.extras`).
         extras: those that it fills now, because a mask or a critic asked (`RolloutDataModule.request_extra`).
         learns_entropy: training can change the entropy of its distributions.
+        greedy_repeats: at temperature 0 it decides the same whatever the seed.
     """
 
     OFFERS: frozenset[str] = frozenset()
     extras: frozenset[str] = frozenset()
     learns_entropy: bool = True
+    greedy_repeats: bool = True
 
     @property
     def chunk_steps(self) -> int:

@@ -105,12 +105,20 @@ def test_sampled_pairs_come_again_with_other_seeds():
         plan("evaluation.sampled_episodes=0").episodes(ToyPool())
 
 
-def test_greedy_pairs_never_come_again():
-    found = plan("decoding=greedy", "rollout.heldout_init_states=[10000,10005]")  # 50 episodes are asked for
-    with pytest.raises(UserError, match="there are 10 pairs .* evaluation.greedy_episodes=10$"):
-        found.episodes(ToyPool())
-    again = plan("decoding=greedy", "rollout.heldout_init_states=[10000,10005]", "evaluation.greedy_episodes=10")
-    assert len(set(pairs(again, ToyPool()))) == 10
+def test_greedy_pairs_come_again_only_where_every_policy_draws_something():
+    repeats, draws = ToyPolicy(), ToyPolicy()
+    draws.greedy_repeats = False
+    few = ("decoding=greedy", "rollout.heldout_init_states=[10000,10005]")  # 50 episodes are asked for
+    for policies in ([repeats], [draws, repeats]):
+        with pytest.raises(UserError, match="there are 10 pairs .* evaluation.greedy_episodes=10$"):
+            plan(*few).check_repeats(ToyPool(), policies)
+    plan(*few).check_repeats(ToyPool(), [draws])
+    found = plan(*few).episodes(ToyPool())
+    assert len({e.seed for e in found}) == 50
+    assert len(set(pairs(plan(*few), ToyPool()))) == 10
+    for values in (("evaluation.greedy_episodes=10",), ("init_states=[10000,10005]",)):
+        plan(*few, *values).check_repeats(ToyPool(), [repeats])
+        assert len(plan(*few, *values).episodes(ToyPool())) == 10
 
 
 def test_the_default_run_can_be_evaluated_as_it_is():

@@ -88,12 +88,6 @@ def test_every_pair_comes_once_before_any_comes_again():
     assert pairs == [(3, 40), (5, 40), (3, 41), (5, 41), (3, 42), (5, 42), (3, 40), (5, 40)]
 
 
-def test_greedy_pairs_never_come_again():
-    pairs = [(e.task, e.init_state) for e in heldout_episodes([3, 5], (40, 43), 8, seed=1, decoding="greedy")]
-    assert pairs == [(3, 40), (5, 40), (3, 41), (5, 41), (3, 42), (5, 42)]
-    assert len(heldout_episodes([3, 5], (40, 43), 5, seed=1, decoding="greedy")) == 5
-
-
 def test_repeated_pairs_are_sampled_with_other_noise():
     seeds = [e.seed for e in heldout_episodes([3], (40, 41), 4, seed=1)]
     assert len(set(seeds)) == 4

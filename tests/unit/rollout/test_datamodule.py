@@ -191,6 +191,20 @@ def test_what_is_planned_and_how_it_is_passed_on():
     assert (epoch.minibatches, epoch.epochs, epoch.seed) == (3, 2, 1)
 
 
+def test_greedy_pairs_come_again_only_where_the_policy_draws_something():
+    data = data_module(greedy=50)
+    (low, high), tasks = data.rollout.heldout_init_states, data.pool.tasks
+    every_pair = [(task, state) for state in range(low, high) for task in tasks]
+    assert [(e.task, e.init_state) for e in data.heldout("greedy").episodes] == every_pair
+    assert len(data.heldout("greedy", 5).episodes) == 5
+    assert [batch.decoding for batch in data.val_dataloader()] == ["sampled", "greedy"]
+    data.policy.greedy_repeats = False
+    again = data.heldout("greedy").episodes
+    assert [(e.task, e.init_state) for e in again] == (3 * every_pair)[:50]
+    assert len({e.seed for e in again}) == 50
+    assert len(data.val_dataloader()[1].episodes) == 50
+
+
 def test_callbacks_are_asked_before_anything_is_written_and_fewer_greedy_episodes_are_said(capsys):
     asked = []
 

@@ -71,6 +71,7 @@ class FlowPolicy(SupervisedPolicy):
     # [N, 2, S, H, W]
     OFFERS = frozenset({"score_sq", "hidden", "state", "matching"})
     learns_entropy = False  # the noise is a schedule
+    greedy_repeats = False  # the first noise is drawn
 
     def __init__(
         self,

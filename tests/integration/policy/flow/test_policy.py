@@ -96,6 +96,7 @@ def test_greedy_is_eulers_chain_from_the_seeded_noise(policy):
             x = x - (t[k] - t[k + 1]) * policy.model.velocity(prefix, x, t[[k]], inputs.state_ND)[0]
     assert torch.equal(chunk.action_NLA, x[..., :7])
     assert not torch.equal(policy.act(observation, [4], temperature=0.0).action_NLA, chunk.action_NLA)
+    assert not policy.greedy_repeats
 
 
 def test_temperature_scales_the_noise_of_one_step(policy):
