@@ -121,6 +121,9 @@ def collect(
 
     Returns:
         The trajectories in the order of `episodes`, and where the time went.
+
+    Raises:
+        RunError: the policy answers NaN.
     """
     began = time.perf_counter()
     split = TimeSplit()
@@ -175,6 +178,7 @@ def _answer(
         instruction_N=[r.instruction for r in recordings],
     )
     chunk = policy.act(observation, [r.seed() for r in recordings], temperature)
+    chunk.check_finite()
     lost = []
     for n, (slot, recording) in enumerate(waiting):
         if recording.is_lost(chunk.rows(slice(n, n + 1))):

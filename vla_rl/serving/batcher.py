@@ -43,6 +43,7 @@ class Batcher:
 
         Raises:
             UserError: the policy refuses this observation; other requests are answered all the same.
+            RunError: it answers NaN.
         """
         waiting = _Waiting(request, seed, asyncio.get_running_loop().create_future())
         self._waiting.append(waiting)
@@ -94,6 +95,7 @@ class Batcher:
         )
         with torch.no_grad():
             chunk = self.policy.act(observation, [one.seed for one in batch], self.temperature)
+        chunk.check_finite()
         return list(chunk.command_NLA.numpy())
 
 

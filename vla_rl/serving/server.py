@@ -24,7 +24,7 @@ from websockets.http11 import Request as HandshakeRequest
 from websockets.http11 import Response
 
 from vla_rl.distributed.seeding import stable_seed
-from vla_rl.errors import UserError
+from vla_rl.errors import RunError, UserError
 from vla_rl.serving.batcher import Batcher
 from vla_rl.serving.request import Expected, parse_request
 from vla_rl.serving.wire import pack, unpack
@@ -151,7 +151,7 @@ class PolicyServer:
             request = parse_request(unpack(message), self.expected)
             decided = time.perf_counter()
             command_LA = await self.batcher.decide(request, seed if request.seed is None else request.seed)
-        except UserError as e:
+        except (UserError, RunError) as e:
             return f"error: {' '.join(str(e).split())}"
         except Exception as e:  # of the policy: this client is told, others go on
             traceback.print_exc(file=sys.stderr)

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from tests.helpers.toy import ToyPolicy, ToyPool
+from vla_rl.errors import RunError
 from vla_rl.rollout.collect import TimeSplit, collect
 from vla_rl.types import Episode
 
@@ -121,6 +122,18 @@ def test_a_gripper_command_above_zero_closes():
     (trajectory,), _ = collect(ToyPool(), Gripper(), [Episode(0, 0, 4, seed=1)], temperature=1.0)
     assert torch.equal(trajectory.gripper_closed_NL[:, 1], trajectory.executed_N > 1)
     assert not trajectory.gripper_closed_NL[:, 0].any()
+
+
+@pytest.mark.parametrize("name", ["logprob_NLA", "command_NLA"])
+def test_a_policy_that_computes_nan_ends_the_collection(name):
+    class Diverged(ToyPolicy):
+        def act(self, *given):
+            chunk = super().act(*given)
+            getattr(chunk, name)[-1, -1, -1] = float("nan")
+            return chunk
+
+    with pytest.raises(RunError, match="NaN or infinity: its weights have diverged .a smaller optim.lr"):
+        collect(ToyPool(), Diverged(), episodes(3), temperature=1.0)
 
 
 def test_where_the_time_went_adds_up():

@@ -47,7 +47,11 @@ class Recorded:
             raise UserError("the tokenizer does not know\nevery word")
         if "broken" in observation.instruction_N:
             raise RuntimeError("a bug")
-        return self.policy.act(observation, seed_N, temperature)
+        chunk = self.policy.act(observation, seed_N, temperature)
+        for n, instruction in enumerate(observation.instruction_N):
+            if instruction == "diverge":
+                chunk.command_NLA[n] = float("nan")
+        return chunk
 
 
 class Running:
@@ -270,6 +274,14 @@ def test_requests_that_wait_share_a_forward_and_one_that_fails_fails_alone(capfd
     assert answers[0.2] == "error: the tokenizer does not know every word"
     assert answers[0.4] == "error: the policy failed (RuntimeError); the server's log says more"
     assert "a bug" in capfd.readouterr().err
+
+
+def test_nan_is_no_answer(capfd):
+    with running() as server, server.client() as connection:
+        told = ask(connection, observation(0.5, "diverge"))
+        assert told.startswith("error: the policy's answer holds NaN or infinity: its weights have diverged")
+        assert "actions" in ask(connection, observation())
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def request(number=0.5, px=2, prompt="do it", more=0):
