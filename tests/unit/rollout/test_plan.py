@@ -12,10 +12,10 @@ def states(iteration, attempt=0):
 
 
 def test_an_iteration():
-    plan = plan_iteration(ROLLOUT, [4, 8], 0, iteration=1)
+    plan = plan_iteration(ROLLOUT, [4, 8, 6, 2], 0, iteration=1)
     assert [e.uid for e in plan] == [6, 7, 8, 9, 10, 11]
     assert [e.group for e in plan] == [0, 0, 1, 1, 2, 2]
-    assert [e.task for e in plan] == [8, 8, 4, 4, 8, 8]  # the first iteration ended with task 4
+    assert [e.task for e in plan] == [2, 2, 4, 4, 8, 8]  # the first iteration ended with task 6
     assert [e.seed for e in plan] == [stable_seed(0, "actions", uid) for uid in range(6, 12)]
     assert {state for iteration in range(10) for state in states(iteration)} == {5, 6}
 
