@@ -17,14 +17,15 @@ from __future__ import annotations
 
 import sys
 
-from vla_rl.config.compose import compose, own_options
+from vla_rl.config.arguments import evaluate_arguments
+from vla_rl.config.compose import own_options
 from vla_rl.config.schema import EvaluateConfig
 from vla_rl.run.cli import answer_early, run_entry
 
 if __name__ == "__main__":
     # before the imports below, which take seconds
     listed = "conf=published" in sys.argv
-    answer_early(__doc__, parse=None if listed else lambda argv: compose(own_options(EvaluateConfig, argv)[1]))
+    answer_early(__doc__, parse=None if listed else evaluate_arguments)
 
 from contextlib import ExitStack, closing
 from dataclasses import asdict
@@ -51,17 +52,17 @@ from vla_rl.types import Episode, Policy, SimulatorPool
 
 
 def main(argv: list[str]) -> None:
-    options, rest = own_options(EvaluateConfig, argv)
-    if published.CONF in rest:
-        print(f"table {published.evaluate_published(options.names, argv, main)}")
+    if published.CONF in argv:
+        names = own_options(EvaluateConfig, argv)[0].names
+        print(f"table {published.evaluate_published(names, argv, main)}")
         return
+    options, config, given = evaluate_arguments(argv)
     if options.names is not None:
         raise UserError("names chooses rows of conf=published: names=null")
-    config = compose(rest)
     check(config)
     if config.resume is not None:
         raise UserError(f"an evaluation begins anew each time, and resume={config.resume} is given: resume=null")
-    plan = plan_evaluation(config, options, given=[argument.partition("=")[0] for argument in rest])
+    plan = plan_evaluation(config, options, given)
     config.sim = plan.sim
     L.seed_everything(config.seed, verbose=False)
     folder = run_folder(config.run_dir, f"evaluation/{config.conf}")

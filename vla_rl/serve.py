@@ -16,13 +16,13 @@ what is under way and ends.
 
 from __future__ import annotations
 
-from vla_rl.config.compose import compose, own_options, with_conf
+from vla_rl.config.arguments import serve_arguments
 from vla_rl.config.schema import Config, ServeConfig
 from vla_rl.run.cli import answer_early, run_entry
 
 if __name__ == "__main__":
     # before the imports below, which take seconds
-    answer_early(__doc__, parse=lambda argv: compose(with_conf(own_options(ServeConfig, argv)[1])))
+    answer_early(__doc__, parse=serve_arguments)
 
 import asyncio
 import signal
@@ -39,8 +39,7 @@ from vla_rl.types import Policy
 
 
 def main(argv: list[str]) -> None:
-    options, rest = own_options(ServeConfig, argv)
-    config = compose(with_conf(rest))
+    options, config = serve_arguments(argv)
     check_options(options)
     check(config)
     trainer = make_trainer(config, logger=False, enable_checkpointing=False, enable_progress_bar=False)

@@ -26,7 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 from vla_rl.config.aliases import translate, without_gone
 from vla_rl.config.convert import to_dataclass
 from vla_rl.config.schema import GROUPS, SUPERVISED, Config
-from vla_rl.config.validate import validate
+from vla_rl.config.validate import check_acts, validate
 from vla_rl.errors import UserError, closest, did_you_mean, first_line
 
 _PACKAGE = Path(__file__).parents[1]
@@ -59,10 +59,12 @@ def compose(argv: list[str]) -> Config:
     path = _conf_path(confs[0])
     tree = merge(asdict(Config()), {"conf": path.stem} | _load_conf(path, below=[]))
     tree = _apply(tree, [(key, value) for key, value in arguments if key != "conf"])
-    tree = without_gone(_resolve(tree), given=[key for key, _ in arguments])
+    given = given_keys(argv)
+    tree = without_gone(_resolve(tree), given)
     _require_given(tree, "")
     config = to_dataclass(Config, tree)
     validate(config)
+    check_acts(config, given)
     return config
 
 
@@ -108,6 +110,17 @@ def only_options(schema: type[T], argv: list[str]) -> T:
 def with_conf(argv: list[str]) -> list[str]:
     """The arguments, led by the small policy's conf where they name none: for a command that only loads a policy."""
     return argv if any(argument.startswith("conf=") for argument in argv) else ["conf=pcm_object_tiny", *argv]
+
+
+def given_keys(argv: list[str]) -> list[str]:
+    """The keys that arguments give a value to: `rollout={groups: 2}` gives `rollout.groups`."""
+
+    def inside(key: str, value: Any) -> list[str]:
+        if not isinstance(value, dict) or not value:
+            return [key]
+        return [found for name, inner in value.items() for found in inside(f"{key}.{name}", inner)]
+
+    return [found for argument in argv for found in inside(*_parse(argument))]
 
 
 def save_resolved(config: Config, path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from vla_rl.checks import check_count
 from vla_rl.config.schema import Config, EvaluateConfig, Node
 from vla_rl.errors import UserError
-from vla_rl.evaluation.protocols import PROTOCOLS, departures, find_protocol, sim_values
+from vla_rl.evaluation.protocols import PROTOCOLS, Protocol, departures, find_protocol, sim_values
 from vla_rl.rollout.plan import heldout_episodes
 from vla_rl.sim.perturb.registry import PERTURBATIONS
 from vla_rl.types import Episode, Policy, SimulatorPool
@@ -104,6 +104,8 @@ def plan_evaluation(config: Config, options: EvaluateConfig, given: Collection[s
         given: keys of the command line.
     """
     protocol = find_protocol(options.protocol)
+    decoding = options.decoding or protocol.decoding
+    _check_given(options, protocol, decoding, given)
     sim = dict(config.sim or {})
     sim |= sim_values(options.protocol, str(sim.get("suite")), given)
     harder = {name: sim | {"perturb": [name]} for name in PERTURBATIONS} if options.perturb == "table" else {}
@@ -117,7 +119,6 @@ def plan_evaluation(config: Config, options: EvaluateConfig, given: Collection[s
         if harder:
             raise UserError(f"windows={windows} and perturb=table each need runs of their own: windows=[{windows[0]}]")
         policies = {window_label(windows[0]): next(iter(policies.values()))}
-    decoding = options.decoding or protocol.decoding
     init_states = options.init_states or protocol.init_states
     if init_states is not None and not 0 <= init_states[0] < init_states[1]:
         raise UserError(
@@ -137,6 +138,35 @@ def plan_evaluation(config: Config, options: EvaluateConfig, given: Collection[s
         windows=windows,
         harder=harder,
     )
+
+
+def _check_given(options: EvaluateConfig, protocol: Protocol, decoding: str, given: Collection[str]) -> None:
+    """Raise UserError for a value of the command line that the others leave without effect."""
+    if "rollout.temperature" in given:
+        if decoding == "greedy":
+            raise UserError(
+                "rollout.temperature is of sampling, and this evaluation is greedy: decoding=sampled, or leave it out"
+            )
+        if protocol.temperature is not None:
+            raise UserError(
+                f"protocol={options.protocol} samples at {protocol.temperature:g}: leave rollout.temperature out, or "
+                "protocol=heldout"
+            )
+    other = "greedy" if decoding == "sampled" else "sampled"
+    if f"evaluation.{other}_episodes" in given:
+        raise UserError(
+            f"evaluation.{other}_episodes is of {other} episodes, and these are {decoding}: "
+            f"evaluation.{decoding}_episodes=20, or decoding={other}"
+        )
+    if options.init_states is None and protocol.init_states is None:
+        return
+    states = f"init_states={list(options.init_states)}" if options.init_states else f"protocol={options.protocol}"
+    for key in (f"evaluation.{decoding}_episodes", "rollout.heldout_init_states"):
+        if key in given:
+            raise UserError(
+                f"{states} runs every task once from each of its initial states, so that {key} would do nothing: "
+                "leave it out; for fewer episodes init_states=[0,1]"
+            )
 
 
 def window_label(window: int | None) -> str:

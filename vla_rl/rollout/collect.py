@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from vla_rl.distributed.seeding import stable_seed
+from vla_rl.rollout.decide import decide
 from vla_rl.types import (
     ActionChunk,
     Actor,
@@ -177,8 +178,7 @@ def _answer(
         proprio_NP=torch.stack([r.proprios[-1] for r in recordings]),
         instruction_N=[r.instruction for r in recordings],
     )
-    chunk = policy.act(observation, [r.seed() for r in recordings], temperature)
-    chunk.check_finite()
+    chunk = decide(policy, observation, [r.seed() for r in recordings], temperature)
     lost = []
     for n, (slot, recording) in enumerate(waiting):
         if recording.is_lost(chunk.rows(slice(n, n + 1))):

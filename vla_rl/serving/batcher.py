@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from vla_rl.rollout.decide import decide
 from vla_rl.serving.request import Request
 from vla_rl.types import Actor, Observation
 
@@ -94,8 +95,7 @@ class Batcher:
             [one.request.instruction for one in batch],
         )
         with torch.no_grad():
-            chunk = self.policy.act(observation, [one.seed for one in batch], self.temperature)
-        chunk.check_finite()
+            chunk = decide(self.policy, observation, [one.seed for one in batch], self.temperature)
         return list(chunk.command_NLA.numpy())
 
 

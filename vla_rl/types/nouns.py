@@ -1,4 +1,4 @@
-"""The data nouns: what is planned, decided, happened, and trained on."""
+"""The data nouns: what is planned, decided, happened, and trained on. Imports only torch and the standard library."""
 
 from __future__ import annotations
 
@@ -7,8 +7,6 @@ from dataclasses import dataclass, field, fields
 
 import torch
 from torch import Tensor
-
-from vla_rl.errors import RunError
 
 
 @dataclass(slots=True)
@@ -48,15 +46,6 @@ class ActionChunk:
 
     def __len__(self) -> int:
         return len(self.logprob_NLA)
-
-    def check_finite(self) -> None:
-        """Raise RunError where the policy's weights no longer compute anything: its most probable token of NaN logits
-        is a token like any other."""
-        if not (self.command_NLA.isfinite().all() and self.logprob_NLA.isfinite().all()):
-            raise RunError(
-                "the policy's answer holds NaN or infinity: its weights have diverged (a smaller optim.lr in a new "
-                "run_dir, or policy.checkpoint=FOLDER of an earlier one), or are too large for policy.dtype"
-            )
 
     def row(self, n: int) -> ActionChunk:
         """Decision n alone, without the leading dimension."""

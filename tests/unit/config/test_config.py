@@ -392,6 +392,29 @@ def test_message_about_values(argv: list[str], expected: str) -> None:
     assert message([TINY, *argv]) == expected
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "needed"),
+    [
+        ("rollout.stop_after", "5", "rollout.stop_below=0.05"),
+        ("rollout.stop_run_on", "0.5", "rollout.stop_below=0.05"),
+        ("grpo.resample_rounds", "3", "grpo.group_filter=resample"),
+        ("grpo.clip_low", "0.1", "grpo.loss=clipped"),
+        ("grpo.clip_high", "0.3", "grpo.loss=clipped"),
+        ("grpo.advantage_eps", "1e-4", "grpo.advantage=grpo"),
+    ],
+)
+def test_a_value_without_effect_is_refused_where_it_is_given_and_may_lie_idle_in_a_conf(key, value, needed, tmp_path):
+    without = [TINY, "grpo.loss=nft", "grpo.advantage=rloo"]
+    said = f"{key} does nothing without {needed}: give both, or leave {key} out"
+    assert message([*without, f"{key}={value}"]) == said
+    section, name = key.split(".")
+    assert message([*without, f"{section}={{{name}: {value}}}"]) == said
+    critic = ["critic=separate", "grpo.advantage=gae", "grpo.group_filter=keep"] if "stop_below" in needed else []
+    compose([TINY, *critic, needed, f"{key}={value}"])
+    (tmp_path / "mine.yaml").write_text(f"extends: pcm_object_tiny\n{section}: {{{name}: {value}}}\n")
+    assert getattr(getattr(compose([f"conf={tmp_path}/mine.yaml", *without[1:]]), section), name) == float(value)
+
+
 def test_zero_iterations_only_evaluate() -> None:
     assert compose([TINY, "iterations=0"]).iterations == 0
 

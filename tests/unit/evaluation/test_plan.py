@@ -5,8 +5,8 @@ from collections import Counter
 import pytest
 
 from tests.helpers.toy import ToyPolicy, ToyPool
-from vla_rl.config.compose import compose, own_options
-from vla_rl.config.schema import EvaluateConfig
+from vla_rl.config.arguments import evaluate_arguments
+from vla_rl.config.compose import compose
 from vla_rl.errors import UserError
 from vla_rl.evaluation.plan import EvaluationPlan, check_windows, checkpoint_name, plan_evaluation
 from vla_rl.rollout.datamodule import RolloutDataModule
@@ -16,8 +16,12 @@ TINY = "conf=pcm_object_tiny"
 
 
 def plan(*arguments: str) -> EvaluationPlan:
-    options, rest = own_options(EvaluateConfig, [TINY, *arguments])
-    return plan_evaluation(compose(rest), options, given=[argument.partition("=")[0] for argument in rest])
+    return plan_conf(TINY, *arguments)
+
+
+def plan_conf(*argv: str) -> EvaluationPlan:
+    options, config, given = evaluate_arguments([*argv])
+    return plan_evaluation(config, options, given)
 
 
 def pairs(found: EvaluationPlan, pool: ToyPool) -> list[tuple[int, int]]:
@@ -89,6 +93,17 @@ def test_checkpoints_take_the_place_of_the_confs(tmp_path):
         (["videos.frist=3"], "did you mean 'videos.first'?"),
         (["videos.first=-1"], "videos.first=2"),
         (["protocol=oft", "sim.horizon=100"], "leave sim.horizon out"),
+        (["protocol=oft", "sim={horizon: 100}"], "leave sim.horizon out"),
+        (
+            ["decoding=greedy", "rollout.temperature=2"],
+            "rollout.temperature is of sampling, and this evaluation is greedy",
+        ),
+        (["protocol=rlinf", "rollout.temperature=2"], "protocol=rlinf samples at 1.6: leave rollout.temperature out"),
+        (["evaluation.greedy_episodes=5"], "evaluation.sampled_episodes=20, or decoding=greedy"),
+        (["protocol=oft", "evaluation.sampled_episodes=5"], "evaluation.greedy_episodes=20, or decoding=sampled"),
+        (["protocol=oft", "evaluation.greedy_episodes=5"], "leave it out; for fewer episodes init_states=[0,1]"),
+        (["init_states=[0,9]", "evaluation.sampled_episodes=5"], "init_states=[0, 9] runs every task once"),
+        (["init_states=[0,9]", "rollout.heldout_init_states=[20000,20009]"], "rollout.heldout_init_states would do no"),
     ],
 )
 def test_mistakes_are_named(arguments, fix):
@@ -116,14 +131,13 @@ def test_greedy_pairs_come_again_only_where_every_policy_draws_something():
     found = plan(*few).episodes(ToyPool())
     assert len({e.seed for e in found}) == 50
     assert len(set(pairs(plan(*few), ToyPool()))) == 10
-    for values in (("evaluation.greedy_episodes=10",), ("init_states=[10000,10005]",)):
-        plan(*few, *values).check_repeats(ToyPool(), [repeats])
-        assert len(plan(*few, *values).episodes(ToyPool())) == 10
+    for enough in ((*few, "evaluation.greedy_episodes=10"), ("decoding=greedy", "init_states=[10000,10005]")):
+        plan(*enough).check_repeats(ToyPool(), [repeats])
+        assert len(plan(*enough).episodes(ToyPool())) == 10
 
 
 def test_the_default_run_can_be_evaluated_as_it_is():
-    options, rest = own_options(EvaluateConfig, ["conf=ppo_object_tiny"])
-    found = plan_evaluation(compose(rest), options, given=[]).episodes(ToyPool(tasks=(0,)))
+    found = plan_conf("conf=ppo_object_tiny").episodes(ToyPool(tasks=(0,)))
     assert Counter(e.init_state for e in found) == dict.fromkeys(range(40, 50), 10)
 
 
