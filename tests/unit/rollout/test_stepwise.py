@@ -10,6 +10,7 @@ from tests.helpers.toy import ToyPolicy, ToyPool
 from vla_rl.rollout.collect import collect
 from vla_rl.rollout.plan import heldout_episodes
 from vla_rl.rollout.stepwise import StepwisePool
+from vla_rl.types import Episode
 
 
 def test_episodes_are_those_of_an_evaluation_and_every_step_is_seen():
@@ -33,3 +34,28 @@ def test_episodes_are_those_of_an_evaluation_and_every_step_is_seen():
         assert demo.frame_THWC[:, 0, 0, 0].tolist() == list(range(expected.steps))  # the toy's frames count steps
         assert (demo.suite, demo.task, demo.init_state) == ("toy", found.episode.task, found.episode.init_state)
         assert (demo.seed, demo.instruction) == (found.episode.seed, expected.instruction)
+
+
+def test_a_lost_episode_frees_its_slot_and_is_no_demonstration():
+    episodes = [Episode(uid=i, task=i % 2, init_state=i, seed=100 + i) for i in range(6)]
+    for episode in episodes[1:4]:
+        episode.lost = lambda decision: decision.index == 1
+    plain, _ = collect(ToyPool(slots=1), ToyPolicy(), episodes, temperature=1.6)
+    demos = {}
+    pool = StepwisePool(ToyPool(slots=1), "toy", lambda episode, demo: demos.update({episode.uid: demo}))
+    stepwise, _ = collect(pool, ToyPolicy(), episodes, temperature=1.6)  # the toy refuses to start a busy slot again
+    assert [t.stopped for t in stepwise] == [False, True, True, True, False, False]
+    assert [t.executed_N.tolist() for t in stepwise] == [t.executed_N.tolist() for t in plain]
+    assert sorted(demos) == [0, 4, 5]
+
+
+def test_closing_it_closes_the_simulators():
+    closed = []
+
+    class Closes(ToyPool):
+        def close(self):
+            closed.append(self)
+
+    inner = Closes()
+    StepwisePool(inner, "toy", lambda episode, demo: None).close()
+    assert closed == [inner]
