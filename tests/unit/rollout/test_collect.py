@@ -121,9 +121,12 @@ def test_a_gripper_command_above_zero_closes():
             chunk.command_NLA[:, 0, -1], chunk.command_NLA[:, 1, -1] = 0.0, 0.1
             return chunk
 
-    (trajectory,), _ = collect(ToyPool(), Gripper(), [Episode(0, 0, 4, seed=1)], temperature=1.0)
+    seen = []
+    episode = Episode(0, 0, 4, seed=1, lost=lambda decision: seen.append(decision.closing_before))
+    (trajectory,), _ = collect(ToyPool(), Gripper(), [episode], temperature=1.0)
     assert torch.equal(trajectory.gripper_closed_NL[:, 1], trajectory.executed_N > 1)
     assert not trajectory.gripper_closed_NL[:, 0].any()
+    assert seen == [0.0, *[0.5] * (len(trajectory) - 1)]
 
 
 @pytest.mark.parametrize("name", ["logprob_NLA", "command_NLA"])
