@@ -1,6 +1,8 @@
 """Rollouts ahead, by a copy of the policy; in this process, with the toy world."""
 
 import copy
+import threading
+import time
 
 import pytest
 import torch
@@ -67,6 +69,50 @@ def test_an_error_is_raised_where_the_result_is_taken():
     ahead.start(Broken(), episodes(2))
     with pytest.raises(RuntimeError, match="no more"):
         ahead.take(None)
+
+
+class Held(ToyPolicy):
+    """Answers when it is let go, also a copy of it."""
+
+    asked, let_go = threading.Event(), threading.Event()
+
+    def act(self, *given):
+        self.asked.set()
+        assert self.let_go.wait(10)
+        return super().act(*given)
+
+
+@pytest.fixture
+def held():
+    Held.asked.clear()
+    Held.let_go.clear()
+    return Held()
+
+
+@pytest.mark.parametrize("end", [AsyncRollouts.wait, AsyncRollouts.cancel])
+def test_waiting_and_cancelling_last_until_the_simulators_are_free(end, held):
+    ahead, pool = AsyncRollouts(ToyPool(), temperature=1.6), ToyPool()
+    end(ahead)  # nothing to wait for
+    ahead = AsyncRollouts(pool, temperature=1.6)
+    ahead.start(held, episodes(2))
+    assert held.asked.wait(10)
+    ended = threading.Thread(target=end, args=(ahead,))
+    ended.start()
+    ended.join(0.05)
+    assert ended.is_alive()
+    held.let_go.set()
+    ended.join(10)
+    assert not ended.is_alive() and not ahead._thread.is_alive()
+    assert len(pool.started) == 2
+
+
+def test_the_seconds_of_a_collection_ahead_are_those_waited_for_it(held):
+    ahead = AsyncRollouts(ToyPool(), temperature=1.6)
+    ahead.start(held, episodes(1))
+    began = time.perf_counter()
+    threading.Timer(0.05, held.let_go.set).start()
+    _, split = ahead.take(None)
+    assert 0.01 < split.wait_s == split.total_s <= time.perf_counter() - began
 
 
 def test_a_cancelled_collection_asks_the_policy_no_more():
