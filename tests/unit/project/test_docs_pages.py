@@ -9,7 +9,7 @@ import pytest
 from tests.helpers.docs_commands import ROOT
 from tools import config_reference, site_hooks
 from vla_rl.functional.statistics import MeanInterval
-from vla_rl.run.compare import Run, success_interval
+from vla_rl.run.compare import Run, paired_difference, success_interval
 from vla_rl.run.tables import comparison_tables, run_table
 
 
@@ -79,6 +79,7 @@ def test_the_path_to_the_loss_is_six_files_of_which_each_has_what_is_said():
     [
         ("masks", ("none", "random B=8", "single_phase B=8", "pcm B=8"), 20),
         ("masks_with_critic", ("none", "random B=5", "advantage B=5", "pcm B=5"), 16),
+        ("group_advantage", ("none", "random B=5", "random_padded B=3", "pcm B=5"), 13),
     ],
 )
 def test_the_table_of_masks_is_what_the_stored_runs_give(name, order, count):
@@ -94,16 +95,19 @@ def test_the_table_of_masks_is_what_the_stored_runs_give(name, order, count):
 def test_what_is_said_of_the_groups_advantage_is_what_the_stored_runs_give():
     critic, group = (
         [Run.read(folder) for folder in sorted((ROOT / "benchmarks" / place).glob("seed*"))]
-        for place in ("masks_with_critic/none", "group_advantage")
+        for place in ("masks_with_critic/none", "group_advantage/none")
     )
     page = (ROOT / "benchmarks" / "group_advantage" / "README.md").read_text(encoding="utf-8")
     for table in comparison_tables([*critic, *group]):
         assert table.to_markdown() in page
     reached = [success_interval(group, "success_after", mode) for mode in ("sampled", "greedy")]
     sampled, greedy = (f"{rate.mean:.2f} [{rate.low:.2f}, {rate.high:.2f}]" for rate in reached)
+    less = [paired_difference(critic, group, mode) for mode in ("sampled", "greedy")]
+    differs = " and ".join(f"{gap.mean:.2f} [{gap.low:.2f}, {gap.high:.2f}]" for gap in less)
     for file in ("README.md", "docs/grpo_or_ppo.md"):
         text = " ".join((ROOT / file).read_text(encoding="utf-8").split())
         assert f"reaches {sampled} sampled and {greedy} greedy" in text, file
+        assert f"differs by {differs}" in text, file
 
 
 @pytest.mark.filterwarnings("ignore:the config has paths of version 0.1")
