@@ -23,10 +23,11 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from vla_rl.config.acts import check_acts
 from vla_rl.config.aliases import translate, without_gone
 from vla_rl.config.convert import to_dataclass
 from vla_rl.config.schema import GROUPS, SUPERVISED, Config
-from vla_rl.config.validate import check_acts, validate
+from vla_rl.config.validate import validate
 from vla_rl.errors import UserError, closest, did_you_mean, first_line
 
 _PACKAGE = Path(__file__).parents[1]

@@ -58,7 +58,7 @@ def build_callbacks(config: Config) -> list[Any]:
     """
     from lightning.pytorch import Callback  # here: it takes seconds to import
 
-    named = {key: node for key, node in _nodes(config) if key not in ("policy", "sim", "trainer", "logger")}
+    named = {key: node for key, node in nodes(config) if key not in ("policy", "sim", "trainer", "logger")}
     built = {key: build(node, key) for key, node in named.items()}
     for key, callback in built.items():
         if not isinstance(callback, Callback):
@@ -78,7 +78,7 @@ def check(config: Config) -> None:
     Raises:
         UserError: no such target or option.
     """
-    for key, node in _nodes(config):
+    for key, node in nodes(config):
         _check_node(node, key)
 
 
@@ -89,7 +89,7 @@ def check_early(config: Config) -> None:
     Raises:
         UserError: no such target or option.
     """
-    for key, node in _nodes(config):
+    for key, node in nodes(config):
         path = node["_target_"]
         if is_missing(path):
             _target(node, key)  # says so
@@ -158,7 +158,8 @@ def _check_node(node: Node, key: str) -> None:
             _check_node(value, f"{key}.{name}")
 
 
-def _nodes(config: Config) -> Iterator[tuple[str, Node]]:
+def nodes(config: Config) -> Iterator[tuple[str, Node]]:
+    """Those that are not null, by where they stand in the config."""
     for group in GROUPS:
         if (node := getattr(config, group)) is not None:
             yield group, node

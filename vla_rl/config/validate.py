@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 from vla_rl.checks import check_count, check_number
 from vla_rl.config.schema import Config, GRPOConfig, Node, RolloutConfig
 from vla_rl.errors import UserError
@@ -12,6 +10,7 @@ LARGEST_SEED = 2**32 - 1  # that NumPy takes
 # what a run does itself, which its Trainer is refused for -> what is meant
 NOT_THE_TRAINERS = {
     "gradient_clip_val": "optim.grad_clip=1.0",
+    "gradient_clip_algorithm": "optim.grad_clip=1.0",
     "accumulate_grad_batches": "grpo.minibatches=4",
     "limit_train_batches": "grpo.minibatches=4",
     "overfit_batches": "grpo.minibatches=4",
@@ -21,9 +20,9 @@ NOT_THE_TRAINERS = {
     "fast_dev_run": "iterations=1",
     "limit_val_batches": "evaluation.sampled_episodes=4",
     "limit_test_batches": "evaluation.sampled_episodes=4",
+    "limit_predict_batches": "evaluation.sampled_episodes=4",
     "val_check_interval": "evaluation.every_iterations=4",
 }
-ADVANTAGES_WITHOUT_EPS = ("rloo", "dr_grpo", "gae", "distill")  # they divide by no standard deviation
 # in which Lightning leaves weights, forwards and gradients alone
 PRECISIONS = ("32-true", "32", 32)
 
@@ -45,28 +44,6 @@ def validate(config: Config) -> None:
     check_count("sft.workers", config.sft.workers, 2, least=0)
     if config.sft.per_task is not None:
         check_count("sft.per_task", config.sft.per_task, 1)
-
-
-def check_acts(config: Config, given: Collection[str]) -> None:
-    """Raise UserError for a value that another one leaves without effect. In a conf it may lie idle, for the runs that
-    change the other one.
-
-    Args:
-        given: keys of the command line.
-    """
-    stops = ("rollout.stop_below=0.05", config.rollout.stop_below is not None)
-    clips = ("grpo.loss=clipped", config.grpo.loss == "clipped")
-    needs = {
-        "rollout.stop_after": stops,
-        "rollout.stop_run_on": stops,
-        "grpo.resample_rounds": ("grpo.group_filter=resample", config.grpo.group_filter == "resample"),
-        "grpo.clip_low": clips,
-        "grpo.clip_high": clips,
-        "grpo.advantage_eps": ("grpo.advantage=grpo", config.grpo.advantage not in ADVANTAGES_WITHOUT_EPS),
-    }
-    for key, (needed, there) in needs.items():
-        if key in given and not there:
-            raise UserError(f"{key} does nothing without {needed}: give both, or leave {key} out")
 
 
 def _trainer(node: Node | None) -> None:
