@@ -19,9 +19,9 @@ import lightning as L
 from lightning.pytorch.utilities import rank_zero_only
 
 from vla_rl.config.instantiate import build, build_callbacks, check
+from vla_rl.config.policy_node import policy_node
 from vla_rl.config.schema import Config
 from vla_rl.distributed.strategies import FSDP2
-from vla_rl.evaluation.plan import policy_node
 from vla_rl.functional.statistics import SuccessRate
 from vla_rl.policy.memory_check import rows_that_fit
 from vla_rl.rollout.datamodule import RolloutDataModule

@@ -53,9 +53,6 @@ from vla_rl.run.provenance import versions
 from vla_rl.sim.maniskill import tasks as maniskill
 from vla_rl.sim.metaworld import tasks as metaworld
 
-OF_EXPERTS = (
-    "check suite tasks noise hesitation placement_noise_m linger_steps horizon assets camera_px workers".split()
-)
 # name and control steps per second: of Meta-World, and of LIBERO and ManiSkill
 ROBOTS = {True: ("sawyer", 80), False: ("panda", 20)}
 
@@ -65,8 +62,6 @@ def main(argv: list[str]) -> None:
     if config:
         check(config)
     check_options(options)
-    if config:
-        check_policy_options(options)
     record(options, config)
 
 
@@ -142,20 +137,6 @@ def check_options(options: RecordConfig) -> None:
     check_out(out)
     if is_npz(out) and not options.successes_only:
         raise UserError("an .npz file holds successes alone: successes_only=true, or a LeRobotDataset, out=demos")
-
-
-def check_policy_options(options: RecordConfig) -> None:
-    """Raise UserError for what a policy that plays has no use for."""
-    default = RecordConfig()
-    for name in OF_EXPERTS:
-        if getattr(options, name) != getattr(default, name):
-            value = json.dumps(getattr(default, name))
-            raise UserError(
-                f"{name} is of the scripted demonstrator, and a policy plays: {name}={value} (its simulators are the "
-                "conf's: sim.tasks=[0,5])"
-            )
-    if not options.out:
-        raise UserError("missing out=: out=demos (to only measure success: python -m vla_rl.evaluate)")
 
 
 if __name__ == "__main__":

@@ -32,8 +32,9 @@ import lightning as L
 import vla_rl
 from vla_rl.checks import check_count, check_number
 from vla_rl.config.instantiate import build, check
+from vla_rl.config.policy_node import policy_node
 from vla_rl.errors import UserError
-from vla_rl.evaluation.plan import checkpoint_name, policy_node
+from vla_rl.evaluation.plan import checkpoint_name
 from vla_rl.training.trainer import make_trainer
 from vla_rl.types import Policy
 

@@ -7,7 +7,7 @@ import pytest
 from vla_rl.config.schema import RecordConfig
 from vla_rl.errors import UserError
 from vla_rl.evaluation.experts import episodes
-from vla_rl.record import check_options, check_policy_options
+from vla_rl.record import check_options
 
 
 @pytest.mark.parametrize(
@@ -61,21 +61,6 @@ def test_tasks_are_counted_or_in_meta_world_named():
         episodes(RecordConfig(suite="mt10", tasks=["button-press"], **options))
     with pytest.raises(UserError, match="suite 'object' has no task 'reach'"):
         episodes(RecordConfig(tasks=["reach"], **options))
-
-
-@pytest.mark.parametrize(
-    ("options", "line"),
-    [
-        ({"tasks": [0], "out": "demos"}, "tasks is of the scripted demonstrator, and a policy plays: tasks=null"),
-        ({"check": True}, "check is of the scripted demonstrator, and a policy plays: check=false"),
-        ({"noise": 0.1, "out": "demos"}, "noise is of the scripted demonstrator, and a policy plays: noise=0.0"),
-        ({}, "missing out=: out=demos"),
-    ],
-)
-def test_what_a_policy_has_no_use_for(options, line):
-    with pytest.raises(UserError) as refused:
-        check_policy_options(RecordConfig(**options))
-    assert str(refused.value).startswith(line)
 
 
 def test_decoding_is_of_a_policy():

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from vla_rl.checks import check_count
+from vla_rl.config.arguments import SAMPLING
+from vla_rl.config.policy_node import policy_node
 from vla_rl.config.schema import Config, EvaluateConfig, Node
 from vla_rl.errors import UserError
 from vla_rl.evaluation.protocols import PROTOCOLS, Protocol, departures, find_protocol, sim_values
@@ -142,16 +143,14 @@ def plan_evaluation(config: Config, options: EvaluateConfig, given: Collection[s
 
 def _check_given(options: EvaluateConfig, protocol: Protocol, decoding: str, given: Collection[str]) -> None:
     """Raise UserError for a value of the command line that the others leave without effect."""
-    if "rollout.temperature" in given:
-        if decoding == "greedy":
-            raise UserError(
-                "rollout.temperature is of sampling, and this evaluation is greedy: decoding=sampled, or leave it out"
-            )
-        if protocol.temperature is not None:
-            raise UserError(
-                f"protocol={options.protocol} samples at {protocol.temperature:g}: leave rollout.temperature out, or "
-                "protocol=heldout"
-            )
+    for key in SAMPLING:
+        if key in given and decoding == "greedy":
+            raise UserError(f"{key} is of sampling, and this evaluation is greedy: decoding=sampled, or leave it out")
+    if "rollout.temperature" in given and protocol.temperature is not None:
+        raise UserError(
+            f"protocol={options.protocol} samples at {protocol.temperature:g}: leave rollout.temperature out, or "
+            "protocol=heldout"
+        )
     other = "greedy" if decoding == "sampled" else "sampled"
     if f"evaluation.{other}_episodes" in given:
         raise UserError(
@@ -209,17 +208,6 @@ def policy_nodes(config: Config, options: EvaluateConfig) -> dict[str, Node]:
     return {label: policy_node(node, name) for label, name in zip(LABELS, options.checkpoint, strict=False)}
 
 
-def policy_node(node: Node, checkpoint: str | None) -> Node:
-    """The policy's node with `checkpoint` in it; a folder of adapters goes on top of the node's own. None: as it is."""
-    if checkpoint is None:
-        return node
-    return node | {"adapter" if _is_adapter(checkpoint) else "checkpoint": checkpoint}
-
-
 def checkpoint_name(node: Node) -> str:
     """As it was given."""
     return str(node.get("adapter") or node.get("checkpoint"))
-
-
-def _is_adapter(name: str) -> bool:
-    return (Path(name) / "adapter_config.json").is_file()

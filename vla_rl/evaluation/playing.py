@@ -9,10 +9,10 @@ import lightning as L
 from tqdm import tqdm
 
 from vla_rl.config.instantiate import build
+from vla_rl.config.policy_node import policy_node
 from vla_rl.config.schema import Config, RecordConfig
 from vla_rl.demos.demo import Demo
 from vla_rl.errors import UserError
-from vla_rl.evaluation.plan import policy_node
 from vla_rl.rollout.collect import collect
 from vla_rl.rollout.datamodule import check_policy
 from vla_rl.rollout.plan import heldout_episodes

@@ -46,7 +46,7 @@ def test_what_they_use_is_taken():
     assert given[-3:] == ["sim.horizon", "rollout.heldout_init_states", "evaluation.sampled_episodes"]
     _, config = serve_arguments([*POLICY, "decoding=sampled"])
     assert (config.policy["dtype"], config.rollout.temperature) == ("bfloat16", 0.5)
-    _, config = record_arguments([*POLICY[:1], *POLICY[2:], "sim=libero_goal"])
+    _, config = record_arguments([*POLICY[:1], *POLICY[2:], "sim=libero_goal", "out=demos"])
     assert (config.sim["suite"], config.trainer["devices"]) == ("goal", 1)
 
 
@@ -55,7 +55,81 @@ def test_a_misspelt_key_is_still_told_the_right_one():
         evaluate_arguments([TINY, "rollout.temprature=1"])
 
 
+READERS = {"an evaluation": evaluate_arguments, "a served policy": serve_arguments, "a recording": record_arguments}
+
+
+@pytest.mark.parametrize(("who", "read"), READERS.items())
+@pytest.mark.parametrize(
+    "argument", ["policy.gradient_checkpointing=true", "policy.vision_cache_rows=8", "trainer.max_epochs=3"]
+)
+def test_what_acts_in_training_alone_is_refused(who, read, argument):
+    key = argument.partition("=")[0]
+    with pytest.raises(UserError, match=f"^{who} does not use {key}: leave it out$"):
+        read([TINY, argument])
+
+
 @pytest.mark.parametrize("read", [serve_arguments, record_arguments])
-def test_a_temperature_of_greedy_decoding_is_refused(read):
-    with pytest.raises(UserError, match="^rollout.temperature is of sampling, and decoding=greedy: decoding=sampled"):
-        read([TINY, "rollout.temperature=1", "decoding=greedy"])
+@pytest.mark.parametrize(
+    ("argument", "line"),
+    [
+        ("trainer.strategy=fsdp2", "does not use trainer.strategy: leave it out$"),
+        ("trainer.num_nodes=2", "does not use trainer.num_nodes: leave it out$"),
+        ("trainer.devices=2", "has one device, and trainer.devices=2 is given: trainer.devices=1$"),
+        ("trainer.devices=[0,1]", r"has one device, and trainer.devices=\[0, 1\] is given: trainer.devices=1$"),
+    ],
+)
+def test_a_policy_that_acts_alone_is_one_process(read, argument, line):
+    with pytest.raises(UserError, match=line):
+        read([TINY, argument, "out=demos"][: 3 if read is record_arguments else 2])
+    assert (
+        read(["conf=pcm_object_pi05", "out=demos"][: 2 if read is record_arguments else 1])[1].trainer["devices"] == 2
+    )
+
+
+@pytest.mark.parametrize("read", [serve_arguments, record_arguments])
+@pytest.mark.parametrize("argument", ["rollout.temperature=1", "policy.noise_level=0.3", "policy.noisy_steps=all"])
+def test_an_option_of_sampling_is_refused_in_greedy_decoding(read, argument):
+    key = argument.partition("=")[0]
+    with pytest.raises(UserError, match=f"^{key} is of sampling, and decoding=greedy: decoding=sampled, or leave it"):
+        read(["conf=pcm_object_flow_tiny", argument, "decoding=greedy"])
+
+
+@pytest.mark.parametrize("read", READERS.values())
+def test_a_checkpoint_is_given_once(read, tmp_path):
+    (tmp_path / "adapter_config.json").touch()
+    out = ["out=demos"] if read is record_arguments else []
+    with pytest.raises(
+        UserError, match="^checkpoint=a takes the place of policy.checkpoint, which is given as well: leave"
+    ):
+        read([TINY, "checkpoint=a", "policy.checkpoint=b", *out])
+    with pytest.raises(UserError, match="takes the place of policy.adapter, which is given as well"):
+        read([TINY, f"checkpoint={tmp_path}", "policy.adapter=b", *out])
+    read([TINY, f"checkpoint={tmp_path}", "policy.checkpoint=b", *out])  # the adapter goes on top of it
+
+
+@pytest.mark.parametrize(
+    ("argv", "line"),
+    [
+        ([TINY, "tasks=[0]"], "tasks is of the scripted demonstrator, and a policy plays: leave it out"),
+        (["checkpoint=a", "check=true"], "check is of the scripted demonstrator, and a policy plays"),
+        ([TINY, "camera_px=128"], "camera_px is of the scripted demonstrator, and a policy plays"),  # the default
+        ([TINY], "missing out=: out=demos"),
+        (["check=true", "camera_px=256"], "check=true only measures success, so that camera_px would do nothing"),
+        (["check=true", "linger_steps=9"], "check=true only measures success, so that linger_steps would do nothing"),
+        (["check=true", "successes_only=false"], "check=true only measures success, so that successes_only would do"),
+        (
+            ["out=demos", "seed=3"],
+            "seed is of noise and hesitation, and there is neither: noise=0.1, or leave seed out",
+        ),
+    ],
+)
+def test_a_recording_refuses_what_it_would_not_look_at(argv, line):
+    with pytest.raises(UserError) as refused:
+        record_arguments(argv)
+    assert str(refused.value).startswith(line)
+
+
+def test_a_recording_takes_what_it_uses():
+    assert record_arguments(["out=demos", "seed=3", "hesitation=0.1", "camera_px=64"])[0].seed == 3
+    assert record_arguments(["check=true", "tasks=[0]", "horizon=90"])[1] is None
+    assert record_arguments([TINY, "out=demos", "seed=3", "init_states=[0,5]"])[0].init_states == (0, 5)

@@ -98,6 +98,7 @@ def test_checkpoints_take_the_place_of_the_confs(tmp_path):
             ["decoding=greedy", "rollout.temperature=2"],
             "rollout.temperature is of sampling, and this evaluation is greedy",
         ),
+        (["decoding=greedy", "policy.noise_level=0.3"], "policy.noise_level is of sampling, and this evaluation is"),
         (["protocol=rlinf", "rollout.temperature=2"], "protocol=rlinf samples at 1.6: leave rollout.temperature out"),
         (["evaluation.greedy_episodes=5"], "evaluation.sampled_episodes=20, or decoding=greedy"),
         (["protocol=oft", "evaluation.sampled_episodes=5"], "evaluation.greedy_episodes=20, or decoding=sampled"),
