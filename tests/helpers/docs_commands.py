@@ -115,8 +115,7 @@ def _run(command: Command, how: str, arguments: list[str], monkeypatch: pytest.M
 
     with monkeypatch.context() as patched:
         patched.setattr("vla_rl.config.compose.compose", composed)
-        patched.setattr("vla_rl.config.supervised.compose", composed)
-        patched.setattr("vla_rl.run.sweep.compose", composed)  # of a sweep's first run
+        patched.setattr("vla_rl.config.supervised.compose", composed)  # of a sweep's first run, too
         patched.setattr("vla_rl.config.compose.only_options", understood_options)
         patched.setattr("vla_rl.config.arguments.compose", composed)
         patched.setattr("vla_rl.config.arguments.only_options", understood_options)

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from vla_rl.config.compose import compose
+from vla_rl.config.compose import compose, given_keys
 from vla_rl.config.schema import SUPERVISED, Config
 from vla_rl.errors import UserError
+
+SAMPLING = ("policy.noise_level", "policy.noisy_steps", "policy.denoising_steps")  # of a flow policy that acts
 
 
 def compose_supervised(argv: list[str]) -> Config:
@@ -28,6 +30,11 @@ def compose_supervised(argv: list[str]) -> Config:
         resets = " ".join(f"{key}={default}" for key, default in unused.items())
         instead = f"leave it out: {resets}" if len(unused) < 4 else "begin with a conf of its own: conf=sft_object_tiny"
         raise UserError(f"supervised training does not use {', '.join(unused)}; {instead}")
+    if acting := [key for key in given_keys(argv) if key in SAMPLING]:
+        raise UserError(
+            f"supervised training does not use {', '.join(acting)}, which no checkpoint keeps: leave it out, and give "
+            "it where the policy acts"
+        )
     if config.sft.demos is None:
         raise UserError("no demonstrations given: sft.demos=FILE, an .npz file from python -m vla_rl.record")
     if config.callbacks.get("checkpoint") is None:

@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vla_rl.config.compose import compose
 from vla_rl.config.schema import GROUPS, Config
+from vla_rl.config.supervised import compose_reinforcement
 from vla_rl.errors import RunError, UserError
 from vla_rl.files import read_json, read_yaml
 from vla_rl.run.folder import BEFORE
@@ -52,16 +52,19 @@ def planned_runs(argv: Sequence[str], out: Path) -> list[PlannedRun]:
         UserError: an argument that vla_rl.fit would refuse, folders that collide, or a folder that holds a run with
             other values; nothing has been run yet.
     """
-    axes = [alternatives(argument) for argument in argv if not argument.startswith("run_dir=")]
-    if len(axes) < len(argv):
-        raise UserError(f"a sweep names the folders of its runs, so run_dir= cannot be given: out={out}")
+    for argument in argv:
+        if argument.startswith("run_dir="):
+            raise UserError(f"a sweep names the folders of its runs, so run_dir= cannot be given: out={out}")
+        if argument.startswith("resume="):
+            raise UserError("a sweep goes on with its own runs, so resume= cannot be given: the same command again")
+    axes = [alternatives(argument) for argument in argv]
     axes.sort(key=lambda axis: not axis[0][0].startswith("seed="))
     runs: dict[Path, PlannedRun] = {}
     for choice in itertools.product(*axes):
         arguments = tuple(part for parts in choice for part in parts)
         varying = [parts for parts, axis in zip(choice, axes, strict=True) if len(axis) > 1]
         arm = [_name(part) for parts in varying for part in parts if not part.startswith("seed=")]
-        config = compose([*arguments])
+        config = compose_reinforcement([*arguments])
         folder = out / ("_".join(arm) or config.conf) / f"seed{config.seed}"
         if folder in runs:
             raise UserError(f"two runs of the sweep would share the folder {folder}: give each value once")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vla_rl.config.arguments import evaluate_arguments, record_arguments, serve_arguments
+from vla_rl.config.supervised import compose_supervised
 from vla_rl.errors import UserError
 
 TINY = "conf=pcm_object_tiny"
@@ -133,3 +134,11 @@ def test_a_recording_takes_what_it_uses():
     assert record_arguments(["out=demos", "seed=3", "hesitation=0.1", "camera_px=64"])[0].seed == 3
     assert record_arguments(["check=true", "tasks=[0]", "horizon=90"])[1] is None
     assert record_arguments([TINY, "out=demos", "seed=3", "init_states=[0,5]"])[0].init_states == (0, 5)
+
+
+@pytest.mark.parametrize("argument", ["policy.noise_level=0.3", "policy.noisy_steps=all", "policy.denoising_steps=8"])
+def test_supervised_training_refuses_how_a_flow_policy_acts(argument):
+    key = argument.partition("=")[0]
+    with pytest.raises(UserError, match=f"^supervised training does not use {key}, which no checkpoint keeps: leave"):
+        compose_supervised(["conf=sft_object_flow_tiny", argument])
+    compose_supervised(["conf=sft_object_flow_tiny"])  # whose conf has them for where it acts

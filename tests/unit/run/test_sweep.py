@@ -55,6 +55,8 @@ def test_one_arm_has_the_name_of_its_conf():
         (["itrations=3"], "unknown key 'itrations'; did you mean 'iterations'?"),
         (["seed=1,1"], "two runs of the sweep would share the folder out/pcm_object_tiny/seed1"),
         (["run_dir=runs/a"], "run_dir= cannot be given: out=out"),
+        (["resume=runs/a"], "a sweep goes on with its own runs, so resume= cannot be given: the same command again"),
+        (["sft.steps=5"], "sft.steps is for python -m vla_rl.sft, not for vla_rl.fit"),
         (["mask"], "expected key=value, got 'mask' (for example seed=1,2,3)"),
     ],
 )
