@@ -43,7 +43,8 @@ def make_processors(
         state_numbers: see `PromptRules`.
 
     Raises:
-        UserError: an entry of its files that is missing, or not understood.
+        UserError: an entry of its files that is missing, or not understood; numbers of the state where the prompt has
+            none.
     """
     _check_steps(files)
     features = check_object(files.config.get("input_features"), "config.json: input_features")
@@ -53,6 +54,12 @@ def make_processors(
     if config.type == "smolvla":  # which leaves the others out
         missing = min(missing, integer(files.config, "empty_cameras", 0))
     tokens = step_options(files.preprocessor, "tokenizer_processor", PREPROCESSOR)
+    state_in_prompt = _state_in_prompt(files)
+    if state_numbers and not state_in_prompt:
+        raise UserError(
+            f"the checkpoint's prompt has no state, so that policy.state_numbers={state_numbers} would do nothing: "
+            "policy.state_numbers=null"
+        )
     return Processors(
         config.type,
         cameras=present,
@@ -64,7 +71,7 @@ def make_processors(
         action=_normaliser("ACTION", ACTION, files),
         state_width=config.state_width,
         prompt=PromptRules(
-            with_state=_state_in_prompt(files) and state_numbers != 0,
+            with_state=state_in_prompt and state_numbers != 0,
             slots=check_count(tokens.get("max_length"), f"{PREPROCESSOR}: max_length"),
             padded=_padded(tokens),
             state_numbers=state_numbers,

@@ -21,7 +21,7 @@ from vla_rl.policy.flow.full_size import CONFIGS, full_size_files, random_model
 from vla_rl.policy.flow.learnt_noise import LearntNoisePolicy
 from vla_rl.policy.flow.model import FlowModel
 from vla_rl.policy.flow.policy import FlowPolicy, Noise
-from vla_rl.policy.flow.tiny import random_policy
+from vla_rl.policy.flow.tiny import CHUNK_STEPS, random_policy
 from vla_rl.policy.hub import resolve_checkpoint
 from vla_rl.policy.openvla_oft.checkpoint import DTYPES
 from vla_rl.policy.quantize import check_quantization, quantize
@@ -71,7 +71,8 @@ def load_flow_policy(
             where the noise is learnt, what is learnt.
         noisy_steps: "one" of each decision, drawn for it, or "all": an update has a forward of the expert for each.
         denoising_steps: K; None: the checkpoint's.
-        chunk_steps: control steps of a decision, the first of the model's chunk; None: all.
+        chunk_steps: control steps of a decision, the first of the model's chunk; None: all. Of a new policy with random
+            weights they are the model's chunk.
         cameras: which of the checkpoint's cameras the simulator's pictures are: the agent's view, then the wrist's. The
             others count as missing. None: those that the checkpoint declares, at most two, in its order.
         state_numbers: how many numbers of the state are written into pi0.5's prompt; None: the real ones, 0: no state.
@@ -220,7 +221,7 @@ def build_policy(
     level = 1.0 if noise == "learnt" else noise_level or LEVEL
     kind, sampled = NOISE[noise], partial(Noise, level, joint=noisy_steps == "all")
     if checkpoint is None:
-        return random_policy(sampled(denoising_steps or 4), kind=kind)
+        return random_policy(sampled(denoising_steps or 4), chunk_steps=chunk_steps or CHUNK_STEPS, kind=kind)
     folder = None if checkpoint in CONFIGS else resolve_checkpoint(checkpoint)
     config, files = read_files(folder, state_numbers) if folder else full_size_files(checkpoint)
     if chunk_steps is not None and chunk_steps > config.chunk_steps:

@@ -98,9 +98,10 @@ def load_policy(
     policy.model.language_model.model.gradient_checkpointing = gradient_checkpointing
     if vision_cache_rows:
         if any(p.requires_grad for p in policy.model.vision_backbone.parameters()):
+            targets = LLAMA_TARGETS[:-1] if action_head == "l1" else LLAMA_TARGETS
             raise UserError(
                 "features of towers that are trained cannot be kept: policy.vision_cache_rows=0, or adapters on Llama "
-                f"alone, policy.lora.targets=[{','.join(LLAMA_TARGETS)}]"
+                f"alone, policy.lora.targets=[{','.join(targets)}]"
             )
         policy.vision_cache = VisionCache(vision_cache_rows)
     return policy
@@ -134,6 +135,11 @@ def check_options(
     check_choice("policy.dtype", dtype, DTYPES)
     check_choice("policy.image_pipeline", image_pipeline, PIPELINES)
     check_choice("policy.action_head", action_head, ACTION_HEADS)
+    if action_head == "l1" and checkpoint in (None, RANDOM_7B):
+        raise UserError(
+            "random weights have action tokens, and policy.action_head=l1 asks for an L1 head: "
+            "policy.action_head=tokens, or policy.checkpoint=FOLDER"
+        )
     if chunk_steps is not None:
         check_count("policy.chunk_steps", chunk_steps, 8)
     check_count("policy.vision_cache_rows", vision_cache_rows, 0, least=0)
@@ -141,6 +147,12 @@ def check_options(
         from vla_rl.policy.lora import check_lora  # here: peft takes seconds to import
 
         check_lora(lora)
+        read = [target for target in lora.get("targets", ()) if target.rpartition(".")[2] != "lm_head"]
+        if action_head == "l1" and len(read) < len(lora.get("targets", ())):
+            raise UserError(
+                "an L1 head does not read the output head, so that an adapter on lm_head would learn nothing: "
+                f"policy.lora.targets=[{','.join(read or LLAMA_TARGETS[:-1])}]"
+            )
     check_lora_of_adapter(adapter, lora)
     if quantization is not None:
         check_quantization(quantization)

@@ -345,3 +345,17 @@ def test_what_does_not_fit_is_one_line(tmp_path, monkeypatch, harm, message):
 def test_options_that_do_not_fit(tmp_path, options, message):
     with pytest.raises(UserError, match=message):
         load_flow_policy(str(write_folder(tmp_path / "a", PI05)), **options)
+
+
+@pytest.mark.parametrize("name", ["pi0_tiny", "smolvla_tiny"])
+def test_numbers_of_the_state_where_the_prompt_has_none(tmp_path, name):
+    folder = write_folder(tmp_path / "a", name)
+    with pytest.raises(UserError, match="^the checkpoint's prompt has no state, .*: policy.state_numbers=null$"):
+        load_flow_policy(str(folder), state_numbers=32)
+    load_flow_policy(str(folder), state_numbers=0)
+
+
+def test_a_new_policy_may_have_any_length():
+    policy = load_flow_policy(None, train="all", chunk_steps=5)
+    assert (policy.chunk_steps, policy.model.config.chunk_steps, policy.files.config["chunk_size"]) == (5, 5, 5)
+    assert load_flow_policy(None).chunk_steps == 16

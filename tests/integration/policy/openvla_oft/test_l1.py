@@ -266,3 +266,24 @@ def test_mistakes(policy, folder):
         load_pretrained(folder, action_head="l2")
     with pytest.raises(UserError, match="no action tokens"):
         policy.logits(observe(1))
+
+
+@pytest.mark.parametrize("checkpoint", [None, "random:7b"])
+def test_random_weights_have_no_l1_head(checkpoint):
+    with pytest.raises(UserError, match="^random weights have action tokens, .* policy.action_head=tokens, or"):
+        load_policy(checkpoint, action_head="l1")
+
+
+@pytest.mark.parametrize(
+    ("targets", "left"),
+    [
+        (["q_proj", "lm_head"], "q_proj"),
+        (["language_model.lm_head"], "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"),
+    ],
+)
+def test_an_adapter_that_would_learn_nothing_is_refused(folder, targets, left):
+    lora = {"r": 4, "alpha": 4, "targets": targets}
+    with pytest.raises(UserError, match=f"does not read the output head, .* policy.lora.targets=\\[{left}\\]$"):
+        load_policy(str(folder), action_head="l1", lora=lora)
+    with pytest.raises(UserError, match=r"cannot be kept: .* policy.lora.targets=\[q_proj,.*,down_proj\]$"):
+        load_policy(str(folder), action_head="l1", vision_cache_rows=8)
