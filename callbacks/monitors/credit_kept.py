@@ -10,10 +10,11 @@ from torch import Tensor
 
 from vla_rl.distributed.collectives import all_reduce_sum
 from vla_rl.functional.credit import credit, undecided
+from vla_rl.rollout.callback import RolloutCallback
 from vla_rl.types import ChunkBatch
 
 
-class CreditKept(L.Callback):
+class CreditKept(RolloutCallback):
     """Logs, per iteration and over all ranks, and only where a critic gives the chunks values:
 
     - `credit/kept`: the share of the episodes' credit, (V_{t+1} - V_t)^2, that lies in the chunks trained on. A mask

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import lightning as L
 import torch
@@ -101,6 +102,7 @@ class MadeData(L.LightningDataModule):
         super().__init__()
         self.groups_of, self.seed, self.max_chunks, self.passes = groups_of, seed, max_chunks, passes
         self.grpo = GRPOConfig(advantage="gae", group_filter="keep")  # chunks may have advantages of their own
+        self.policy = SimpleNamespace(learns_entropy=True)  # who may have acted
 
     def max_chunks_of(self, window: int | None) -> int:
         return self.max_chunks if window is None else -(-self.max_chunks * STEPS // window)

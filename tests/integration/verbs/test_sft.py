@@ -201,6 +201,7 @@ def test_the_run_folder_records_what_acted(trained):
         (["callbacks.plot._target_=callbacks.PhasePlot"], "PhasePlot needs rollouts, .*: callbacks.plot=null"),
         (["callbacks.progress._target_=callbacks.RolloutProgress"], "RolloutProgress needs rollouts"),
         (["callbacks.augment._target_=callbacks.Augment"], "Augment needs rollouts"),
+        (["callbacks.credit._target_=callbacks.CreditKept"], "CreditKept needs rollouts"),
     ],
 )
 def test_what_would_not_act_is_refused_before_anything_is_written(demos, tmp_path, given, message):
