@@ -6,6 +6,7 @@ imported inside the checks, so that one that is missing or broken fails its own 
 
 from __future__ import annotations
 
+import math
 import platform
 import statistics
 import time
@@ -131,6 +132,7 @@ def check_simulator(config: Config) -> CheckResult:
     from vla_rl.types import Episode
 
     sim = config.sim or {}
+    build(sim, "sim").close()  # refuses options of the run that the timing does not take
     node = sim | {
         "workers": 1,
         "chunk_steps": CHUNK_STEPS,
@@ -255,11 +257,22 @@ def check_memory(config: Config) -> CheckResult:
     device = torch.device("cuda", 0) if _wants_gpu(config) else torch.device("cpu")
     available = device_memory(device)
     rows, optimizer = config.grpo.micro_rows, config.optim.optimizer
-    plan = PLANS[node["_target_"]](node, rows=rows, optimizer=optimizer, available=available)
+    plan = PLANS[node["_target_"]](
+        node, rows=rows, optimizer=optimizer, available=available, shards=_shards(config.trainer or {})
+    )
     facts = f"{plan} of {available / 1e9:.2f} on {device.type}"
     if plan.total > available:
         return CheckResult("memory", "fail", facts, advice(node, plan, available, "grpo.micro_rows"))
     return CheckResult("memory", "pass", facts)
+
+
+def _shards(trainer: Node) -> int:
+    """Ranks that the weights are spread over."""
+    strategy, ranks = trainer.get("strategy"), (trainer.get("devices", 1), trainer.get("num_nodes", 1))
+    name = strategy.get("_target_") if isinstance(strategy, dict) else strategy
+    if name not in ("fsdp2", "vla_rl.FSDP2") or not all(type(count) is int and count > 0 for count in ranks):
+        return 1
+    return math.prod(ranks)
 
 
 # Name -> check, and the remedy where the check raises.

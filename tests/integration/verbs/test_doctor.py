@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -237,6 +238,23 @@ def test_a_plan_larger_than_the_memory(capsys, monkeypatch):
     assert (code, result["status"]) == (1, "fail")
     assert result["detail"].startswith("memory plan in GB")
     assert result["remedy"]
+
+
+def test_the_plan_of_weights_that_are_sharded(capsys, monkeypatch):
+    arguments = ["policy=openvla_oft_7b", "policy.checkpoint=random:7b", "grpo.micro_rows=2", "trainer.devices=4"]
+    weights = []
+    for strategy in ("ddp", "fsdp2", "{_target_: vla_rl.FSDP2}"):
+        given = [*arguments, f"trainer.strategy={strategy}"]
+        _, result = run_check("memory", *given, capsys=capsys, monkeypatch=monkeypatch)
+        weights.append(float(re.findall(r"weights ([\d.]+)", result["detail"])[0]))
+    assert weights[1] == weights[2] < weights[0] / 2
+
+
+@pytest.mark.parametrize("option", ["chunk_steps", "horizon", "workers"])
+def test_an_option_of_the_run_that_the_timing_does_not_take(option, capsys, monkeypatch):
+    code, result = run_check("simulator", f"sim.{option}=-1", capsys=capsys, monkeypatch=monkeypatch)
+    assert (code, result["status"]) == (1, "fail")
+    assert f"sim.{option} must be an integer" in result["detail"]
 
 
 def test_the_table(capsys, monkeypatch):
