@@ -25,7 +25,7 @@ from vla_rl.run.cli import answer_early, run_entry
 if __name__ == "__main__":
     # before the imports below, which take seconds
     listed = "conf=published" in sys.argv
-    answer_early(__doc__, parse=None if listed else evaluate_arguments)
+    answer_early(__doc__, parse=None if listed else lambda argv: evaluate_arguments(argv)[1])
 
 from contextlib import ExitStack, closing
 from dataclasses import asdict

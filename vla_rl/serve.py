@@ -22,7 +22,7 @@ from vla_rl.run.cli import answer_early, run_entry
 
 if __name__ == "__main__":
     # before the imports below, which take seconds
-    answer_early(__doc__, parse=serve_arguments)
+    answer_early(__doc__, parse=lambda argv: serve_arguments(argv)[1])
 
 import asyncio
 import signal

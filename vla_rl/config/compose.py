@@ -115,13 +115,19 @@ def with_conf(argv: list[str]) -> list[str]:
 
 def given_keys(argv: list[str]) -> list[str]:
     """The keys that arguments give a value to: `rollout={groups: 2}` gives `rollout.groups`."""
+    return [found for argument in argv for found in _keys(*_parse(argument))]
 
-    def inside(key: str, value: Any) -> list[str]:
-        if not isinstance(value, dict) or not value:
-            return [key]
-        return [found for name, inner in value.items() for found in inside(f"{key}.{name}", inner)]
 
-    return [found for argument in argv for found in inside(*_parse(argument))]
+def conf_keys(argv: list[str]) -> list[str]:
+    """The keys that the conf of these arguments gives a value to, itself or by what it extends."""
+    conf = next(value for key, value in map(_parse, argv) if key == "conf")
+    return [found for item in _load_conf(_conf_path(str(conf)), below=[]).items() for found in _keys(*item)]
+
+
+def _keys(key: str, value: Any) -> list[str]:
+    if not isinstance(value, dict) or not value:
+        return [key]
+    return [found for name, inner in value.items() for found in _keys(f"{key}.{name}", inner)]
 
 
 def save_resolved(config: Config, path: Path) -> None:

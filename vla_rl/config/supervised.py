@@ -3,14 +3,16 @@ the other would not use is refused."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterable, Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from vla_rl.config.compose import compose, given_keys
+from vla_rl.config.compose import compose, conf_keys, given_keys
 from vla_rl.config.schema import SUPERVISED, Config
 from vla_rl.errors import UserError
 
+NOT_SUPERVISED = (*(f.name for f in fields(Config) if f.name not in SUPERVISED), "optim.max_skipped_steps")
 SAMPLING = ("policy.noise_level", "policy.noisy_steps", "policy.denoising_steps")  # of a flow policy that acts
 
 
@@ -23,12 +25,11 @@ def compose_supervised(argv: list[str]) -> Config:
     Example:
         >>> compose_supervised(["conf=sft_object_tiny", "mask=pcm"])
         Traceback (most recent call last):
-        vla_rl.errors.UserError: supervised training does not use mask; leave it out: mask=null
+        vla_rl.errors.UserError: supervised training does not use mask; leave it out
     """
     config = compose(argv)
-    if unused := dict(_unused(config)):
-        resets = " ".join(f"{key}={default}" for key, default in unused.items())
-        instead = f"leave it out: {resets}" if len(unused) < 4 else "begin with a conf of its own: conf=sft_object_tiny"
+    if unused := _unused(config, argv, NOT_SUPERVISED):
+        instead = _without(unused) if len(unused) < 4 else "begin with a conf of its own: conf=sft_object_tiny"
         raise UserError(f"supervised training does not use {', '.join(unused)}; {instead}")
     if acting := [key for key in given_keys(argv) if key in SAMPLING]:
         raise UserError(
@@ -52,24 +53,44 @@ def compose_reinforcement(argv: list[str]) -> Config:
         UserError: as `compose`, or for a value of supervised training, which is not used.
     """
     config = compose(argv)
-    if unused := dict(_differing(config.sft, Config().sft, "sft")):
-        resets = " ".join(f"{key}={default}" for key, default in unused.items())
-        raise UserError(f"{', '.join(unused)} is for python -m vla_rl.sft, not for vla_rl.fit; leave it out: {resets}")
+    if unused := _unused(config, argv, ["sft"]):
+        named = ", ".join(unused)
+        raise UserError(f"{named} is for python -m vla_rl.sft, not for vla_rl.fit; {_without(unused)}")
     return config
 
 
-def _unused(config: Config) -> Iterator[tuple[str, str]]:
-    """The values that differ from the schema's where supervised training does not look, each with the schema's."""
-    default = Config()
-    for name in (f.name for f in fields(Config) if f.name not in SUPERVISED):
-        yield from _differing(getattr(config, name), getattr(default, name), name)
-    yield from _differing(config.optim.max_skipped_steps, default.optim.max_skipped_steps, "optim.max_skipped_steps")
+def _unused(config: Config, argv: list[str], sections: Iterable[str]) -> dict[str, str | None]:
+    """The values in sections where nobody looks that differ from the schema's, or are given as they are there; each
+    with the schema's where the conf sets another, so that it has to be given."""
+    set_by_conf, given = conf_keys(argv), given_keys(argv)
+    unused: dict[str, str | None] = {}
+    for key, value, usual in (leaf for section in sections for leaf in _leaves(config, Config(), section)):
+        in_conf = any(_inside(other, key) for other in set_by_conf)
+        asked = value is not None and not in_conf and any(_inside(other, key) for other in given)
+        if value != usual or asked:
+            unused[key] = _shown(usual) if in_conf else None
+    return unused
 
 
-def _differing(value: Any, default: Any, key: str) -> Iterator[tuple[str, str]]:
-    if is_dataclass(default):
-        for field in fields(default):
-            yield from _differing(getattr(value, field.name), getattr(default, field.name), f"{key}.{field.name}")
-    elif value != default:
-        shown = list(default) if isinstance(default, tuple) else "null" if default is None else default
-        yield key, str(shown).replace(" ", "")
+def _without(unused: dict[str, str | None]) -> str:
+    resets = [f"{key}={usual}" for key, usual in unused.items() if usual is not None]
+    return f"leave it out: {' '.join(resets)}" if resets else "leave it out"
+
+
+def _inside(key: str, of: str) -> bool:
+    return f"{key}.".startswith(f"{of}.")
+
+
+def _leaves(config: Any, default: Any, key: str) -> Iterator[tuple[str, Any, Any]]:
+    """The values at a key and below it, each with its key and the default's."""
+    value, usual = (functools.reduce(getattr, key.split("."), tree) for tree in (config, default))
+    if not is_dataclass(usual):
+        yield key, value, usual
+        return
+    for field in fields(usual):
+        yield from _leaves(config, default, f"{key}.{field.name}")
+
+
+def _shown(value: Any) -> str:
+    shown = list(value) if isinstance(value, tuple) else "null" if value is None else value
+    return str(shown).replace(" ", "")

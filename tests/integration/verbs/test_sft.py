@@ -189,11 +189,11 @@ def test_the_run_folder_records_what_acted(trained):
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["mask=pcm"], "supervised training does not use mask; leave it out: mask=null"),
-        (["rollout.temperature=0.5"], "does not use rollout.temperature; leave it out: rollout.temperature=1.6"),
-        (["rollout.train_init_states=[0,9]"], "leave it out: rollout.train_init_states=[0,40]"),
-        (["optim.max_skipped_steps=9"], "leave it out: optim.max_skipped_steps=3"),
-        (["iterations=3", "grpo.epochs=2"], "does not use iterations, grpo.epochs; leave it out: iterations=200"),
+        (["mask=pcm"], "supervised training does not use mask; leave it out$"),
+        (["rollout.temperature=0.5"], "does not use rollout.temperature; leave it out$"),
+        (["rollout.train_init_states=[0,9]"], "does not use rollout.train_init_states; leave it out$"),
+        (["optim.max_skipped_steps=9"], "does not use optim.max_skipped_steps; leave it out$"),
+        (["iterations=3", "grpo.epochs=2"], "does not use iterations, grpo.epochs; leave it out$"),
         (["sft.lr=0.5"], "sft.lr is gone, supervised training takes its optimizer from optim: optim.lr=0.5"),
         (["optim.bets=[0.9,0.9]"], "unknown key 'optim.bets'; did you mean 'optim.betas'?"),
         (["callbacks.checkpoint.kep=2"], "Checkpoint has no option 'kep'; did you mean 'keep'?"),
@@ -205,13 +205,13 @@ def test_the_run_folder_records_what_acted(trained):
     ],
 )
 def test_what_would_not_act_is_refused_before_anything_is_written(demos, tmp_path, given, message):
-    with pytest.raises(UserError, match=message.replace("[0,40]", r"\[0,40\]")):
+    with pytest.raises(UserError, match=message):
         sft.main(["conf=sft_object_tiny", f"sft.demos={demos}", f"run_dir={tmp_path / 'run'}", *given])
     assert not (tmp_path / "run").exists()
 
 
 def test_reinforcement_learning_refuses_values_of_supervised_training(tmp_path):
-    with pytest.raises(UserError, match="^sft.steps is for python -m vla_rl.sft.*: sft.steps=800$"):
+    with pytest.raises(UserError, match="^sft.steps is for python -m vla_rl.sft.*; leave it out$"):
         fit.main(["conf=pcm_object_tiny", "sft.steps=5", f"run_dir={tmp_path / 'run'}"])
 
 

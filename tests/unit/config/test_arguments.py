@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from vla_rl.config.arguments import evaluate_arguments, record_arguments, serve_arguments
-from vla_rl.config.supervised import compose_supervised
+from vla_rl.config.supervised import compose_reinforcement, compose_supervised
 from vla_rl.errors import UserError
 
 TINY = "conf=pcm_object_tiny"
@@ -142,3 +142,30 @@ def test_supervised_training_refuses_how_a_flow_policy_acts(argument):
     with pytest.raises(UserError, match=f"^supervised training does not use {key}, which no checkpoint keeps: leave"):
         compose_supervised(["conf=sft_object_flow_tiny", argument])
     compose_supervised(["conf=sft_object_flow_tiny"])  # whose conf has them for where it acts
+
+
+@pytest.mark.parametrize(
+    ("argument", "key"),
+    [
+        ("iterations=200", "iterations"),  # as it is in the schema
+        ("grpo={epochs: 1}", "grpo.epochs"),
+        ("optim.max_skipped_steps=3", "optim.max_skipped_steps"),
+        ("mask=random", "mask"),
+    ],
+)
+def test_supervised_training_refuses_what_it_would_not_look_at(argument, key):
+    with pytest.raises(UserError, match=f"^supervised training does not use {key}; leave it out$"):
+        compose_supervised(["conf=sft_object_tiny", argument])
+
+
+def test_reinforcement_learning_refuses_what_it_would_not_look_at():
+    with pytest.raises(UserError, match="^sft.steps is for python -m vla_rl.sft, not for vla_rl.fit; leave it out$"):
+        compose_reinforcement([TINY, "sft.steps=800"])
+
+
+def test_what_a_conf_sets_is_reset_by_what_the_line_says(tmp_path):
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("extends: sft_object_tiny\niterations: 9\nmask: pcm\ngrpo: {epochs: 3}\n")
+    with pytest.raises(UserError, match="iterations, grpo.epochs, mask; leave it out: iterations=200 grpo.epochs=1 m"):
+        compose_supervised([f"conf={mine}"])
+    compose_supervised([f"conf={mine}", "iterations=200", "grpo.epochs=1", "mask=null"])

@@ -76,22 +76,26 @@ SUPERVISED = "conf=sft_object_tiny"
 MISTAKES = {
     "itrations=3": "did you mean 'iterations'?",
     "optim.lr=0": "optim.lr=1e-05",
-    "callbacks.mine._target_=my_pkgg.Mine": "no module named 'my_pkgg'",
+    "policy._target_=my_pkgg.Mine": "no module named 'my_pkgg'",
 }
 OF_ROLLOUTS = {
     "mask.budgte=3": "PCM has no option 'budgte'; did you mean 'budget'?",
     "mask._target_=callbacks.PCN": "module 'callbacks' has no 'PCN'; did you mean 'PCM'?",
 }
+OF_EVALUATIONS = {
+    "policy.chunk_stepz=3": "load_policy has no option 'chunk_stepz'; did you mean 'chunk_steps'?",
+    "mask.budgte=3": "does not use mask.budgte: leave it out",
+}
 OF_SUPERVISED = {
     "callbacks.checkpoint.kep=3": "Checkpoint has no option 'kep'; did you mean 'keep'?",
-    "mask=pcm": "supervised training does not use mask; leave it out: mask=null",
+    "mask=pcm": "supervised training does not use mask; leave it out",
 }
 
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_mistake_is_answered_before_heavy_imports(verb):
-    conf, of_verb = (SUPERVISED, OF_SUPERVISED) if verb == "sft" else (TINY, OF_ROLLOUTS)
-    mistakes = MISTAKES | of_verb
+    conf = SUPERVISED if verb == "sft" else TINY
+    mistakes = MISTAKES | {"sft": OF_SUPERVISED, "evaluate": OF_EVALUATIONS}.get(verb, OF_ROLLOUTS)
     found = answers(*([verb, conf, argument] for argument in mistakes))
     for (code, printed, errors), message in zip(found, mistakes.values(), strict=True):
         assert (code, printed) == (2, "")
@@ -103,7 +107,7 @@ def test_a_mistake_is_answered_before_heavy_imports(verb):
 OWN_OPTIONS = {
     f"evaluate {TINY} decoding=gredy": "decoding must be one of greedy, sampled",
     "record nois=0.1": "unknown key 'nois'; did you mean 'noise'?",
-    f"record {TINY} mask.budgte=3": "did you mean 'budget'?",
+    f"record {TINY} out=demos sim.camera_pz=3": "did you mean 'camera_px'?",
     "compare tabel=text": "unknown key 'tabel'; did you mean 'table'?",
     "compare": "no run folders given",
     "compare sweep seed=1": "a sweep needs a folder for its runs",
@@ -127,7 +131,8 @@ def test_the_help_of_a_verb_that_takes_no_conf_names_none():
 
 
 def test_print_config_prints_a_conf_that_gives_the_same_and_runs_nothing(tmp_path):
-    asked = [(verb, TINY, "mask.budget=5") for verb in VERBS if verb != "sft"] + [("sft", SUPERVISED, "sft.steps=5")]
+    asked = [(verb, TINY, "policy.chunk_steps=5") for verb in [*VERBS, "serve"] if verb != "sft"]
+    asked.append(("sft", SUPERVISED, "sft.steps=5"))
     found = answers(*([verb, conf, "--print-config", argument] for verb, conf, argument in asked))
     for (_, conf, argument), (code, printed, errors) in zip(asked, found, strict=True):
         assert (code, errors) == (0, "")
