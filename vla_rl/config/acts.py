@@ -81,6 +81,8 @@ def _policytrim(node: Node, config: Config) -> Iterator[Need]:
         yield option, f"iterations={ends + 1}", ends == 0 or ends < config.iterations
     for option in of_penalty:
         yield option, "reward.penalty=0.15", node.get("penalty") != 0
+    for option in ("penalty", *of_penalty):  # one episode cannot leave its own pace
+        yield option, "rollout.group_size=8", config.rollout.group_size > 1 or node.get("penalty") == 0
     replaced = [node.get(option) is not None for option in ("step_coef", "penalty", "sigma_floor")]
     yield "preset", "reward.step_coef=null", not all(replaced)
 

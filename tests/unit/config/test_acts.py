@@ -15,6 +15,7 @@ from vla_rl.errors import UserError
 TINY, FLOW, PPO = "conf=pcm_object_tiny", "conf=pcm_object_flow_tiny", "conf=ppo_object_tiny"
 TRIM, TRIM_BOTH = "conf=policytrim_object_tiny", "conf=policytrim_object_tiny_h16"
 ONE_STAGE = "conf=policytrim_object_flow_tiny"  # 15 iterations, all of them of stage 1
+CRITIC = ["critic=separate", "grpo.advantage=gae", "grpo.group_filter=keep", "grpo.minibatches=2"]
 LORA = "policy.lora={r: 4, alpha: 4}"
 TRACE, BEFORE_AFTER = "callbacks.t._target_=callbacks.Trace", "callbacks.b._target_=callbacks.BeforeAfter"
 UNMEASURED = ["evaluation.sampled_episodes=0", "evaluation.greedy_episodes=0"]
@@ -41,6 +42,8 @@ UNMEASURED = ["evaluation.sampled_episodes=0", "evaluation.greedy_episodes=0"]
         ([TRIM, "reward.penalty=0"], "reward.sigma_floor=gate", "reward.penalty=0.15"),
         ([TRIM, "reward.penalty=0"], "reward.sigma_floor_steps=3", "reward.penalty=0.15"),
         ([TRIM, "reward.penalty=0.1", "reward.sigma_floor=gate"], "reward.preset=paper", "reward.step_coef=null"),
+        ([TRIM, *CRITIC, "rollout.group_size=1"], "reward.penalty=0.1", "rollout.group_size=8"),
+        ([TRIM, *CRITIC, "rollout.group_size=1"], "reward.sigma_floor=gate", "rollout.group_size=8"),
         ([TINY, TRACE, "iterations=3"], "callbacks.t.iteration=4", "iterations=4"),
     ],
 )
@@ -70,6 +73,7 @@ def test_an_option_without_effect_is_refused_where_it_is_given_and_may_lie_idle_
         [TRIM_BOTH, "reward.kl_coef=0.1", "reward.penalty=0.1", "reward.step_coef=null", "reward.preset=paper"],
         [ONE_STAGE, "iterations=16", "reward.step_coef=2.0"],
         [ONE_STAGE, "reward.switch_margin=0.01", "reward.step_coef=2.0"],  # it may end after 5 iterations
+        [TRIM, *CRITIC, "rollout.group_size=1", "reward.penalty=0"],
         [TINY, TRACE, "iterations=4", "callbacks.t.iteration=4"],
         [TINY, *UNMEASURED, "evaluation.every_iterations=0"],
     ],
