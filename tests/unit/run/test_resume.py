@@ -51,18 +51,18 @@ def test_keys_that_an_older_version_did_not_have_take_their_defaults(tmp_path):
     config = compose([TINY])
     save_resolved(config, tmp_path / "config.yaml")
     stored = yaml.safe_load((tmp_path / "config.yaml").read_text())
-    del stored["critic"], stored["grpo"]["resample_rounds"], stored["mask"]["missing"]
+    del stored["critic"], stored["grpo"]["epochs"], stored["mask"]["missing"]
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(stored))
     own = f"conf={tmp_path / 'config.yaml'}"  # which lacks the mask's option as well
     for conf, added in (
-        (TINY, "resample_rounds=2, critic=None, mask.missing=carry"),
-        (own, "resample_rounds=2, critic=None"),
+        (TINY, "epochs=1, critic=None, mask.missing=carry"),
+        (own, "epochs=1, critic=None"),
     ):
         line = f"without grpo.{added}; it goes on with these defaults"
         with pytest.warns(UserWarning, match=re.escape(line)):
             assert resume_folder(compose([conf, f"resume={tmp_path}"])) == tmp_path
-    with pytest.raises(UserError, match="these differ: grpo.resample_rounds, mask.missing "), pytest.warns(UserWarning):
-        resume_folder(compose([TINY, f"resume={tmp_path}", "grpo.resample_rounds=3", "mask.missing=floor"]))
+    with pytest.raises(UserError, match="these differ: grpo.epochs, mask.missing "), pytest.warns(UserWarning):
+        resume_folder(compose([TINY, f"resume={tmp_path}", "grpo.epochs=3", "mask.missing=floor"]))
 
 
 @pytest.fixture
