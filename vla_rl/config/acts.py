@@ -78,7 +78,7 @@ def _policytrim(node: Node, config: Config) -> Iterator[Need]:
     ends = first if margin is None else min(first, compared)  # iterations after which stage 2 may begin
     of_penalty = ("sigma_floor", "sigma_floor_steps")
     for option in ("preset", "step_coef", "penalty", "kl_coef", *of_penalty):
-        yield option, f"iterations={ends + 1}", ends == 0 or ends < config.iterations
+        yield option, f"iterations={ends + 1}", not 0 < config.iterations <= ends  # 0: nothing is trained
     for option in of_penalty:
         yield option, "reward.penalty=0.15", node.get("penalty") != 0
     for option in ("penalty", *of_penalty):  # one episode cannot leave its own pace
@@ -90,7 +90,7 @@ def _policytrim(node: Node, config: Config) -> Iterator[Need]:
 def _trace(node: Node, config: Config) -> Iterator[Need]:
     iteration = node.get("iteration", 2)
     for option in ("iteration", "_target_"):
-        yield option, f"iterations={iteration}", type(iteration) is not int or iteration <= config.iterations
+        yield option, f"iterations={iteration}", type(iteration) is not int or not 0 < config.iterations < iteration
 
 
 def _before_after(node: Node, config: Config) -> Iterator[Need]:

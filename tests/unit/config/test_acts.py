@@ -75,6 +75,8 @@ def test_an_option_without_effect_is_refused_where_it_is_given_and_may_lie_idle_
         [ONE_STAGE, "reward.switch_margin=0.01", "reward.step_coef=2.0"],  # it may end after 5 iterations
         [TRIM, *CRITIC, "rollout.group_size=1", "reward.penalty=0"],
         [TINY, TRACE, "iterations=4", "callbacks.t.iteration=4"],
+        [TINY, TRACE, "iterations=0"],  # which only measures
+        [ONE_STAGE, "iterations=0", "reward.step_coef=2.0"],
         [TINY, *UNMEASURED, "evaluation.every_iterations=0"],
     ],
 )
