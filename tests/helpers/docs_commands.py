@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import vla_rl.config.compose
-import vla_rl.run.sweep
+from vla_rl.config import arguments as arguments_of
 from vla_rl.config.instantiate import check
 from vla_rl.config.schema import Config
 
@@ -113,12 +113,26 @@ def _run(command: Command, how: str, arguments: list[str], monkeypatch: pytest.M
         only_options(schema, argv)
         raise Understood
 
+    def understood_after(read):
+        def understand(argv: list[str]):
+            read(argv)
+            raise Understood
+
+        def understand_config(argv: list[str]):
+            config = next((part for part in read(argv) if isinstance(part, Config)), None)
+            if config:
+                check(config)
+            raise Understood(config)
+
+        return understand if read is arguments_of.compare_arguments else understand_config
+
     with monkeypatch.context() as patched:
+        for name in ("compare", "evaluate", "serve", "record"):
+            path = f"{name}_arguments"
+            patched.setattr(arguments_of, path, understood_after(getattr(arguments_of, path)))
         patched.setattr("vla_rl.config.compose.compose", composed)
         patched.setattr("vla_rl.config.supervised.compose", composed)  # of a sweep's first run, too
         patched.setattr("vla_rl.config.compose.only_options", understood_options)
-        patched.setattr("vla_rl.config.arguments.compose", composed)
-        patched.setattr("vla_rl.config.arguments.only_options", understood_options)
         patched.setattr(argparse.ArgumentParser, "parse_args", parsed)
         patched.setattr("sys.argv", arguments)
         patched.chdir(ROOT)

@@ -75,10 +75,7 @@ def _policytrim(node: Node, config: Config) -> Iterator[Need]:
     yield "switch_iterations", "reward.switch_margin=0.01", margin is not None
     for option in ("switch_margin", "switch_iterations"):  # a shorter stage 1 ends before they are compared
         yield option, f"reward.extend_iterations={compared + 1}", first > compared
-    ends = first if margin is None else min(first, compared)  # iterations after which stage 2 may begin
     of_penalty = ("sigma_floor", "sigma_floor_steps")
-    for option in ("preset", "step_coef", "penalty", "kl_coef", *of_penalty):
-        yield option, f"iterations={ends + 1}", not 0 < config.iterations <= ends  # 0: nothing is trained
     for option in of_penalty:
         yield option, "reward.penalty=0.15", node.get("penalty") != 0
     for option in ("penalty", *of_penalty):  # one episode cannot leave its own pace

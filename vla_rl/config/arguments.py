@@ -92,8 +92,6 @@ def _check_expert(options: RecordConfig, given: Collection[str]) -> None:
     for name in ("camera_px", "linger_steps", "successes_only"):
         if options.check and name in given:
             raise UserError(f"check=true only measures success, so that {name} would do nothing: leave it out")
-    if "seed" in given and not (options.noise or options.hesitation):
-        raise UserError("seed is of noise and hesitation, and there is neither: noise=0.1, or leave seed out")
 
 
 def _check_acting_alone(

@@ -118,10 +118,6 @@ def test_a_checkpoint_is_given_once(read, tmp_path):
         (["check=true", "camera_px=256"], "check=true only measures success, so that camera_px would do nothing"),
         (["check=true", "linger_steps=9"], "check=true only measures success, so that linger_steps would do nothing"),
         (["check=true", "successes_only=false"], "check=true only measures success, so that successes_only would do"),
-        (
-            ["out=demos", "seed=3"],
-            "seed is of noise and hesitation, and there is neither: noise=0.1, or leave seed out",
-        ),
     ],
 )
 def test_a_recording_refuses_what_it_would_not_look_at(argv, line):
