@@ -191,6 +191,23 @@ def test_what_is_planned_and_how_it_is_passed_on():
     assert (epoch.minibatches, epoch.epochs, epoch.seed) == (3, 2, 1)
 
 
+def test_groups_without_a_spread_are_kept_whole_and_others_without_what_teaches_nothing():
+    groups = (kept := data_module(group_filter="keep").train_dataloader()).groups
+    assert {group.has_spread for group in groups} == {True, False}
+    assert len(kept.training_trajectories) == 20
+    groups = (raft := data_module(advantage="raft").train_dataloader()).groups
+    taught = [t for group in groups if group.has_spread for t in group.trajectories if t.success]
+    assert [t.episode.uid for t in raft.training_trajectories] == [t.episode.uid for t in taught]
+
+
+def test_an_evaluation_waits_for_rollouts_that_go_on():
+    data = data_module()
+    waited = []
+    data._async = SimpleNamespace(wait=lambda: waited.append(len(data.pool.started)))
+    trajectories, _ = data.run(data.heldout("sampled"))
+    assert waited == [0] and len(trajectories) == len(data.pool.started) == 4
+
+
 def test_greedy_pairs_come_again_only_where_the_policy_draws_something():
     data = data_module(greedy=50)
     (low, high), tasks = data.rollout.heldout_init_states, data.pool.tasks
