@@ -6,11 +6,15 @@ of it, which have one (an OpenMP team does not survive a fork). It is faster, to
 
 import gc
 import os
+import signal
 
 import vla_rl  # noqa: F401  # sets how long OpenMP threads spin, which like the next is read when torch is imported
 
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"  # no test asks the hub, which takes half a minute to fail without a network
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # in the background of a shell, where programs would inherit that
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_finish() -> None:

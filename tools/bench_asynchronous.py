@@ -37,7 +37,8 @@ def main(argv: list[str]) -> None:
     args = parser.parse_intermixed_args(argv)
     if args.iterations < 3:
         raise UserError(f"the first and the last iteration do not count, got {args.iterations}: --iterations 5")
-    fixed = [f"iterations={args.iterations}", "evaluation.sampled_episodes=0", "evaluation.greedy_episodes=0"]
+    unmeasured = [f"evaluation.{name}=0" for name in ("sampled_episodes", "greedy_episodes", "every_iterations")]
+    fixed = [f"iterations={args.iterations}", *unmeasured]
     compose([*args.overrides, *fixed])  # a mistake is found now
     with tempfile.TemporaryDirectory() as folder:
         found = {

@@ -17,10 +17,10 @@ def test_memory_of_this_process_counts():
 
 def test_memory_of_what_it_started_counts():
     before = host_bytes()
-    script = f"held = b'x' * {100 * MB}; print('ready', flush=True); input()"
+    script = f"held = b'x' * {200 * MB}; print('ready', flush=True); input()"
     child = subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     try:
         assert child.stdout.readline() == "ready\n"
-        assert 100 * MB < host_bytes() - before < 150 * MB
+        assert 180 * MB < host_bytes() - before < 280 * MB  # this process may free something meanwhile
     finally:
         child.communicate("")
