@@ -79,7 +79,7 @@ def test_the_path_to_the_loss_is_six_files_of_which_each_has_what_is_said():
     [
         ("masks", ("none", "random B=8", "single_phase B=8", "pcm B=8"), 20),
         ("masks_with_critic", ("none", "random B=5", "advantage B=5", "pcm B=5"), 16),
-        ("group_advantage", ("none", "random B=5", "random_padded B=3", "pcm B=5", "single_phase B=5"), 15),
+        ("group_advantage", ("none", "random B=5", "random_padded B=3", "pcm B=5", "single_phase B=5"), 19),
     ],
 )
 def test_the_table_of_masks_is_what_the_stored_runs_give(name, order, count):
