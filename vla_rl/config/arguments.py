@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from vla_rl.config.compose import compose, given_keys, only_options, own_options, with_conf
+from vla_rl.config.compose import compose, given_keys, is_inside, only_options, own_options, with_conf
 from vla_rl.config.policy_node import policy_option
 from vla_rl.config.schema import CompareConfig, Config, EvaluateConfig, RecordConfig, ServeConfig, SweepConfig
 from vla_rl.errors import UserError
@@ -115,7 +115,7 @@ def _check_used(argv: list[str], who: str, *used: str) -> list[str]:
     """The keys that are given; UserError for one that is neither among those used nor inside one of them. A conf has
     many more, as training uses them."""
     given = given_keys(argv)
-    unused = [key for key in given if not any(f"{key}.".startswith(f"{name}.") for name in used)]
+    unused = [key for key in given if not any(is_inside(key, name) for name in used)]
     if unused:
         raise UserError(f"{who} does not use {', '.join(unused)}: leave it out. Of a conf it uses {', '.join(used)}")
     return given

@@ -124,6 +124,11 @@ def conf_keys(argv: list[str]) -> list[str]:
     return [found for item in _load_conf(_conf_path(str(conf)), below=[]).items() for found in _keys(*item)]
 
 
+def is_inside(key: str, of: str) -> bool:
+    """Whether `key` is `of`, or an entry of the section or node `of`."""
+    return f"{key}.".startswith(f"{of}.")
+
+
 def _keys(key: str, value: Any) -> list[str]:
     if not isinstance(value, dict) or not value:
         return [key]

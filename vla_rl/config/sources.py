@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from vla_rl.config.compose import is_inside
 from vla_rl.errors import UserError
 from vla_rl.files import read_yaml
 
@@ -25,7 +26,7 @@ def set_in(message: str, argv: Sequence[str]) -> str:
     said = ""
     for path, tree in _own_files(argv):
         keys = list(dict.fromkeys(_keys(tree)))
-        named = [k for k in keys if _names(message, k) and not any(f"{k}.".startswith(f"{a}.") for a in set_above)]
+        named = [k for k in keys if _names(message, k) and not any(is_inside(k, a) for a in set_above)]
         if named:
             said += f"; {', '.join(named)} {'is' if len(named) == 1 else 'are'} set in {path}"
         set_above += [key.removesuffix("._target_") for key in keys]

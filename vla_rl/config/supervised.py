@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from vla_rl.config.compose import compose, conf_keys, given_keys
+from vla_rl.config.compose import compose, conf_keys, given_keys, is_inside
 from vla_rl.config.schema import SUPERVISED, Config
 from vla_rl.errors import UserError
 
@@ -65,8 +65,8 @@ def _unused(config: Config, argv: list[str], sections: Iterable[str]) -> dict[st
     set_by_conf, given = conf_keys(argv), given_keys(argv)
     unused: dict[str, str | None] = {}
     for key, value, usual in (leaf for section in sections for leaf in _leaves(config, Config(), section)):
-        in_conf = any(_inside(other, key) for other in set_by_conf)
-        asked = value is not None and not in_conf and any(_inside(other, key) for other in given)
+        in_conf = any(is_inside(other, key) for other in set_by_conf)
+        asked = value is not None and not in_conf and any(is_inside(other, key) for other in given)
         if value != usual or asked:
             unused[key] = _shown(usual) if in_conf else None
     return unused
@@ -75,10 +75,6 @@ def _unused(config: Config, argv: list[str], sections: Iterable[str]) -> dict[st
 def _without(unused: dict[str, str | None]) -> str:
     resets = [f"{key}={usual}" for key, usual in unused.items() if usual is not None]
     return f"leave it out: {' '.join(resets)}" if resets else "leave it out"
-
-
-def _inside(key: str, of: str) -> bool:
-    return f"{key}.".startswith(f"{of}.")
 
 
 def _leaves(config: Any, default: Any, key: str) -> Iterator[tuple[str, Any, Any]]:

@@ -19,7 +19,8 @@ from vla_rl.policy.openvla_oft.tiny import random_policy, random_policy_7b
 from vla_rl.policy.quantize import check_quantization, quantize
 
 RANDOM_7B = "random:7b"
-LLAMA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head")
+L1_LLAMA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+LLAMA_TARGETS = (*L1_LLAMA_TARGETS, "lm_head")  # which an L1 head does not read
 
 
 def load_policy(
@@ -98,7 +99,7 @@ def load_policy(
     policy.model.language_model.model.gradient_checkpointing = gradient_checkpointing
     if vision_cache_rows:
         if any(p.requires_grad for p in policy.model.vision_backbone.parameters()):
-            targets = LLAMA_TARGETS[:-1] if action_head == "l1" else LLAMA_TARGETS
+            targets = L1_LLAMA_TARGETS if action_head == "l1" else LLAMA_TARGETS
             raise UserError(
                 "features of towers that are trained cannot be kept: policy.vision_cache_rows=0, or adapters on Llama "
                 f"alone, policy.lora.targets=[{','.join(targets)}]"
@@ -151,7 +152,7 @@ def check_options(
         if action_head == "l1" and len(read) < len(lora.get("targets", ())):
             raise UserError(
                 "an L1 head does not read the output head, so that an adapter on lm_head would learn nothing: "
-                f"policy.lora.targets=[{','.join(read or LLAMA_TARGETS[:-1])}]"
+                f"policy.lora.targets=[{','.join(read or L1_LLAMA_TARGETS)}]"
             )
     check_lora_of_adapter(adapter, lora)
     if quantization is not None:
