@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from callbacks.monitors.before_after import BeforeAfter as BeforeAfter
     from callbacks.monitors.credit_kept import CreditKept as CreditKept
     from callbacks.monitors.diagnostics import Diagnostics as Diagnostics
+    from callbacks.monitors.elsewhere import SuccessElsewhere as SuccessElsewhere
     from callbacks.monitors.memory import ActivationMemory as ActivationMemory
     from callbacks.monitors.memory import Resources as Resources
     from callbacks.monitors.metrics_file import MetricsFile as MetricsFile
@@ -71,6 +72,7 @@ MODULES = {  # public name -> where it is defined
     "BeforeAfter": "callbacks.monitors.before_after",
     "CreditKept": "callbacks.monitors.credit_kept",
     "Diagnostics": "callbacks.monitors.diagnostics",
+    "SuccessElsewhere": "callbacks.monitors.elsewhere",
     "ActivationMemory": "callbacks.monitors.memory",
     "Resources": "callbacks.monitors.memory",
     "MetricsFile": "callbacks.monitors.metrics_file",

@@ -76,6 +76,13 @@ def check_flag(key: str, value: Any, *, example: bool = True) -> None:
         raise _wrong(key, "true or false", value, str(example).lower())
 
 
+def check_range(key: str, value: Any, example: str) -> None:
+    """Raise unless `value` is a half-open range of two integers: its first, and one past its last."""
+    given = list(value) if isinstance(value, tuple | list) else value
+    if type(given) is not list or [type(end) for end in given] != [int, int] or not 0 <= given[0] < given[1]:
+        raise UserError(f"{key} must be a range with 0 <= first < end, got {given!r}: {key}={example}")
+
+
 def check_choice(key: str, value: Any, choices: Iterable[str]) -> None:
     """Raise unless `value` is one of `choices`."""
     choices = list(choices)

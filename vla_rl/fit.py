@@ -56,7 +56,13 @@ def main(argv: list[str]) -> None:
         )
         policy = build(config.policy, "policy")
         data = RolloutDataModule(
-            pool, policy, rollout=config.rollout, grpo=config.grpo, evaluation=config.evaluation, seed=config.seed
+            pool,
+            policy,
+            rollout=config.rollout,
+            grpo=config.grpo,
+            evaluation=config.evaluation,
+            seed=config.seed,
+            sim=config.sim,
         )
         module = GRPOModule(policy, config.grpo, config.optim, config.rollout.temperature)
         data.check(callbacks_of(trainer))

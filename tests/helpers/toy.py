@@ -28,6 +28,7 @@ class ToyPool:
 
     def start(self, slot: int, episode: Episode) -> None:
         assert slot not in self._state, "a slot is started twice"
+        assert episode.task in self.tasks, f"task {episode.task} is not one of the pool's, {self.tasks}"
         self.started.append(episode)
         self._state[slot] = (episode, 0, 0.0)
         self._push(slot, executed=0, done=False, success=False)

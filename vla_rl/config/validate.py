@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from vla_rl.checks import check_count, check_number
+from vla_rl.checks import check_count, check_number, check_range
 from vla_rl.config.schema import Config, GRPOConfig, Node, RolloutConfig
 from vla_rl.errors import UserError
 
@@ -115,10 +115,7 @@ def _rollout(rollout: RolloutConfig, critic: Node | None, teacher: str | None) -
     check_count("rollout.stop_after", rollout.stop_after, 3)
     check_number("rollout.stop_run_on", rollout.stop_run_on, 0.1, least=0, most=1)
     for name in ("train_init_states", "heldout_init_states"):
-        low, high = getattr(rollout, name)
-        if not 0 <= low < high:
-            raise UserError(f"rollout.{name} must be a range with 0 <= first < end, got [{low}, {high}]: "
-                            f"rollout.{name}=[0,40]")  # fmt: skip
+        check_range(f"rollout.{name}", getattr(rollout, name), "[0,40]")
     train, heldout = rollout.train_init_states, rollout.heldout_init_states
     if max(train[0], heldout[0]) < min(train[1], heldout[1]):
         raise UserError(

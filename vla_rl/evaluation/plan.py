@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vla_rl.checks import check_count
+from vla_rl.checks import check_count, check_range
 from vla_rl.config.arguments import SAMPLING
 from vla_rl.config.policy_node import policy_node
 from vla_rl.config.schema import Config, EvaluateConfig, Node
@@ -121,10 +121,8 @@ def plan_evaluation(config: Config, options: EvaluateConfig, given: Collection[s
             raise UserError(f"windows={windows} and perturb=table each need runs of their own: windows=[{windows[0]}]")
         policies = {window_label(windows[0]): next(iter(policies.values()))}
     init_states = options.init_states or protocol.init_states
-    if init_states is not None and not 0 <= init_states[0] < init_states[1]:
-        raise UserError(
-            f"init_states must be a range with 0 <= first < end, got {list(init_states)}: init_states=[0,50]"
-        )
+    if init_states is not None:
+        check_range("init_states", init_states, "[0,50]")
     for name in ("first", "failures", "per_group"):
         check_count(f"videos.{name}", getattr(options.videos, name), 2, least=0)
     return EvaluationPlan(

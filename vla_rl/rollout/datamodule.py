@@ -16,7 +16,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_only
 
 from vla_rl.config.instantiate import resolve
-from vla_rl.config.schema import EvaluationConfig, GRPOConfig, RolloutConfig
+from vla_rl.config.schema import EvaluationConfig, GRPOConfig, Node, RolloutConfig
 from vla_rl.distributed.collectives import gather_lists
 from vla_rl.distributed.lockstep import in_lockstep
 from vla_rl.errors import UserError
@@ -77,6 +77,7 @@ class RolloutDataModule(L.LightningDataModule):
 
     Args:
         pool: the simulators; the caller closes them.
+        sim: the node that they were built from, for callbacks that measure in another setting.
         seed: of initial states, action sampling and chunk selection, each with a generator of its own.
 
     Raises:
@@ -92,11 +93,12 @@ class RolloutDataModule(L.LightningDataModule):
         grpo: GRPOConfig,
         evaluation: EvaluationConfig,
         seed: int,
+        sim: Node | None = None,
     ) -> None:
         super().__init__()
         check_policy(pool, policy)
         check_init_states(pool, rollout)
-        self.pool, self.policy = pool, policy
+        self.pool, self.policy, self.sim = pool, policy, sim
         self._actor: Actor | None = None  # what rollouts ask in the place of the policy
         self._async = AsyncRollouts(pool, rollout.temperature)
         self._interrupted: dict[str, Any] = {}  # what the run that goes on was collecting ahead
@@ -190,11 +192,15 @@ class RolloutDataModule(L.LightningDataModule):
         """Nothing moves yet: masks have not dropped their rows. The training step moves one micro-batch at a time."""
         return batch
 
-    def run(self, batch: HeldoutBatch) -> tuple[list[Trajectory], TimeSplit]:
-        """This rank's share of an evaluation."""
+    def run(self, batch: HeldoutBatch, pool: SimulatorPool | None = None) -> tuple[list[Trajectory], TimeSplit]:
+        """This rank's share of an evaluation.
+
+        Args:
+            pool: other simulators than those of the rollouts.
+        """
         trainer = self.attached_trainer
         with self.evaluating(), self._in_lockstep():
-            return self._collect(batch.episodes[trainer.global_rank :: trainer.world_size], batch.decoding)
+            return self._collect(batch.episodes[trainer.global_rank :: trainer.world_size], batch.decoding, pool)
 
     def plan(self, iteration: int, attempt: int = 0) -> list[Episode]:
         """This iteration's episodes over all ranks; see `plan_iteration`."""
@@ -287,11 +293,13 @@ class RolloutDataModule(L.LightningDataModule):
             return trajectories
         return [t for t in trajectories if t.advantage_N.any()]  # the others cost a forward and a backward for nothing
 
-    def _collect(self, episodes: list[Episode], decoding: str) -> tuple[list[Trajectory], TimeSplit]:
+    def _collect(
+        self, episodes: list[Episode], decoding: str, pool: SimulatorPool | None = None
+    ) -> tuple[list[Trajectory], TimeSplit]:
         self._async.wait()
         temperature = 0.0 if decoding == "greedy" else self.rollout.temperature
         actor = self.policy if self._actor is None else self._actor
-        return collect(self.pool, actor, episodes, temperature=temperature, on_done=self.on_done)
+        return collect(pool or self.pool, actor, episodes, temperature=temperature, on_done=self.on_done)
 
     @contextmanager
     def _in_lockstep(self) -> Iterator[None]:

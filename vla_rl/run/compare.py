@@ -25,7 +25,10 @@ ROUNDING = 1e-9  # a mean of .2, .4 and .6 is .4 or a bit less, as Python 3.12 a
 HELDOUT = "heldout/sampled_success"
 LOGGED = ("rollout/success", "time/rollout_s", "time/update_s", "chunks/kept", "chunks/real")  # what is compared
 # slots of callbacks that watch a run and change nothing in it
-WATCHING = ("before_after", "credit_kept", "diagnostics", "phase_plot", "progress", "run_plot", "trace", "videos")
+WATCHING = (
+    *("before_after", "credit_kept", "diagnostics", "elsewhere", "phase_plot", "progress", "run_plot", "trace"),
+    "videos",
+)
 # keys that may differ inside an arm: the seed, where a run lies, the hardware it ran on, what only watched it, and what
 # is not of these runs
 SAME_ARM = (

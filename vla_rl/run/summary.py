@@ -8,6 +8,7 @@ from typing import Any
 
 from vla_rl.files import read_json, read_json_lines
 
+ELSEWHERE = "elsewhere.json"  # of `callbacks.SuccessElsewhere`, where the run has it
 SPLIT = "split/"  # tags of the parts of an iteration's seconds (`callbacks.timing`)
 
 
@@ -18,6 +19,7 @@ def run_report(folder: Path) -> str:
     rows = read_json_lines(metrics) if metrics.exists() else []
     lines = {
         "held out": _heldout(summary["success_before"], summary["success_after"]),
+        "elsewhere": _elsewhere(folder / ELSEWHERE),
         "rollouts": _rollouts(rows),
         "chunks": _chunks(rows),
         "time": _time(rows, summary["seconds"]),
@@ -25,12 +27,22 @@ def run_report(folder: Path) -> str:
         "look at": f"tensorboard --logdir {folder}",
     }
     title = f"run {summary['conf']}, seed {summary['seed']}"
-    return "\n".join([title, *(f"  {name:<9}{text}" for name, text in lines.items() if text)])
+    return "\n".join([title, *(f"  {name:<10}{text}" for name, text in lines.items() if text)])
 
 
 def _heldout(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
-    shown = lambda r: f"{r['rate']:.2f} [{r['wilson_low']:.2f}, {r['wilson_high']:.2f}]"  # noqa: E731
-    return ", ".join(f"{mode} {shown(before[mode])} -> {shown(after[mode])}" for mode in before if mode in after)
+    return ", ".join(f"{mode} {_rate(before[mode])} -> {_rate(after[mode])}" for mode in before if mode in after)
+
+
+def _elsewhere(file: Path) -> str:
+    if not file.exists():
+        return ""
+    found = read_json(file)
+    return f"{found['decoding']} {_rate(found['before'])} -> {_rate(found['after'])}"
+
+
+def _rate(rate: Mapping[str, float]) -> str:
+    return f"{rate['rate']:.2f} [{rate['wilson_low']:.2f}, {rate['wilson_high']:.2f}]"
 
 
 def _rollouts(rows: Sequence[Mapping[str, float]]) -> str:

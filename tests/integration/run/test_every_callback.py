@@ -24,6 +24,7 @@ SLOTS = {  # beside those that the conf fills
     "videos": "callbacks.Videos",
     "before_after": "callbacks.BeforeAfter",
     "credit": "callbacks.CreditKept",
+    "elsewhere": "callbacks.SuccessElsewhere",
     "trim_report": "callbacks.TrimReport",
     "trace": "callbacks.Trace",
     # masks behind each other: what is left in the end is nobody's choice, but each of them runs
@@ -46,6 +47,7 @@ ARGUMENTS = [
     *("critic=separate", "critic.steps=5", "grpo.advantage=gae", "grpo.group_filter=keep"),
     *(f"callbacks.{slot}._target_={target}" for slot, target in SLOTS.items()),
     *("callbacks.trim_report.episodes=2", "callbacks.diagnostics.every_iterations=1", "callbacks.trace.iteration=2"),
+    *("callbacks.elsewhere.sim.slots=3", "callbacks.elsewhere.init_states=[50,53]"),
     *(
         f"callbacks.{slot}.budget=5"
         for slot in (
@@ -89,7 +91,7 @@ def test_all_of_them_run(no_pixels, tmp_path, mode):
     kinds = {tag.partition("/")[0] for tag in logged[-1]}
     assert kinds >= {"pcm", "policytrim", "critic", "diag", "memory", "split", "phase", "chunks", "train"}
     left = {path.name for path in (tmp_path / "run").iterdir()}
-    assert left >= {"checkpoints", "policy", "figures", "videos", "windows.json", "summary.json"}
+    assert left >= {"checkpoints", "policy", "figures", "videos", "windows.json", "elsewhere.json", "summary.json"}
     assert ("trace.json" in left) == (mode != "asynchronous")
 
 

@@ -55,7 +55,7 @@ def test_the_table_has_what_was_measured_and_why_something_was_not(tmp_path):
     head, _, tiny, goal = page.read_text().splitlines()
     assert head.startswith("| name | family | suite | protocol | reported | measured | MuJoCo | episodes/s |")
     # Wilson, 3 of 4: centre (.75 + 3.8415 / 8) / (1 + 3.8415 / 4) = .628, half .327
-    assert tiny.endswith("| heldout, greedy | 23.0 | 75.0 [30.1, 95.4] of 4 | 3.3.2 | 0.50 | README, seed 1 |")
+    assert tiny.endswith("| heldout, greedy | 23.0 | 75.0 [30.1, 95.4] of 4 | 3.3.2 | 0.50 | docs/results.md, seed 1 |")
     assert "| 97.9 | not run: missing checkpoint 'x/y': no such folder |" in goal
     rows = json.loads((tmp_path / "table" / "published.json").read_text())
     assert [row["name"] for row in rows] == ["object_tiny", "oft_l1_goal"]

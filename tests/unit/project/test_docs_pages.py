@@ -87,7 +87,7 @@ def test_the_table_of_masks_is_what_the_stored_runs_give(name, order, count):
     assert len(runs) == count
     runs.sort(key=lambda run: order.index(run.arm))
     written = comparison_tables(runs)[0].to_markdown().split("\n\n")[0]
-    for page in ("README.md", f"benchmarks/{name}/README.md"):
+    for page in ("docs/results.md", f"benchmarks/{name}/README.md"):
         assert written in (ROOT / page).read_text(encoding="utf-8"), page
 
 
@@ -104,7 +104,7 @@ def test_what_is_said_of_the_groups_advantage_is_what_the_stored_runs_give():
     sampled, greedy = (f"{rate.mean:.2f} [{rate.low:.2f}, {rate.high:.2f}]" for rate in reached)
     less = [paired_difference(critic, group, mode) for mode in ("sampled", "greedy")]
     differs = " and ".join(f"{gap.mean:.2f} [{gap.low:.2f}, {gap.high:.2f}]" for gap in less)
-    for file in ("README.md", "docs/grpo_or_ppo.md"):
+    for file in ("docs/results.md", "docs/grpo_or_ppo.md"):
         text = " ".join((ROOT / file).read_text(encoding="utf-8").split())
         assert f"reaches {sampled} sampled and {greedy} greedy" in text, file
         assert f"differs by {differs}" in text, file
@@ -114,7 +114,7 @@ def test_what_is_said_of_the_groups_advantage_is_what_the_stored_runs_give():
 def test_the_readmes_gain_with_a_critic_is_what_the_stored_runs_give():
     runs = [Run.read(folder) for folder in sorted((ROOT / "benchmarks" / "masks_with_critic" / "none").iterdir())]
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert run_table({"none": runs}).to_markdown() in readme
+    assert run_table({"none": runs}).to_markdown() in (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
     gains = {
         mode: MeanInterval.of(
             [run.summary["success_after"][mode]["rate"] - run.summary["success_before"][mode]["rate"] for run in runs]

@@ -40,21 +40,29 @@ def test_what_a_run_did(tmp_path):
     write(tmp_path, [row(0.4, seconds, 1500.0), row(0.6, seconds, 2540.0)])
     assert run_report(tmp_path).splitlines() == [
         "run mine, seed 3",
-        "  held out sampled 0.50 [0.40, 0.60] -> 0.75 [0.40, 0.60], greedy 0.50 [0.40, 0.60] -> 0.50 [0.40, 0.60]",
-        "  rollouts 2 iterations, success 0.40 in the first and 0.60 in the last",
-        "  chunks   60 trained on, 240 executed (25%)",
+        "  held out  sampled 0.50 [0.40, 0.60] -> 0.75 [0.40, 0.60], greedy 0.50 [0.40, 0.60] -> 0.50 [0.40, 0.60]",
+        "  rollouts  2 iterations, success 0.40 in the first and 0.60 in the last",
+        "  chunks    60 trained on, 240 executed (25%)",
         # of 120 s an iteration
-        "  time     5.0 min in all, 4.0 min in iterations: update 50%, simulate 25%, idle 18%, infer 5%, preprocess 2%",
-        "  memory   host 2.5 GB",
-        f"  look at  tensorboard --logdir {tmp_path}",
+        "  time      5.0 min in all, 4.0 min in iterations: "
+        "update 50%, simulate 25%, idle 18%, infer 5%, preprocess 2%",
+        "  memory    host 2.5 GB",
+        f"  look at   tensorboard --logdir {tmp_path}",
     ]
+
+
+def test_success_elsewhere(tmp_path):
+    write(tmp_path, [])
+    elsewhere = {"decoding": "greedy", "before": RATE, "after": RATE | {"rate": 0.55}}
+    (tmp_path / "elsewhere.json").write_text(json.dumps(elsewhere))
+    assert run_report(tmp_path).splitlines()[2] == "  elsewhere greedy 0.50 [0.40, 0.60] -> 0.55 [0.40, 0.60]"
 
 
 def test_what_was_not_measured_is_left_out(tmp_path):
     write(tmp_path, [])
     lines = run_report(tmp_path).splitlines()
     assert [line.split()[0] for line in lines] == ["run", "held", "time", "look"]
-    assert lines[2] == "  time     5.0 min in all"
+    assert lines[2] == "  time      5.0 min in all"
 
 
 @pytest.mark.parametrize("name", ["summary.json", "metrics.jsonl"])
