@@ -19,6 +19,7 @@ from vla_rl.files import read_json, read_json_lines, read_yaml
 from vla_rl.functional.statistics import MeanInterval, SuccessRate
 from vla_rl.run.folder import read_rates
 from vla_rl.run.resume import MAY_DIFFER
+from vla_rl.run.summary import ELSEWHERE
 
 WINDOW = 3  # iterations of rollouts averaged where nothing was held out
 ROUNDING = 1e-9  # a mean of .2, .4 and .6 is .4 or a bit less, as Python 3.12 adds up otherwise than 3.11
@@ -79,6 +80,8 @@ class Run:
                     raise _damaged(folder / "metrics.jsonl", f"{tag} of iteration {number} is {value!r}")
         for when in ("success_before", "success_after"):
             read_rates(summary.get(when), f"{folder / 'summary.json'}: {when}")
+        if (elsewhere := folder / ELSEWHERE).is_file():
+            _add_elsewhere(summary, read_json(elsewhere), elsewhere)
         return cls(
             arm=arm,
             mask=mask,
@@ -88,6 +91,11 @@ class Run:
             summary=summary,
             values=DEFAULTS | _flat(config),
         )
+
+    @property
+    def measured(self) -> list[str]:
+        """What success was measured of: `sampled` and `greedy`, and by `callbacks.SuccessElsewhere`."""
+        return list(self.summary["success_after"])
 
     @property
     def seconds(self) -> list[float]:
@@ -114,6 +122,19 @@ class Run:
             if rate >= threshold - ROUNDING:
                 return self.seconds[iterations - 1]
         return None
+
+
+def _add_elsewhere(summary: dict[str, Any], found: dict[str, Any], file: Path) -> None:
+    """Success elsewhere beside that of the held-out states, named by what is different there."""
+    try:
+        there = ", ".join(f"{name}={value}" for name, value in found["sim"].items())
+        name = f"{found['decoding']} at {there}"
+        rates = {when: {name: found[when]} for when in ("before", "after")}
+    except (KeyError, TypeError, AttributeError) as e:
+        raise _damaged(file, f"{type(e).__name__}: {e}") from e
+    for when, rate in rates.items():
+        read_rates(rate, f"{file}: {when}")
+        summary[f"success_{when}"] |= rate
 
 
 def _damaged(file: Path, what: str) -> UserError:
@@ -158,7 +179,7 @@ def success_interval(runs: Sequence[Run], when: str, decoding: str) -> MeanInter
 
     Args:
         when: success_before or success_after.
-        decoding: sampled or greedy.
+        decoding: sampled or greedy, or what else was `measured`.
     """
     rates = [rate for run in runs if (rate := success_of(run, when, decoding))]
     if len(rates) < len(runs):

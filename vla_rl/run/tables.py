@@ -61,9 +61,8 @@ def _success(members: list[Run], key: str, mode: str) -> str:
 
 def arm_table(grouped: dict[str, list[Run]]) -> Table:
     """What each arm reached and cost; sums over iterations are means over seeds."""
-    decodings = [mode for mode in MODES if any(mode in run.summary["success_after"] for run in _runs(grouped))]
     columns: dict[str, Callable[[list[Run]], str]] = {"seeds": lambda members: str(len(members))}
-    for mode in decodings:
+    for mode in _measured(grouped):
         for when in ("before", "after"):
             columns[f"{mode} {when}"] = partial(_success, key=f"success_{when}", mode=mode)
     columns |= {
@@ -84,12 +83,7 @@ def arm_table(grouped: dict[str, list[Run]]) -> Table:
 
 def run_table(grouped: dict[str, list[Run]]) -> Table:
     """Success of every run."""
-    columns = [
-        (mode, when)
-        for mode in MODES
-        if any(mode in run.summary["success_after"] for run in _runs(grouped))
-        for when in ("before", "after")
-    ]
+    columns = [(mode, when) for mode in _measured(grouped) for when in ("before", "after")]
     rows = [
         (arm, str(run.seed), *(_rate(success_of(run, f"success_{when}", mode)) for mode, when in columns))
         for arm, members in grouped.items()
@@ -105,15 +99,17 @@ def difference_table(grouped: dict[str, list[Run]], first: str) -> Table:
         (f"{arm} - {first}", mode, str(difference.count), _interval(difference, signed=True))
         for arm, members in grouped.items()
         if arm != first
-        for mode in MODES
+        for mode in _measured(grouped)
         if (difference := paired_difference(grouped[first], members, mode))
     ]
     note = "Differences of success after training, paired by seed, with the 95% interval of Student's t."
     return Table(("arms", "decoding", "seeds", "difference"), rows, note)
 
 
-def _runs(grouped: dict[str, list[Run]]) -> list[Run]:
-    return [run for members in grouped.values() for run in members]
+def _measured(grouped: dict[str, list[Run]]) -> list[str]:
+    """What success was measured of: decodings, and where else than on the held-out initial states."""
+    found = dict.fromkeys(mode for members in grouped.values() for run in members for mode in run.measured)
+    return sorted(found, key=lambda mode: MODES.index(mode) if mode in MODES else len(MODES))
 
 
 def _total(members: list[Run], tag: str) -> float:

@@ -49,6 +49,13 @@ def write_run(
     return folder
 
 
+def write_elsewhere(folder, won: int, *, radius_m: float = 0.02) -> None:
+    """What callbacks.SuccessElsewhere leaves in a run folder."""
+    rates = {when: asdict(SuccessRate.of(*of)) for when, of in {"before": (0, 60), "after": (won, 60)}.items()}
+    where = {"sim": {"placement_noise_m": radius_m}, "init_states": [0, 60], "decoding": "greedy"}
+    (folder / "elsewhere.json").write_text(json.dumps(where | rates))
+
+
 @pytest.mark.parametrize("name", [name for name in group_names("mask")])
 def test_a_mask_is_known_by_its_options_whatever_its_budget(name):
     budget = [] if name in ("none", "full_padded") else ["mask.budget=3"]
@@ -86,6 +93,21 @@ def test_a_damaged_file_of_a_run_is_named(name, change, message, tmp_path):
     file.write_text(dump(tree))
     with pytest.raises(UserError, match=f"^{re.escape(str(file))}.*{re.escape(message)}"):
         Run.read(tmp_path / "run")
+
+
+def test_damaged_success_elsewhere_is_named(tmp_path):
+    run = write_run(tmp_path / "run", rates=(0.5,))
+    for content, message in (
+        ('{"sim": 3, "decoding": "greedy"}', "AttributeError"),
+        ('{"sim": {}}', "KeyError: 'decoding'"),
+    ):
+        (run / "elsewhere.json").write_text(content)
+        with pytest.raises(UserError, match=rf"elsewhere.json does not hold what is compared \({message}"):
+            Run.read(run)
+    write_elsewhere(run, 30)
+    (run / "elsewhere.json").write_text((run / "elsewhere.json").read_text().replace("0.5,", "NaN,"))
+    with pytest.raises(UserError, match="elsewhere.json: after holds no success rates"):
+        Run.read(run)
 
 
 def test_metrics_that_lack_iterations(tmp_path):
@@ -232,6 +254,33 @@ def test_tables(tmp_path):
         "pcm B=12     1     0.10 [0.02, 0.40]  0.60 [0.31, 0.83]",
     ]
     assert arm.note.startswith("Success: mean over seeds with the 95% interval of Student's t. Chunks")
+
+
+def test_success_elsewhere_is_compared_where_arms_have_it(tmp_path):
+    wins = {"pcm": (30, 36), "random": (24, 24)}
+    runs = []
+    for mask, after in wins.items():
+        for seed, won in enumerate(after, 1):
+            write_elsewhere(folder := write_run(tmp_path / f"{mask}{seed}", mask=f"mask={mask}", seed=seed), won)
+            runs.append(Run.read(folder))
+    name = "greedy at placement_noise_m=0.02"
+    arm, run, difference = comparison_tables(runs)
+    assert arm.head[2:6] == ("sampled before", "sampled after", f"{name} before", f"{name} after")
+    assert arm.rows[0][4:6] == ("0.00 [0.00, 0.00]", "0.55 [-0.09, 1.19]")  # of .5 and .6: half .05 * 12.706
+    assert run.rows[3][5] == "0.40 [0.29, 0.53]"
+    assert difference.rows[1] == ("random B=12 - pcm B=12", name, "2", "-0.15 [-0.79, +0.49]")  # -.1 and -.2
+    (tmp_path / "random2" / "elsewhere.json").unlink()
+    arm, run, difference = comparison_tables([*runs[:3], Run.read(tmp_path / "random2")])
+    assert arm.rows[1][5] == "-"  # one seed of two would not be the arm
+    assert run.rows[3][5] == "-"
+    assert [row[1] for row in difference.rows] == ["sampled"]
+    write_elsewhere(tmp_path / "random2", 24, radius_m=0.1)
+    runs[3] = Run.read(tmp_path / "random2")
+    assert [head for head in comparison_tables(runs)[0].head if "after" in head] == [
+        "sampled after",
+        f"{name} after",
+        "greedy at placement_noise_m=0.1 after",
+    ]
 
 
 def test_a_single_run_has_one_table(tmp_path):
