@@ -91,7 +91,10 @@ class SuccessElsewhere(RolloutCallback):
 
     def _pool(self, data: RolloutDataModule) -> SimulatorPool:
         assert data.sim is not None, "the program that makes the data module says what its simulators were built from"
-        return build(dict(data.sim) | self.sim, "callbacks.elsewhere.sim")
+        try:
+            return build(dict(data.sim) | self.sim, "callbacks.elsewhere.sim")
+        except UserError as e:  # of a world that has no such option, perhaps, in the place of the conf's
+            raise UserError(f"{e}; or leave it out: callbacks.elsewhere=null") from e
 
     def state_dict(self) -> dict[str, Any]:
         return {"before": None if self.before is None else asdict(self.before)}
