@@ -142,17 +142,23 @@ def _damaged(file: Path, what: str) -> UserError:
 
 
 def mask_name(node: dict[str, Any] | None) -> str:
-    """The name in conf/mask of a mask with these options, whatever its budget; its class where no file has them."""
+    """The name in conf/mask of a mask with these options, whatever its budget, and the options that differ from those
+    of the nearest file ("pcm debias=true"); its class where no file has it."""
     if node is None:
         return "none"
+    named = []
     for name in group_names("mask"):
         tree = yaml.safe_load((CONF_DIR / "mask" / f"{name}.yaml").read_text(encoding="utf-8")) or {}
         if base := tree.pop("extends", None):
             tree = yaml.safe_load((CONF_DIR / "mask" / f"{base}.yaml").read_text(encoding="utf-8")) | tree
-        asked = {key: tree.get(key) for key in node}  # options that came after the run have their defaults
-        if asked | {"budget": None} == node | {"budget": None}:
-            return name
-    return node["_target_"].rpartition(".")[2]
+        if tree and tree["_target_"] == node["_target_"]:
+            # options that came after the run have their defaults
+            differing = [key for key in node if key != "budget" and node[key] != tree.get(key)]
+            named.append([name, *(_option(key, node[key]) for key in differing)])
+    if not named:
+        return node["_target_"].rpartition(".")[2]
+    fewest = min(named, key=len)
+    return " ".join(fewest)
 
 
 def arms(runs: Sequence[Run]) -> dict[str, list[Run]]:
@@ -242,6 +248,11 @@ def _flat(tree: Any, key: str = "") -> dict[str, Any]:
 
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / max(len(values), 1)
+
+
+def _option(key: str, value: Any) -> str:
+    """As it was given."""
+    return f"{key}={str(value).lower() if isinstance(value, bool) else value}"
 
 
 def _shown(budget: Any) -> str:

@@ -62,8 +62,17 @@ def test_a_mask_is_known_by_its_options_whatever_its_budget(name):
     assert mask_name(compose(["conf=pcm_object_tiny", f"mask={name}", *budget]).mask) == name
 
 
-def test_a_mask_with_other_options_is_known_by_its_class():
-    assert mask_name(compose(["conf=pcm_object_tiny", "mask=pcm", "mask.floor=0.3"]).mask) == "PCM"
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ("mask=pcm mask.floor=0.3", "pcm floor=0.3"),
+        ("mask=pcm mask.debias=true mask.budget=5", "pcm debias=true"),
+        ("mask=pcm_credit mask.score=divergence", "pcm labeller=grasp_time"),
+        ("mask._target_=my_pkg.my_mask.MyMask mask.mine=1", "MyMask"),
+    ],
+)
+def test_a_mask_with_other_options_is_known_by_the_nearest_file_and_what_differs(given, name):
+    assert mask_name(mask_node(given)) == name
 
 
 @pytest.mark.parametrize(
@@ -149,17 +158,17 @@ def test_held_out_success_counts_where_it_was_measured(tmp_path):
 
 def test_what_else_differs_names_an_arm(tmp_path):
     low, high = ({"optim": {"lr": lr}, "iterations": 4} for lr in (1e-5, 3e-5))
-    floors = ["mask=pcm mask.floor=0.3", "mask=pcm mask.floor=0.4"]
+    options = ["mask=pcm mask.floor=0.3", *(f"mask._target_=my_pkg.my_mask.MyMask mask.mine={n}" for n in (1, 2))]
     found = [
         write_run(tmp_path / "a", config=low),
         write_run(tmp_path / "b", config=high),
         write_run(tmp_path / "c", config=low | {"run_dir": "x", "sim": {"workers": 9}}, seed=2),
     ]
     assert list(arms([Run.read(folder) for folder in found])) == ["pcm B=12 optim.lr=1e-05", "pcm B=12 optim.lr=3e-05"]
-    masks = [Run.read(write_run(tmp_path / f"m{i}", mask=mask)) for i, mask in enumerate(floors)]
-    # PCM's own options tell the two apart, and not the plain mask beside them
+    masks = [Run.read(write_run(tmp_path / f"m{i}", mask=mask)) for i, mask in enumerate(options)]
+    # its own options tell the two of one class apart, and not the others beside them
     masks.append(Run.read(write_run(tmp_path / "none", mask="mask=none")))
-    assert list(arms(masks)) == ["PCM B=12 mask.floor=0.3", "PCM B=12 mask.floor=0.4", "none"]
+    assert list(arms(masks)) == ["pcm floor=0.3 B=12", "MyMask mask.mine=1", "MyMask mask.mine=2", "none"]
 
 
 def test_a_node_that_only_some_have_is_named_by_its_class_alone(tmp_path):
