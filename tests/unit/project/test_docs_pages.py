@@ -78,8 +78,15 @@ def test_the_path_to_the_loss_is_six_files_of_which_each_has_what_is_said():
     ("name", "order", "count"),
     [
         ("masks", ("none", "random B=8", "single_phase B=8", "pcm B=8"), 20),
-        ("masks_with_critic", ("none", "random B=5", "advantage B=5", "pcm B=5"), 16),
-        ("group_advantage", ("none", "random B=5", "random_padded B=3", "pcm B=5", "single_phase B=5"), 19),
+        ("masks_with_critic", ("none", "random B=5", "pcm B=5", "pcm_credit B=5", "advantage B=5"), 24),
+        (
+            "group_advantage",
+            (
+                *("none", "random B=5", "random_padded B=3", "pcm B=5"),
+                *("pcm debias=true B=5", "pcm_paper_literal B=5", "single_phase B=5"),
+            ),
+            29,
+        ),
     ],
 )
 def test_the_table_of_masks_is_what_the_stored_runs_give(name, order, count):
@@ -89,6 +96,28 @@ def test_the_table_of_masks_is_what_the_stored_runs_give(name, order, count):
     written = comparison_tables(runs)[0].to_markdown().split("\n\n")[0]
     for page in ("docs/results.md", f"benchmarks/{name}/README.md"):
         assert written in (ROOT / page).read_text(encoding="utf-8"), page
+
+
+@pytest.mark.filterwarnings("ignore:the config has paths of version 0.1")
+@pytest.mark.parametrize(
+    ("place", "masks"),
+    [
+        ("masks_with_critic", {"random": "random", "pcm": "pcm", "pcm_credit": "pcm_credit"}),
+        (
+            "group_advantage",
+            {"pcm debias=true": "pcm mask.debias=true"}
+            | {name: name for name in ("random", "pcm", "random_padded", "pcm_paper_literal", "single_phase")},
+        ),
+    ],
+)
+def test_how_masks_differ_from_all_chunks_is_what_the_stored_runs_give(place, masks):
+    runs = [Run.read(folder.parent) for folder in sorted((ROOT / "benchmarks" / place).glob("*/*/summary.json"))]
+    by_mask = {mask: [run for run in runs if run.mask == mask] for mask in ("none", *masks)}
+    text = " ".join((ROOT / "docs" / "results.md").read_text(encoding="utf-8").split())
+    for mask, name in masks.items():
+        gap = paired_difference(by_mask["none"], by_mask[mask], "sampled")
+        assert gap is not None
+        assert f"by {gap.mean:.2f} [{gap.low:.2f}, {gap.high:.2f}] with `{name}`" in text, mask
 
 
 @pytest.mark.filterwarnings("ignore:the config has paths of version 0.1")
