@@ -8,10 +8,12 @@ import shlex
 import subprocess
 import tomllib
 from fnmatch import fnmatch
+from importlib.metadata import distributions
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from tests.helpers.docs_commands import ROOT
@@ -141,6 +143,14 @@ def test_dependencies_are_bounds_and_the_constraints_are_exact():
             assert requirement.specifier.contains(pinned), f"{requirement} refuses the pinned {pinned}"
     exact = {r.name for r in map(Requirement, project["dependencies"]) if "==" in str(r.specifier)}
     assert exact == {"mujoco", "robosuite", "bddl"}
+
+
+def test_what_is_pinned_installs_with_debians_python():
+    """Debian 12 has Python 3.11.2, and pip refuses a pin that asks for a later one."""
+    pins = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().split())
+    needed = {d.name: d.metadata["Requires-Python"] for d in distributions() if d.name in pins}
+    assert len(needed) > 100
+    assert {name: python for name, python in needed.items() if not SpecifierSet(python or "").contains("3.11.2")} == {}
 
 
 def test_version_and_licence_are_the_same_everywhere():
