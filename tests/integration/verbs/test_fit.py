@@ -57,12 +57,12 @@ def test_it_prints_success_before_and_after_and_a_line_per_iteration(run):
         f"after training: held-out success, sampled: {rate}",
         f"after training: held-out success, greedy: {rate}",
         "run pcm_object_tiny, seed 1",
-        f"  held out sampled {interval} -> {interval}, greedy {interval} -> {interval}",
-        r"  rollouts 2 iterations, success 0\.00 in the first and 0\.00 in the last",
-        r"  chunks   24 trained on, 64 executed \(38%\)",
-        r"  time     \d+\.\d min in all, \d+\.\d min in iterations: (simulate|infer|update) \d+%.*",
-        r"  memory   host \d+\.\d GB.*",
-        f"  look at  tensorboard --logdir {folder}",
+        f"  held out  sampled {interval} -> {interval}, greedy {interval} -> {interval}",
+        r"  rollouts  2 iterations, success 0\.00 in the first and 0\.00 in the last",
+        r"  chunks    24 trained on, 64 executed \(38%\)",
+        r"  time      \d+\.\d min in all, \d+\.\d min in iterations: (simulate|infer|update) \d+%.*",
+        r"  memory    host \d+\.\d GB.*",
+        f"  look at   tensorboard --logdir {folder}",
         f"summary {folder}/summary.json",
     ]
     for line, pattern in zip(printed.splitlines(), expected, strict=True):
