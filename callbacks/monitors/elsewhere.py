@@ -16,7 +16,7 @@ from vla_rl.distributed.collectives import gather_lists
 from vla_rl.errors import UserError
 from vla_rl.functional.statistics import SuccessRate
 from vla_rl.rollout.callback import RolloutCallback
-from vla_rl.rollout.datamodule import RolloutDataModule, check_policy
+from vla_rl.rollout.datamodule import RolloutDataModule, check_init_states, check_policy
 from vla_rl.rollout.epoch import HeldoutBatch
 from vla_rl.rollout.plan import heldout_episodes
 from vla_rl.rollout.trainer_state import data_of
@@ -54,11 +54,9 @@ class SuccessElsewhere(RolloutCallback):
     def check_run(self, data: RolloutDataModule, callbacks: Sequence[L.Callback]) -> None:
         with closing(self._pool(data)) as pool:
             check_policy(pool, data.policy)
-            if pool.init_states is not None and self.init_states[1] > pool.init_states:
-                raise UserError(
-                    f"callbacks.elsewhere.init_states={list(self.init_states)} goes beyond the {pool.init_states} "
-                    f"initial states of a task: callbacks.elsewhere.init_states=[0,{pool.init_states}]"
-                )
+            key = "callbacks.elsewhere.init_states"
+            given = f"{key}={list(self.init_states)}"
+            check_init_states(pool, given, self.init_states[1], remedy=f"{key}=[0,{pool.init_states}]")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.before is None:  # a resumed run has it in its checkpoint

@@ -48,16 +48,14 @@ def check_policy(pool: SimulatorPool, policy: Policy) -> None:
         )
 
 
-def check_init_states(pool: SimulatorPool, rollout: RolloutConfig) -> None:
-    """Raise UserError where training or the held-out evaluation would go beyond what there is."""
-    for name in ("train_init_states", "heldout_init_states"):
-        low, high = getattr(rollout, name)
-        if pool.init_states is not None and high > pool.init_states:
-            raise UserError(
-                f"rollout.{name}=[{low},{high}] goes beyond the {pool.init_states} initial states of a task: "
-                "rollout.train_init_states=[0,40] rollout.heldout_init_states=[40,50], or draw them from seeds with "
-                "sim.placement_noise_m=0.02"
-            )
+def check_init_states(pool: SimulatorPool, given: str, end: int, remedy: str) -> None:
+    """Raise UserError where a range that ends before `end` goes beyond what the simulators have of a task.
+
+    Args:
+        given: the range as its option has it: "rollout.train_init_states=[0,60]".
+    """
+    if pool.init_states is not None and end > pool.init_states:
+        raise UserError(f"{given} goes beyond the {pool.init_states} initial states of a task: {remedy}")
 
 
 def check_rewards(trajectories: Sequence[Trajectory], callback: RolloutCallback) -> None:
@@ -97,7 +95,15 @@ class RolloutDataModule(L.LightningDataModule):
     ) -> None:
         super().__init__()
         check_policy(pool, policy)
-        check_init_states(pool, rollout)
+        for name in ("train_init_states", "heldout_init_states"):
+            low, high = getattr(rollout, name)
+            check_init_states(
+                pool,
+                f"rollout.{name}=[{low},{high}]",
+                high,
+                "rollout.train_init_states=[0,40] rollout.heldout_init_states=[40,50], or draw them from seeds with "
+                "sim.placement_noise_m=0.02",
+            )
         self.pool, self.policy, self.sim = pool, policy, sim
         self._actor: Actor | None = None  # what rollouts ask in the place of the policy
         self._async = AsyncRollouts(pool, rollout.temperature)
