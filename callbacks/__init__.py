@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from callbacks.masks.advantage_mask import GlobalAdvantage as GlobalAdvantage
     from callbacks.masks.base import ChunkMask as ChunkMask
     from callbacks.masks.budget import Budget as Budget
+    from callbacks.masks.critic_choice import CriticChoice as CriticChoice
     from callbacks.masks.entropy_mask import EntropyMask as EntropyMask
     from callbacks.masks.global_mask import GlobalMask as GlobalMask
     from callbacks.masks.global_mask import GlobalPCM as GlobalPCM
@@ -59,6 +60,7 @@ MODULES = {  # public name -> where it is defined
     "GlobalAdvantage": "callbacks.masks.advantage_mask",
     "ChunkMask": "callbacks.masks.base",
     "Budget": "callbacks.masks.budget",
+    "CriticChoice": "callbacks.masks.critic_choice",
     "EntropyMask": "callbacks.masks.entropy_mask",
     "GlobalMask": "callbacks.masks.global_mask",
     "GlobalPCM": "callbacks.masks.global_mask",

@@ -33,13 +33,14 @@ class AdvantageMask(WeightedMask):
     """
 
     estimators: ClassVar[Mapping[str, Estimator]] = {"top": TOP} | ESTIMATORS
+    name: ClassVar[str] = "advantage"  # in `mask=...`
 
     def __init__(self, budget: int | Mapping[str, Any] = 12, estimator: str = "top") -> None:
         super().__init__(budget, estimator)
 
     def check_run(self, data: RolloutDataModule, callbacks: Sequence[L.Callback]) -> None:
         super().check_run(data, callbacks)
-        check_own_advantages(data, "mask=advantage")
+        check_own_advantages(data, f"mask={self.name}")
 
     def weight_of(self, trajectory: Trajectory) -> Tensor:
         return trajectory.advantage_N.abs()

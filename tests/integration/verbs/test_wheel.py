@@ -94,4 +94,4 @@ def test_the_script_runs_the_same_verbs(installed, tmp_path):
         assert f"\n  {verb} " in listed
     printed = run([*script, "fit", "--help"], tmp_path, PYTHONPATH=str(installed))
     assert "conf=    base, pcm_goal, pcm_goal_tiny, pcm_metaworld_tiny, pcm_object," in printed
-    assert "mask=    advantage, entropy, full_padded, global, global_advantage, none, pcm, pcm_credit," in printed
+    assert "mask=    advantage, critic_choice, entropy, full_padded, global, global_advantage, none, pcm," in printed

@@ -20,8 +20,8 @@ from vla_rl.run.cli import help_text, run_entry
 TINY = "conf=pcm_object_tiny"
 CONFS = ", ".join(conf_names())
 MASKS = (
-    "advantage, entropy, full_padded, global, global_advantage, none, pcm, pcm_credit, pcm_paper_literal, random, "
-    "random_padded, score_norm, single_phase"
+    "advantage, critic_choice, entropy, full_padded, global, global_advantage, none, pcm, pcm_credit, "
+    "pcm_paper_literal, random, random_padded, score_norm, single_phase"
 )
 PCM_OPTIONS = (
     "budget, floor, refresh_every, labeller, vector, gripper, group_weight, debias, collapse, missing, score, estimator"

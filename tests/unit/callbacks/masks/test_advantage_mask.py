@@ -4,7 +4,9 @@ import pytest
 import torch
 
 from callbacks.masks.advantage_mask import AdvantageMask, GlobalAdvantage
+from callbacks.masks.critic_choice import CriticChoice
 from tests.helpers.make import MadeData, make_trajectory, train
+from tests.helpers.toy_training import Rewards
 from tests.helpers.toy_training import fit as fit_toy
 from tests.unit.callbacks.masks.test_masks import kept_of
 from vla_rl.distributed.seeding import seeded_generator
@@ -83,6 +85,22 @@ def test_the_iterations_largest_are_kept_over_all_trajectories(tmp_path):
     assert kept_of(train(tmp_path, GlobalAdvantage(budget=1), data=MadeData(groups))) == {0: [0, 1], 1: [1]}
 
 
+def test_critic_choice_keeps_by_the_critic_and_trains_by_the_group():
+    """Rewards 1 0 0 0: mean 1/4, std sqrt(3)/4, so sqrt(3) and -1/sqrt(3)."""
+    members = [with_advantages(0.5, -3.0, 0.0, uid=uid) for uid in range(4)]
+    for member, reward in zip(members, (1.0, 0.0, 0.0, 0.0), strict=True):
+        member.reward = reward
+    members[1].actions.extras["step_advantage"] = torch.ones(3, 8)
+    mask = CriticChoice(budget=1)
+    mask.data = MadeData()
+    mask.set_advantages([RolloutGroup(members)])
+    assert [mask.choose(t, seeded_generator(0)).tolist() for t in members] == [[1]] * 4
+    advantage_MN = torch.stack([t.advantage_N for t in members])
+    expected_M1 = torch.tensor([[3**0.5], [-(3**-0.5)], [-(3**-0.5)], [-(3**-0.5)]])
+    torch.testing.assert_close(advantage_MN, expected_M1.expand(4, 3), atol=1e-4, rtol=0)  # eps
+    assert "step_advantage" not in members[1].actions.extras
+
+
 class ChunkAdvantages(RolloutCallback):
     """Stands for a critic: advantages that grow along an episode, or none at all."""
 
@@ -92,6 +110,28 @@ class ChunkAdvantages(RolloutCallback):
     def set_advantages(self, groups):
         for t in (t for group in groups for t in group.trajectories):
             t.advantage_N = self.slope * torch.arange(1.0, len(t) + 1)
+
+
+class Learnt(RolloutCallback):
+    """What the steps learnt from: the chunks that were left of an episode, and their advantages."""
+
+    def __init__(self):
+        self.rows = []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        for index, trajectory in enumerate(batch.trajectories):
+            advantages = batch.advantage_N[batch.trajectory_N == index].tolist()
+            self.rows.append((len(trajectory), batch.chunks_of(index).tolist(), trajectory.reward, advantages))
+
+
+def test_critic_choice_in_training(tmp_path):
+    """The critic's advantages grow along an episode and choose its last two chunks."""
+    callbacks = [Rewards(1, 0, 0, 0), ChunkAdvantages(1.0), CriticChoice(budget=2), learnt := Learnt()]
+    fit_toy(tmp_path, callbacks=callbacks, advantage="gae", group_filter="keep", iterations=1, advantage_eps=0.0)
+    assert len(learnt.rows) == 16
+    for chunks, kept, reward, advantages in learnt.rows:
+        assert kept == [chunks - 2, chunks - 1]
+        assert advantages == pytest.approx([3**0.5 if reward else -(3**-0.5)] * 2)
 
 
 @pytest.mark.parametrize("mask", [mask_of, lambda: mask_of("ht"), lambda: GlobalAdvantage(budget=2)])
