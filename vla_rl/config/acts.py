@@ -42,6 +42,9 @@ def _of_training(config: Config) -> Iterator[Need]:
     yield "grpo.resample_rounds", "grpo.group_filter=resample", grpo.group_filter == "resample"
     for name in ("clip_low", "clip_high"):
         yield f"grpo.{name}", "grpo.loss=clipped", grpo.loss == "clipped"
+    for name in ("clip_low", "dual_clip"):  # limits of negative advantages
+        negative = grpo.advantage != "raft" or bool((config.reward or {}).get("kl_coef"))
+        yield f"grpo.{name}", "grpo.advantage=grpo", negative or getattr(grpo, name) is None
     yield "grpo.advantage_eps", "grpo.advantage=grpo", grpo.advantage not in ADVANTAGES_WITHOUT_EPS
     every = config.evaluation.every_iterations
     yield "evaluation.every_iterations", "evaluation.sampled_episodes=50", not every or _evaluates(config)

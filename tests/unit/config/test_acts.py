@@ -27,6 +27,8 @@ UNMEASURED = ["evaluation.sampled_episodes=0", "evaluation.greedy_episodes=0"]
         ([TINY, *UNMEASURED], "evaluation.every_iterations=2", "evaluation.sampled_episodes=50"),
         ([TINY, "policy.checkpoint=random:7b"], "policy.unnorm_key=libero_object", "policy.checkpoint=FOLDER"),
         ([TINY, "policy.checkpoint=null"], "policy.unnorm_key=libero_object", "policy.checkpoint=FOLDER"),
+        ([TINY, "grpo.advantage=raft"], "grpo.clip_low=0.1", "grpo.advantage=grpo"),
+        ([TINY, "grpo.advantage=raft"], "grpo.dual_clip=3.0", "grpo.advantage=grpo"),
         ([FLOW, LORA], "policy.train=all", "policy.lora=null"),
         ([FLOW, LORA], "policy.train=expert", "policy.lora=null"),
         ([FLOW, "policy.checkpoint=null"], "policy.cameras=[image]", "policy.checkpoint=FOLDER"),
@@ -69,6 +71,7 @@ def test_an_option_without_effect_is_refused_where_it_is_given_and_may_lie_idle_
         [PPO, "mask=pcm", "mask.gripper=false"],
         [TRIM_BOTH, "reward.switch_margin=0.05", "reward.switch_iterations=9", "reward.beta=2.0"],
         [TRIM_BOTH, "reward.kl_coef=0.1", "reward.penalty=0.1", "reward.step_coef=null", "reward.preset=paper"],
+        [TRIM_BOTH, "grpo.advantage=raft", "reward.kl_coef=0.1", "grpo.clip_low=0.1", "grpo.dual_clip=3.0"],
         [ONE_STAGE, "reward.step_coef=2.0"],  # of its second stage, which a resumed run may reach
         [TRIM, *CRITIC, "rollout.group_size=1", "reward.penalty=0"],
         [TINY, TRACE, "iterations=4", "callbacks.t.iteration=4"],
