@@ -16,9 +16,9 @@ from vla_rl.distributed.collectives import gather_lists
 from vla_rl.errors import UserError
 from vla_rl.functional.statistics import SuccessRate
 from vla_rl.rollout.callback import RolloutCallback
-from vla_rl.rollout.datamodule import RolloutDataModule, check_init_states, check_policy
+from vla_rl.rollout.datamodule import RolloutDataModule, check_policy
 from vla_rl.rollout.epoch import HeldoutBatch
-from vla_rl.rollout.plan import heldout_episodes
+from vla_rl.rollout.plan import check_init_states, heldout_episodes
 from vla_rl.rollout.trainer_state import data_of
 from vla_rl.run.folder import write_json
 from vla_rl.run.summary import ELSEWHERE

@@ -12,7 +12,7 @@ from vla_rl.config.policy_node import policy_node
 from vla_rl.config.schema import Config, EvaluateConfig, Node
 from vla_rl.errors import UserError
 from vla_rl.evaluation.protocols import PROTOCOLS, Protocol, departures, find_protocol, sim_values
-from vla_rl.rollout.plan import heldout_episodes
+from vla_rl.rollout.plan import check_init_states, heldout_episodes
 from vla_rl.sim.perturb.registry import PERTURBATIONS
 from vla_rl.types import Episode, Policy, SimulatorPool
 
@@ -43,11 +43,7 @@ class EvaluationPlan:
             UserError: initial states that the simulators do not have, or no episode.
         """
         low, high = self.init_states
-        if pool.init_states is not None and high > pool.init_states:
-            raise UserError(
-                f"initial states [{low},{high}] go beyond the {pool.init_states} of a task: "
-                f"init_states=[0,{pool.init_states}]"
-            )
+        check_init_states(pool, f"init_states=[{low},{high}]", high, remedy=f"init_states=[0,{pool.init_states}]")
         pairs = self._pairs(pool)
         wanted = pairs if self.wanted is None else self.wanted
         check_count(f"evaluation.{self.decoding}_episodes", wanted, pairs)

@@ -15,7 +15,7 @@ from vla_rl.demos.demo import Demo
 from vla_rl.errors import UserError
 from vla_rl.rollout.collect import collect
 from vla_rl.rollout.datamodule import check_policy
-from vla_rl.rollout.plan import heldout_episodes
+from vla_rl.rollout.plan import check_init_states, heldout_episodes
 from vla_rl.rollout.stepwise import StepwisePool
 from vla_rl.training.trainer import make_trainer
 from vla_rl.types import Episode, Policy, SimulatorPool
@@ -64,9 +64,5 @@ def states_of_task(options: RecordConfig) -> tuple[int, int]:
 def plan_episodes(pool: SimulatorPool, options: RecordConfig) -> list[Episode]:
     """Every task from each initial state asked for, tasks taking turns."""
     first, end = states_of_task(options)
-    if pool.init_states is not None and end > pool.init_states:
-        raise UserError(
-            f"initial states [{first},{end}) go beyond the {pool.init_states} of a task: "
-            f"init_states=[0,{pool.init_states}]"
-        )
+    check_init_states(pool, f"init_states=[{first},{end}]", end, remedy=f"init_states=[0,{pool.init_states}]")
     return heldout_episodes(pool.tasks, (first, end), (end - first) * len(pool.tasks), options.seed)

@@ -26,7 +26,7 @@ from vla_rl.rollout.asynchronous import AsyncRollouts
 from vla_rl.rollout.callback import RolloutCallback, check_hooks
 from vla_rl.rollout.collect import TimeSplit, collect
 from vla_rl.rollout.epoch import Collected, HeldoutBatch, HeldoutBatches, RolloutEpoch
-from vla_rl.rollout.plan import heldout_episodes, plan_iteration
+from vla_rl.rollout.plan import check_init_states, heldout_episodes, plan_iteration
 from vla_rl.rollout.trainer_state import callbacks_of
 from vla_rl.rollout.watch import Watch
 from vla_rl.types import Actor, Episode, Policy, RolloutGroup, SimulatorPool, Trajectory
@@ -46,16 +46,6 @@ def check_policy(pool: SimulatorPool, policy: Policy) -> None:
             f"the policy reads {wanted} images per decision, the simulators render {rendered}: "
             f"sim.wrist_camera={str(wanted > 1).lower()}"
         )
-
-
-def check_init_states(pool: SimulatorPool, given: str, end: int, remedy: str) -> None:
-    """Raise UserError where a range that ends before `end` goes beyond what the simulators have of a task.
-
-    Args:
-        given: the range as its option has it: "rollout.train_init_states=[0,60]".
-    """
-    if pool.init_states is not None and end > pool.init_states:
-        raise UserError(f"{given} goes beyond the {pool.init_states} initial states of a task: {remedy}")
 
 
 def check_rewards(trajectories: Sequence[Trajectory], callback: RolloutCallback) -> None:

@@ -1,4 +1,4 @@
-"""Which episodes an iteration and an evaluation run: tasks, initial states and seeds."""
+"""Which episodes an iteration and an evaluation run, and whether the simulators have their initial states."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import torch
 
 from vla_rl.config.schema import RolloutConfig
 from vla_rl.distributed.seeding import seeded_generator, stable_seed
-from vla_rl.types import Episode
+from vla_rl.errors import UserError
+from vla_rl.types import Episode, SimulatorPool
 
 RESAMPLED = 10**9  # uids of a round of replacements start this much higher: unique, whatever else is collected
 
@@ -55,3 +56,13 @@ def heldout_episodes(tasks: Sequence[int], init_states: Sequence[int], episodes:
         )
         for i in range(episodes)
     ]
+
+
+def check_init_states(pool: SimulatorPool, given: str, end: int, remedy: str) -> None:
+    """Raise UserError where a range that ends before `end` goes beyond what the simulators have of a task.
+
+    Args:
+        given: the range as its option has it: "rollout.train_init_states=[0,60]".
+    """
+    if pool.init_states is not None and end > pool.init_states:
+        raise UserError(f"{given} goes beyond the {pool.init_states} initial states of a task: {remedy}")

@@ -145,7 +145,8 @@ def test_the_default_run_can_be_evaluated_as_it_is():
 def test_initial_states_that_are_not_there():
     pool = ToyPool()
     pool.init_states = 50
-    with pytest.raises(UserError, match=r"\[40,60\] go beyond the 50 of a task: init_states=\[0,50\]"):
+    line = r"^init_states=\[40,60\] goes beyond the 50 initial states of a task: init_states=\[0,50\]"
+    with pytest.raises(UserError, match=line):
         plan("init_states=[40,60]").episodes(pool)
 
 
