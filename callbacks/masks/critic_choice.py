@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import ClassVar
 
+import lightning as L
 from torch import Tensor
 
 from callbacks.masks.advantage_mask import AdvantageMask
 from vla_rl.functional.advantages import group_advantage
+from vla_rl.rollout.datamodule import RolloutDataModule
+from vla_rl.rollout.plan import check_compared
 from vla_rl.types import RolloutGroup, Trajectory
 
 
@@ -16,10 +19,17 @@ class CriticChoice(AdvantageMask):
     """Keeps chunks as `AdvantageMask` does, and trains them with the group's advantage (`group_advantage`): against
     `AdvantageMask` and a mask without a critic it tells what choosing is worth from what crediting is worth.
 
-    Arguments and errors: see `AdvantageMask`.
+    Arguments: see `AdvantageMask`.
+
+    Raises:
+        UserError: as `AdvantageMask`; for groups of one episode.
     """
 
     name: ClassVar[str] = "critic_choice"
+
+    def check_run(self, data: RolloutDataModule, callbacks: Sequence[L.Callback]) -> None:
+        super().check_run(data, callbacks)
+        check_compared(data.rollout, "mask=critic_choice", "mask=advantage")
 
     def set_advantages(self, groups: Sequence[RolloutGroup]) -> None:
         """After the critic, which comes before the mask."""

@@ -21,6 +21,7 @@ from vla_rl.checks import check_fraction
 from vla_rl.functional.divergence import cumulative_share, keep_probability, knee
 from vla_rl.functional.phases import Labeller
 from vla_rl.rollout.datamodule import RolloutDataModule
+from vla_rl.rollout.plan import check_compared
 from vla_rl.types import RolloutGroup, Trajectory
 
 LOGGED = ("divergence", "divergence_no_gripper", "credit", "keep_prob")  # per phase
@@ -44,7 +45,7 @@ class PCM(WeightedMask):
 
     Raises:
         ValueError, UserError: for a value outside its range, or a name that does not exist; before anything is written,
-            where `score=credit` and no critic gives chunks values.
+            where `score=credit` and no critic gives chunks values, and where groups of one episode have no divergence.
     """
 
     def __init__(
@@ -87,6 +88,8 @@ class PCM(WeightedMask):
         super().check_run(data, callbacks)
         if self.scores.score == "credit":
             check_own_advantages(data, "mask.score=credit")
+        else:
+            check_compared(data.rollout, "the divergence of phases", "mask=random")
 
     def update(self, groups: Sequence[RolloutGroup], reduce: Callable[[Tensor], Tensor]) -> None:
         measured, refreshed = self.scores.update(groups, reduce)

@@ -24,10 +24,10 @@ from callbacks.policytrim.step_baseline import StepBaseline
 from vla_rl.checks import check_choice, check_count, check_number
 from vla_rl.distributed.collectives import all_reduce_sum
 from vla_rl.distributed.seeding import seeded_generator
-from vla_rl.errors import UserError
 from vla_rl.functional.rewards import ASSIGNMENTS, PRESETS, SIGMA_FLOORS, Preset, caught_up
 from vla_rl.rollout.callback import RolloutCallback
 from vla_rl.rollout.datamodule import RolloutDataModule
+from vla_rl.rollout.plan import check_compared
 from vla_rl.rollout.trainer_state import callbacks_of, data_of, epoch_of
 from vla_rl.types import Episode, RolloutGroup
 
@@ -132,11 +132,8 @@ class PolicyTrim(RolloutCallback):
         return list(self.extension.windows)
 
     def check_run(self, data: RolloutDataModule, callbacks: Sequence[L.Callback]) -> None:
-        if self.kl_coef and data.rollout.group_size == 1:
-            raise UserError(
-                f"reward.kl_coef={self.kl_coef:g} compares the episodes of a group, and rollout.group_size=1 leaves "
-                "nothing to compare: rollout.group_size=2, or reward.kl_coef=0"
-            )
+        if self.kl_coef:
+            check_compared(data.rollout, f"reward.kl_coef={self.kl_coef:g}", "reward.kl_coef=0")
         windows = windows_of(self.base_window, self.ratios, data.policy.chunk_steps, self.extend_iterations)
         self.data = data
         self.extension = Extension(windows, self.beta, self.horizon_baseline, self.assign)

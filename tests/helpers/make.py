@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import lightning as L
 import torch
 
-from vla_rl.config.schema import GRPOConfig
+from vla_rl.config.schema import GRPOConfig, RolloutConfig
 from vla_rl.functional.advantages import group_advantage
 from vla_rl.functional.losses import token_weight
 from vla_rl.types import ActionChunk, ChunkBatch, Episode, RolloutGroup, Trajectory
@@ -102,6 +102,7 @@ class MadeData(L.LightningDataModule):
         super().__init__()
         self.groups_of, self.seed, self.max_chunks, self.passes = groups_of, seed, max_chunks, passes
         self.grpo = GRPOConfig(advantage="gae", group_filter="keep")  # chunks may have advantages of their own
+        self.rollout = RolloutConfig()
         self.policy = SimpleNamespace(learns_entropy=True)  # who may have acted
 
     def max_chunks_of(self, window: int | None) -> int:

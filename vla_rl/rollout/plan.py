@@ -66,3 +66,16 @@ def check_init_states(pool: SimulatorPool, given: str, end: int, remedy: str) ->
     """
     if pool.init_states is not None and end > pool.init_states:
         raise UserError(f"{given} goes beyond the {pool.init_states} initial states of a task: {remedy}")
+
+
+def check_compared(rollout: RolloutConfig, who: str, otherwise: str) -> None:
+    """Raise UserError for `who`, which compares the episodes of a group, where a group is one episode.
+
+    Args:
+        otherwise: the override of who stays with such groups: "mask=random".
+    """
+    if rollout.group_size == 1:
+        raise UserError(
+            f"{who} compares the episodes of a group, and rollout.group_size=1 leaves nothing to compare: "
+            f"rollout.group_size=8, or {otherwise}"
+        )

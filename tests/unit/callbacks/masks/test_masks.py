@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from callbacks.masks.advantage_mask import AdvantageMask, GlobalAdvantage
 from callbacks.masks.base import ChunkMask, labeller_of
+from callbacks.masks.critic_choice import CriticChoice
 from callbacks.masks.global_mask import GlobalPCM, ScoreNorm
 from callbacks.masks.padded import FullPadded
 from callbacks.masks.pcm import PCM
@@ -180,6 +181,16 @@ class TestBase:
             with pytest.raises(UserError, match="mask.budget=64 is the most"):
                 mask(budget=65).check_run(MadeData(max_chunks=64), [])
         train(tmp_path, RandomMask(budget=15), data=MadeData(max_chunks=15))
+
+
+@pytest.mark.parametrize("mask", [PCM, SinglePhase, GlobalPCM, CriticChoice])
+def test_groups_of_one_episode_are_refused_by_masks_that_compare(mask):
+    data = MadeData()
+    data.rollout.group_size = 1
+    line = r"compares the episodes of a group, and rollout.group_size=1 leaves nothing to compare: rollout.group_size=8"
+    with pytest.raises(UserError, match=line):
+        mask().check_run(data, [])
+    PCM(score="credit").check_run(data, [])
 
 
 class OtherFirst(First):

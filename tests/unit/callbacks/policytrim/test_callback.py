@@ -141,6 +141,6 @@ def test_the_divergence_acts_wherever_an_advantage_does(monkeypatch):
 
 def test_groups_of_one_have_no_divergence_to_compare():
     groups_of_one = SimpleNamespace(rollout=SimpleNamespace(group_size=1), policy=ToyPolicy())
-    with pytest.raises(UserError, match=r"reward.kl_coef=0.5 .* rollout.group_size=2, or reward.kl_coef=0$"):
+    with pytest.raises(UserError, match=r"reward.kl_coef=0.5 .* rollout.group_size=8, or reward.kl_coef=0$"):
         PolicyTrim(kl_coef=0.5).check_run(groups_of_one, [])
     PolicyTrim(kl_coef=0.0).check_run(groups_of_one, [])
