@@ -1,4 +1,4 @@
-"""`python -m vla_rl.doctor [conf=pcm_object_tiny] [key=value ...] [--json]`: is this machine ready for that run?
+"""`python -m vla_rl.doctor [conf=ppo_object_tiny] [key=value ...] [--json]`: is this machine ready for that run?
 
 Checks versions, off-screen GL, the world's files, a simulator, devices, the checkpoint, attention and memory. Exit code
 0: nothing failed (there may be warnings); 1: something did; 2: the arguments are wrong.
@@ -18,7 +18,7 @@ from vla_rl.config.schema import Config
 from vla_rl.doctor_checks import CHECKS, CheckResult, run_checks
 from vla_rl.run.cli import answer_early, run_entry
 
-DEFAULT = "conf=pcm_object_tiny"
+DEFAULT = "conf=ppo_object_tiny"
 WIDTH = 120
 INDENT = 6 + max(len(name) for name in CHECKS) + 2  # of the facts: after the status and the check's name
 
