@@ -78,7 +78,11 @@ def test_the_path_to_the_loss_is_six_files_of_which_each_has_what_is_said():
     ("name", "order", "count"),
     [
         ("masks", ("none", "random B=8", "single_phase B=8", "pcm B=8"), 20),
-        ("masks_with_critic", ("none", "random B=5", "pcm B=5", "pcm_credit B=5", "advantage B=5"), 24),
+        (
+            "masks_with_critic",
+            ("none", "random B=5", "pcm B=5", "pcm_credit B=5", "advantage B=5", "critic_choice B=5"),
+            29,
+        ),
         (
             "group_advantage",
             (
@@ -102,7 +106,10 @@ def test_the_table_of_masks_is_what_the_stored_runs_give(name, order, count):
 @pytest.mark.parametrize(
     ("place", "masks"),
     [
-        ("masks_with_critic", {"random": "random", "pcm": "pcm", "pcm_credit": "pcm_credit"}),
+        (
+            "masks_with_critic",
+            {name: name for name in ("random", "pcm", "pcm_credit", "advantage", "critic_choice")},
+        ),
         (
             "group_advantage",
             {"pcm debias=true": "pcm mask.debias=true"}
@@ -139,18 +146,54 @@ def test_what_is_said_of_the_groups_advantage_is_what_the_stored_runs_give():
         assert f"differs by {differs}" in text, file
 
 
-@pytest.mark.filterwarnings("ignore:the config has paths of version 0.1")
-def test_the_readmes_gain_with_a_critic_is_what_the_stored_runs_give():
-    runs = [Run.read(folder) for folder in sorted((ROOT / "benchmarks" / "masks_with_critic" / "none").iterdir())]
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert run_table({"none": runs}).to_markdown() in (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
-    gains = {
-        mode: MeanInterval.of(
+def default_runs(arm: str) -> list[Run]:
+    return [Run.read(folder) for folder in sorted((ROOT / "benchmarks" / "default_run" / arm).iterdir())]
+
+
+def shown(rate: MeanInterval) -> str:
+    return f"{rate.mean:.2f} [{rate.low:.2f}, {rate.high:.2f}]"
+
+
+def words(page: str) -> str:
+    return " ".join((ROOT / page).read_text(encoding="utf-8").split())
+
+
+MEASURED = ("sampled", "greedy", "greedy at placement_noise_m=0.02")
+
+
+def test_what_the_default_run_gains_is_what_the_stored_runs_give():
+    runs = default_runs("none")
+    for page in ("docs/results.md", "benchmarks/default_run/README.md"):
+        assert run_table({"default": runs}).to_markdown() in (ROOT / page).read_text(encoding="utf-8"), page
+    sampled, greedy, drawn = (
+        MeanInterval.of(
             [run.summary["success_after"][mode]["rate"] - run.summary["success_before"][mode]["rate"] for run in runs]
         )
-        for mode in ("sampled", "greedy")
-    }
-    sampled, greedy = ((f"{gain.mean:.2f}", f"[{gain.low:.2f}, {gain.high:.2f}]") for gain in gains.values())
-    text = " ".join(readme.split())
-    assert f"by {sampled[0]} on average over five seeds (95% interval {sampled[1]})" in text
-    assert f"greedy success from 0 by {' '.join(greedy)}" in text
+        for mode in MEASURED
+    )
+    readme, results = words("README.md"), words("docs/results.md")
+    interval = f"[{sampled.low:.2f}, {sampled.high:.2f}]"
+    assert f"by {sampled.mean:.2f} on average over five seeds (95% interval {interval})" in readme
+    assert f"greedy success from 0 by {shown(greedy)}" in readme
+    assert f"greedy success rises from 0.25 by {shown(drawn)}" in readme
+    gains = f"{shown(sampled)} sampled, {shown(greedy)} greedy and {shown(drawn)} on the drawn placements"
+    assert f"The mean gain is {gains}." in results
+
+
+def test_what_a_critic_is_worth_in_the_default_run_is_what_the_stored_runs_give():
+    critic, group = default_runs("none"), default_runs("group_advantage")
+    with_critic, without = (
+        [success_interval(runs, "success_after", mode) for mode in MEASURED] for runs in (critic, group)
+    )
+    sampled, greedy, drawn = (shown(rate) for rate in without)
+    readme, results = words("README.md"), words("docs/results.md")
+    assert f"reach {sampled} sampled, {greedy} greedy and {drawn} on the drawn placements." in results
+    sampled, greedy, drawn = (shown(paired_difference(critic, group, mode)) for mode in MEASURED)
+    assert f"Paired by seed, that is {sampled}, {greedy} and {drawn}." in results
+    (s, g, d), (cs, cg, cd) = ([f"{rate.mean:.2f}" for rate in rates] for rates in (without, with_critic))
+    assert f"reaches {s} and {g} greedy where the critic's advantages reach {cs} and {cg}, over the same" in readme
+    assert f"on placements that neither has seen, {d} against {cd}." in readme
+    reached = " and ".join(f"{shown(rate)} {mode}" for rate, mode in zip(with_critic[:2], MEASURED, strict=False))
+    assert f"goes on to 24 iterations, and to {reached}" in words("docs/grpo_or_ppo.md")
+    for table in comparison_tables([*critic, *group]):
+        assert table.to_markdown().strip() in (ROOT / "benchmarks/default_run/README.md").read_text(encoding="utf-8")
