@@ -37,6 +37,7 @@ from callbacks.masks.padded import FullPadded
 from callbacks.masks.pcm import PCM
 from vla_rl.config.compose import compose
 from vla_rl.config.instantiate import build
+from vla_rl.config.schema import RolloutConfig
 from vla_rl.errors import UserError
 from vla_rl.policy.flops import flops_of, update_flops
 from vla_rl.policy.flow.one_row import on_meta, one_row
@@ -88,9 +89,9 @@ class MadeUpData(L.LightningDataModule):
     seed, max_chunks = 0, MAX_CHUNKS
     transfer_batch_to_device = RolloutDataModule.transfer_batch_to_device  # rows that a mask drops are not moved
 
-    def __init__(self, count: int, px: int) -> None:
+    def __init__(self, count: int, px: int, rollout: RolloutConfig) -> None:
         super().__init__()
-        self.count, self.px = count, px
+        self.count, self.px, self.rollout = count, px, rollout
         self.trajectories: list[Trajectory] = []
 
     def max_chunks_of(self, window: int | None) -> int:
@@ -166,7 +167,7 @@ def measure(way: str, policy: Any, count: int, config: Any, folder: str) -> dict
         enable_model_summary=False,
     )
     module = GRPOModule(policy, config.grpo, replace(config.optim, lr=0.0), config.rollout.temperature)
-    trainer.fit(module, datamodule=MadeUpData(count, config.sim["camera_px"]))
+    trainer.fit(module, datamodule=MadeUpData(count, config.sim["camera_px"], config.rollout))
     return {"seconds": watch.seconds, "rows": watch.rows, "peak_memory_mb": watch.peak_memory_mb}
 
 

@@ -86,7 +86,7 @@ def test_two_ranks_learn_what_one_does(alone, tmp_path, critic, strategy):
     [
         ["rollout.asynchronous=true"],
         ["reward=policytrim", "reward.kl_coef=20", "reward.baseline_episodes=2"],
-        ["rollout.groups=16", "rollout.group_size=1"],
+        ["rollout.groups=16", "rollout.group_size=1", "mask.score=credit"],  # a divergence needs groups
     ],
     ids=["asynchronous", "policytrim", "groups of one"],
 )

@@ -145,7 +145,7 @@ def test_print_config_prints_a_conf_that_gives_the_same_and_runs_nothing(tmp_pat
 
 def test_doctor_has_a_default_conf():
     ((_, printed, _),) = answers(["doctor", "--print-config", "--json"])
-    assert "conf: pcm_object_tiny" in printed
+    assert "conf: ppo_object_tiny" in printed
 
 
 @pytest.mark.parametrize("name", ["callbacks.py", "callbacks/__init__.py"])
