@@ -1,4 +1,4 @@
-"""Which episodes an iteration and an evaluation run, and whether the simulators have their initial states."""
+"""Which episodes an iteration and an evaluation run; refuses initial states that simulators lack, groups of one."""
 
 from __future__ import annotations
 

@@ -143,7 +143,10 @@ def test_training_with_and_without_any_advantage(tmp_path, mask):
     assert not recorder.gradients and recorder.metrics[0]["chunks/kept"] == 0
 
 
-@pytest.mark.parametrize(("mask", "name"), [(AdvantageMask, "advantage"), (GlobalAdvantage, "global_advantage")])
+@pytest.mark.parametrize(
+    ("mask", "name"),
+    [(AdvantageMask, "advantage"), (CriticChoice, "critic_choice"), (GlobalAdvantage, "global_advantage")],
+)
 def test_without_a_critic_it_is_refused(tmp_path, mask, name):
     line = f"mask={name} needs a critic's advantage of each chunk, and grpo.advantage=rloo gives .*: critic=separate "
     with pytest.raises(UserError, match=line):
