@@ -12,22 +12,19 @@ import textwrap
 from collections.abc import Iterable
 from dataclasses import asdict
 
-from vla_rl.config.compose import compose
+from vla_rl.config.compose import compose, with_conf
 from vla_rl.config.instantiate import check
 from vla_rl.config.schema import Config
 from vla_rl.doctor_checks import CHECKS, CheckResult, run_checks
 from vla_rl.run.cli import answer_early, run_entry
 
-DEFAULT = "conf=ppo_object_tiny"
+DEFAULT = "ppo_object_tiny"  # what `make fit` runs
 WIDTH = 120
 INDENT = 6 + max(len(name) for name in CHECKS) + 2  # of the facts: after the status and the check's name
 
 
 def parse(argv: list[str]) -> Config:
-    arguments = [argument for argument in argv if argument != "--json"]
-    if not any(argument.startswith("conf=") for argument in arguments):
-        arguments = [DEFAULT, *arguments]
-    return compose(arguments)
+    return compose(with_conf([argument for argument in argv if argument != "--json"], DEFAULT))
 
 
 def main(argv: list[str]) -> None:

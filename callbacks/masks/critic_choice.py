@@ -29,7 +29,7 @@ class CriticChoice(AdvantageMask):
 
     def check_run(self, data: RolloutDataModule, callbacks: Sequence[L.Callback]) -> None:
         super().check_run(data, callbacks)
-        check_compared(data.rollout, "mask=critic_choice", "mask=advantage")
+        check_compared(data.rollout, f"mask={self.name}", "mask=advantage")
 
     def set_advantages(self, groups: Sequence[RolloutGroup]) -> None:
         """After the critic, which comes before the mask."""

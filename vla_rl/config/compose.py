@@ -108,9 +108,9 @@ def only_options(schema: type[T], argv: list[str]) -> T:
     return options
 
 
-def with_conf(argv: list[str]) -> list[str]:
-    """The arguments, led by the small policy's conf where they name none: for a command that only loads a policy."""
-    return argv if any(argument.startswith("conf=") for argument in argv) else ["conf=pcm_object_tiny", *argv]
+def with_conf(argv: list[str], conf: str = "pcm_object_tiny") -> list[str]:
+    """The arguments, led by `conf` where they name none; the default is for commands that only load a policy."""
+    return argv if any(argument.startswith("conf=") for argument in argv) else [f"conf={conf}", *argv]
 
 
 def given_keys(argv: list[str]) -> list[str]:

@@ -13,6 +13,14 @@ from vla_rl.run.compare import Run, paired_difference, success_interval
 from vla_rl.run.tables import comparison_tables, run_table
 
 
+def shown(rate: MeanInterval) -> str:
+    return f"{rate.mean:.2f} [{rate.low:.2f}, {rate.high:.2f}]"
+
+
+def words(page: str) -> str:
+    return " ".join((ROOT / page).read_text(encoding="utf-8").split())
+
+
 def test_the_configuration_reference_is_up_to_date():
     assert config_reference.PAGE.read_text() == config_reference.page(), "run: python tools/config_reference.py"
 
@@ -120,11 +128,11 @@ def test_the_table_of_masks_is_what_the_stored_runs_give(name, order, count):
 def test_how_masks_differ_from_all_chunks_is_what_the_stored_runs_give(place, masks):
     runs = [Run.read(folder.parent) for folder in sorted((ROOT / "benchmarks" / place).glob("*/*/summary.json"))]
     by_mask = {mask: [run for run in runs if run.mask == mask] for mask in ("none", *masks)}
-    text = " ".join((ROOT / "docs" / "results.md").read_text(encoding="utf-8").split())
+    text = words("docs/results.md")
     for mask, name in masks.items():
         gap = paired_difference(by_mask["none"], by_mask[mask], "sampled")
         assert gap is not None
-        assert f"by {gap.mean:.2f} [{gap.low:.2f}, {gap.high:.2f}] with `{name}`" in text, mask
+        assert f"by {shown(gap)} with `{name}`" in text, mask
 
 
 @pytest.mark.filterwarnings("ignore:the config has paths of version 0.1")
@@ -137,25 +145,17 @@ def test_what_is_said_of_the_groups_advantage_is_what_the_stored_runs_give():
     for table in comparison_tables([*critic, *group]):
         assert table.to_markdown() in page
     reached = [success_interval(group, "success_after", mode) for mode in ("sampled", "greedy")]
-    sampled, greedy = (f"{rate.mean:.2f} [{rate.low:.2f}, {rate.high:.2f}]" for rate in reached)
+    sampled, greedy = (shown(rate) for rate in reached)
     less = [paired_difference(critic, group, mode) for mode in ("sampled", "greedy")]
-    differs = " and ".join(f"{gap.mean:.2f} [{gap.low:.2f}, {gap.high:.2f}]" for gap in less)
+    differs = " and ".join(shown(gap) for gap in less)
     for file in ("docs/results.md", "docs/grpo_or_ppo.md"):
-        text = " ".join((ROOT / file).read_text(encoding="utf-8").split())
+        text = words(file)
         assert f"reaches {sampled} sampled and {greedy} greedy" in text, file
         assert f"differs by {differs}" in text, file
 
 
 def default_runs(arm: str) -> list[Run]:
     return [Run.read(folder) for folder in sorted((ROOT / "benchmarks" / "default_run" / arm).iterdir())]
-
-
-def shown(rate: MeanInterval) -> str:
-    return f"{rate.mean:.2f} [{rate.low:.2f}, {rate.high:.2f}]"
-
-
-def words(page: str) -> str:
-    return " ".join((ROOT / page).read_text(encoding="utf-8").split())
 
 
 MEASURED = ("sampled", "greedy", "greedy at placement_noise_m=0.02")
