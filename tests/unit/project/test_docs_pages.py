@@ -21,6 +21,11 @@ def words(page: str) -> str:
     return " ".join((ROOT / page).read_text(encoding="utf-8").split())
 
 
+def stored_runs(arms: str) -> list[Run]:
+    """The runs of `place/arm` below benchmarks/; `place/*` for those of all its arms."""
+    return [Run.read(folder) for folder in sorted((ROOT / "benchmarks").glob(f"{arms}/seed*"))]
+
+
 def test_the_configuration_reference_is_up_to_date():
     assert config_reference.PAGE.read_text() == config_reference.page(), "run: python tools/config_reference.py"
 
@@ -103,7 +108,7 @@ def test_the_path_to_the_loss_is_six_files_of_which_each_has_what_is_said():
     ],
 )
 def test_the_table_of_masks_is_what_the_stored_runs_give(name, order, count):
-    runs = [Run.read(folder.parent) for folder in sorted((ROOT / "benchmarks" / name).glob("*/*/summary.json"))]
+    runs = stored_runs(f"{name}/*")
     assert len(runs) == count
     runs.sort(key=lambda run: order.index(run.arm))
     written = comparison_tables(runs)[0].to_markdown().split("\n\n")[0]
@@ -130,7 +135,7 @@ def test_the_table_of_masks_is_what_the_stored_runs_give(name, order, count):
     ],
 )
 def test_how_masks_differ_from_the_first_is_what_the_stored_runs_give(place, first, masks):
-    runs = [Run.read(folder.parent) for folder in sorted((ROOT / "benchmarks" / place).glob("*/*/summary.json"))]
+    runs = stored_runs(f"{place}/*")
     by_mask = {mask: [run for run in runs if run.mask == mask] for mask in (first, *masks)}
     text = words("docs/results.md")
     for mask, name in masks.items():
@@ -141,10 +146,7 @@ def test_how_masks_differ_from_the_first_is_what_the_stored_runs_give(place, fir
 
 @pytest.mark.filterwarnings("ignore:the config has paths of version 0.1")
 def test_what_is_said_of_the_groups_advantage_is_what_the_stored_runs_give():
-    critic, group = (
-        [Run.read(folder) for folder in sorted((ROOT / "benchmarks" / place).glob("seed*"))]
-        for place in ("masks_with_critic/none", "group_advantage/none")
-    )
+    critic, group = stored_runs("masks_with_critic/none"), stored_runs("group_advantage/none")
     page = (ROOT / "benchmarks" / "group_advantage" / "README.md").read_text(encoding="utf-8")
     for table in comparison_tables([*critic, *group]):
         assert table.to_markdown() in page
@@ -158,15 +160,11 @@ def test_what_is_said_of_the_groups_advantage_is_what_the_stored_runs_give():
         assert f"differs by {differs}" in text, file
 
 
-def default_runs(arm: str) -> list[Run]:
-    return [Run.read(folder) for folder in sorted((ROOT / "benchmarks" / "default_run" / arm).iterdir())]
-
-
 MEASURED = ("sampled", "greedy", "greedy at placement_noise_m=0.02")
 
 
 def test_what_the_default_run_gains_is_what_the_stored_runs_give():
-    runs = default_runs("none")
+    runs = stored_runs("default_run/none")
     for page in ("docs/results.md", "benchmarks/default_run/README.md"):
         assert run_table({"default": runs}).to_markdown() in (ROOT / page).read_text(encoding="utf-8"), page
     sampled, greedy, drawn = (
@@ -185,7 +183,7 @@ def test_what_the_default_run_gains_is_what_the_stored_runs_give():
 
 
 def test_what_a_critic_is_worth_in_the_default_run_is_what_the_stored_runs_give():
-    critic, group = default_runs("none"), default_runs("group_advantage")
+    critic, group = stored_runs("default_run/none"), stored_runs("default_run/group_advantage")
     with_critic, without = (
         [success_interval(runs, "success_after", mode) for mode in MEASURED] for runs in (critic, group)
     )
@@ -201,3 +199,33 @@ def test_what_a_critic_is_worth_in_the_default_run_is_what_the_stored_runs_give(
     assert f"goes on to 24 iterations, and to {reached}" in words("docs/grpo_or_ppo.md")
     for table in comparison_tables([*critic, *group]):
         assert table.to_markdown().strip() in (ROOT / "benchmarks/default_run/README.md").read_text(encoding="utf-8")
+
+
+def test_what_is_said_of_padding_is_what_the_stored_runs_give():
+    padded, random_padded, random, pcm = (
+        stored_runs(f"padding_chunk16/{arm}")
+        for arm in ("full_padded", "random_padded_budget6", "random_budget6", "pcm_budget6")
+    )
+    readme, results = words("README.md"), words("docs/results.md")
+
+    def per_run(runs: list[Run], tag: str) -> float:
+        return sum(row[tag] for run in runs for row in run.rows) / len(runs)
+
+    of_update, of_iteration = (
+        per_run(padded, tag) / per_run(pcm, tag) for tag in ("time/update_s", "time/iteration_s")
+    )
+    executed = per_run(padded, "chunks/real")
+    left = executed / per_run(pcm, "chunks/kept")
+    assert f"PCM's update takes {of_update:.1f} times less than one on padded" in readme
+    assert f"by the number of chunks, {left:.1f} times less than one on all that were executed" in readme
+    assert f"Six chunks take {of_update:.1f} times less of the update's time" in results
+    without_padding = per_run(padded, "chunks/kept") / executed
+    assert f"a factor of {without_padding:.1f}, and PCM on top of it one of {left:.1f}, by the number" in results
+    assert f"A whole run takes {of_iteration:.1f} times less than the padded one" in results
+    p, r = (success_interval(runs, "success_after", "sampled").mean for runs in (pcm, random))
+    assert f"({p:.2f} and {r:.2f} over four seeds)" in readme
+    assert f"With two more seeds `random` reaches {r / p:.0%} of PCM's success." in results
+    gaps = [shown(paired_difference(pcm, runs, MEASURED[2])) for runs in (random, random_padded, padded)]
+    assert f"On the drawn placements: {gaps[0]}, {gaps[1]} and {gaps[2]}." in results
+    masks = shown(paired_difference(random, random_padded, "sampled"))
+    assert f"the two random masks by {masks}." in results
